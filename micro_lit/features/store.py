@@ -1,0 +1,194 @@
+"""The feature store: representations of texts on disk, written once, memory-mapped by everyone.
+
+A store is a folder named by the fingerprint of everything that shapes a representation but the text: backbone,
+revision, tokenizer, template, pooling, length, dtype. In it: safetensors shards of representations with the digest of
+each text, and a manifest that names them. A shard counts only once the manifest names it, and both appear by atomic
+rename, so whatever is read was completely written.
+
+Dimension letters: M texts, D representation width, B rows asked for.
+"""
+
+import hashlib
+import json
+import math
+import mmap
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from micro_lit.data.pairs import Text
+from micro_lit.errors import UserError
+
+SHARD_BYTES = 256 * 2**20
+FORMAT = 1
+
+# The kernel maps pages around the one touched (fault-around), so a gathered row can make this much resident.
+FAULT_BYTES = 64 * 2**10
+
+
+def text_digests(texts: Sequence[Text]) -> NDArray[np.uint64]:
+    """A 128-bit digest of each text's content, as two numbers: [M, 2]."""
+    raw = b"".join(hashlib.blake2b(repr(text).encode(), digest_size=16).digest() for text in texts)
+    return np.frombuffer(raw, dtype="<u8").reshape(-1, 2)
+
+
+class FeatureStore:
+    """The store of one encoder under `root`. `spec` holds everything its fingerprint is made of, as JSON types.
+
+    Raises `UserError` when the folder's manifest was written for another spec or by another version of the format, or
+    when a shard is missing or not as long as it was written.
+    """
+
+    def __init__(self, root: Path, spec: Mapping[str, Any]) -> None:
+        self.spec = json.loads(json.dumps(spec))
+        canonical = json.dumps({"format": FORMAT, **self.spec}, sort_keys=True)
+        self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        self.folder = root / self.fingerprint
+        self.manifest_path = self.folder / "manifest.json"
+
+    def lock(self) -> FileLock:
+        """Held by the one process that encodes; the others wait and then find the work done."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / ".lock")
+
+    def shards(self) -> dict[str, dict[str, int]]:
+        """Name -> {rows, bytes} of every shard that may be read, checked against the files."""
+        if not self.manifest_path.exists():
+            return {}
+        try:
+            manifest = json.loads(self.manifest_path.read_text())
+        except json.JSONDecodeError as error:
+            raise UserError(f"{self.manifest_path}: broken ({error}); delete {self.folder} to encode again") from error
+        if manifest.get("format") != FORMAT or manifest.get("spec") != self.spec:
+            raise UserError(f"{self.folder}: written for another encoder or version; delete it to encode again")
+        for name, facts in manifest["shards"].items():
+            path = self.folder / name
+            if not path.exists() or path.stat().st_size != facts["bytes"]:
+                raise UserError(f"{path}: missing or cut short; delete {self.folder} to encode again")
+        return manifest["shards"]
+
+    def add(self, texts: Sequence[Text], features_MD: Float[Tensor, "M D"], truncated_M: Tensor) -> None:
+        """Writes one shard and names it in the manifest. The caller holds the lock."""
+        digests = torch.from_numpy(text_digests(texts).view(np.int64).copy())
+        name = f"shard-{hashlib.sha256(digests.numpy().tobytes()).hexdigest()[:16]}.safetensors"
+        path = self.folder / name
+        partial = path.with_suffix(".partial")
+        tensors = {"features": features_MD.contiguous(), "digests": digests, "truncated": truncated_M}
+        save_file(tensors, partial)
+        _sync(partial)
+        os.replace(partial, path)
+        shards = {**self.shards(), name: {"rows": len(features_MD), "bytes": path.stat().st_size}}
+        manifest = json.dumps({"format": FORMAT, "spec": self.spec, "shards": shards}, indent=1)
+        partial = self.manifest_path.with_suffix(".partial")
+        partial.write_text(manifest)
+        _sync(partial)
+        os.replace(partial, self.manifest_path)
+
+    def find(self, digests_M2: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Where each text lies, as (shard, row): [M, 2]; (-1, -1) for a text that is not stored."""
+        order = np.argsort(digests_M2[:, 0], kind="stable")
+        wanted = digests_M2[order]
+        place_M2 = np.full((len(wanted), 2), -1, dtype=np.int64)
+        for number, name in enumerate(self.shards()):
+            stored = _map_tensors(self.folder / name)["digests"].numpy().view(np.uint64)
+            row_order = np.argsort(stored[:, 0], kind="stable")
+            at = np.searchsorted(stored[row_order, 0], wanted[:, 0])
+            row_M = row_order[at.clip(max=len(stored) - 1)]
+            found_M = (stored[row_M] == wanted).all(axis=1)
+            place_M2[order[found_M]] = np.stack([np.full(found_M.sum(), number), row_M[found_M]], axis=1)
+        return place_M2
+
+    def table(self, digests_M2: NDArray[np.uint64]) -> "MappedTable":
+        """The representations of texts that are all stored."""
+        place_M2 = self.find(digests_M2)
+        assert (place_M2 >= 0).all(), "texts are encoded before a table is asked for"
+        tensors = [_map_tensors(self.folder / name) for name in self.shards()]
+        truncated = [shard["truncated"] for shard in tensors]
+        return MappedTable(
+            [shard["features"] for shard in tensors],
+            torch.from_numpy(place_M2),
+            sum(int(truncated[shard][row]) for shard, row in place_M2.tolist()),
+        )
+
+
+class MappedTable:
+    """M representations inside mapped shards; gathering reads only the rows asked for.
+
+    resident_bytes: how much of the mapping may stay in the process's resident set between gathers. Pages given back
+    stay in the page cache, so touching them again costs no disk.
+    """
+
+    def __init__(
+        self, shards: Sequence[Tensor], place_M2: Int64[Tensor, "M 2"], truncated: int, resident_bytes: int = 2**29
+    ) -> None:
+        self.shards = list(shards)
+        self.place_M2 = place_M2
+        self.truncated = truncated
+        self.resident_bytes = resident_bytes
+        self._touched_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.place_M2)
+
+    @property
+    def width(self) -> int:
+        return self.shards[0].shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the whole table in float32."""
+        return 4 * len(self) * self.width
+
+    def gather(self, rows_B: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """Copies some rows, in float32, on the CPU."""
+        place_B2 = self.place_M2[rows_B.cpu()]
+        out_BD = torch.empty(len(place_B2), self.width)
+        for number, features in enumerate(self.shards):
+            here_B = (place_B2[:, 0] == number).nonzero()[:, 0]
+            if len(here_B):
+                out_BD[here_B] = features[place_B2[here_B, 1]].float()
+        self._touched_bytes += len(place_B2) * FAULT_BYTES
+        if self._touched_bytes > self.resident_bytes:
+            self._release()
+        return out_BD
+
+    def _release(self) -> None:
+        for features in self.shards:
+            features.mapping.madvise(mmap.MADV_DONTNEED)
+        self._touched_bytes = 0
+
+
+def _map_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file as views of its mapping, which `tensor.mapping` names for release.
+
+    The library's own reader maps too, but neither gathers rows nor gives pages back.
+    """
+    with path.open("rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    start = 8 + int.from_bytes(mapping[:8], "little")
+    tensors = {}
+    for name, facts in json.loads(mapping[8:start]).items():
+        if name == "__metadata__":
+            continue
+        dtype = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I64": torch.int64,
+                 "BOOL": torch.bool}[facts["dtype"]]  # fmt: skip
+        tensor = torch.frombuffer(
+            mapping, dtype=dtype, count=math.prod(facts["shape"]), offset=start + facts["data_offsets"][0]
+        ).reshape(facts["shape"])
+        tensor.mapping = mapping
+        tensors[name] = tensor
+    return tensors
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

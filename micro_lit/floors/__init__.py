@@ -1,0 +1,1 @@
+"""Irreducible error: what a predictor of a given kind can never do better than."""

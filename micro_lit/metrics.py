@@ -1,0 +1,193 @@
+"""Metrics of preference predictions, as sums and counts: exact over batches of any size and over devices.
+
+Everything is computed from one number a pair, the log-probability that the chosen response is preferred.
+
+Dimension letters: B pairs in the batch, C cells of a breakdown, K heads, G groups, F reference predictors.
+"""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torchmetrics import Metric
+
+NUM_BINS = 15
+TIE = 1e-6
+
+Estimate = dict[str, float]
+
+
+def estimate(total: Tensor, total_of_squares: Tensor, count: Tensor) -> Estimate:
+    """Mean, its standard error and n, from sums; the standard error treats rows as independent."""
+    n = int(count)
+    mean = float(total) / n
+    variance = max(0.0, float(total_of_squares) / n - mean**2) * n / max(n - 1, 1)
+    return {"value": mean, "se": math.sqrt(variance / n), "n": n}
+
+
+class PreferenceMetrics(Metric):
+    """NLL (nats), accuracy (a tie counts one half), Brier score and calibration error, per cell of a breakdown.
+
+    num_cells: how many values the breakdown has; rows with cell -1 are in none of them.
+    """
+
+    full_state_update = False
+    higher_is_better = False
+
+    def __init__(self, num_cells: int = 1) -> None:
+        super().__init__()
+        for name, shape in (
+            ("count", (num_cells,)),
+            ("totals", (num_cells, 3)),
+            ("squares", (num_cells, 3)),
+            # Per bin of confidence: rows, confidence, correctness.
+            ("bins", (num_cells * NUM_BINS, 3)),
+        ):
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, log_prob_B: Float[Tensor, " B"], cell_B: Int64[Tensor, " B"] | None = None) -> None:
+        if cell_B is None:
+            cell_B = torch.zeros(len(log_prob_B), dtype=torch.int64, device=log_prob_B.device)
+        known_B = cell_B >= 0
+        log_prob_B, cell_B = log_prob_B[known_B].double(), cell_B[known_B]
+        probability_B = log_prob_B.exp()
+        correct_B = (probability_B > 0.5).double()
+        correct_B[(probability_B - 0.5).abs() < TIE] = 0.5
+        scores_B3 = torch.stack([-log_prob_B, correct_B, (1.0 - probability_B) ** 2], dim=1)
+        self.count.index_add_(0, cell_B, torch.ones_like(log_prob_B))
+        self.totals.index_add_(0, cell_B, scores_B3)
+        self.squares.index_add_(0, cell_B, scores_B3**2)
+        # The label is always "chosen", so confidence in the predicted side is what can be calibrated.
+        confidence_B = torch.maximum(probability_B, 1.0 - probability_B)
+        bin_B = ((confidence_B - 0.5) * 2 * NUM_BINS).long().clamp(max=NUM_BINS - 1)
+        binned_B3 = torch.stack([torch.ones_like(log_prob_B), confidence_B, correct_B], dim=1)
+        self.bins.index_add_(0, cell_B * NUM_BINS + bin_B, binned_B3)
+
+    def compute(self) -> list[dict[str, Estimate]]:
+        """For each cell {nll, accuracy, brier, ece}; an empty dict for a cell without rows."""
+        return [self._cell(cell) if self.count[cell] else {} for cell in range(len(self.count))]
+
+    def _cell(self, cell: int) -> dict[str, Estimate]:
+        count = self.count[cell]
+        result = {
+            name: estimate(self.totals[cell, column], self.squares[cell, column], count)
+            for column, name in enumerate(("nll", "accuracy", "brier"))
+        }
+        bins_3 = self.bins[cell * NUM_BINS : (cell + 1) * NUM_BINS]
+        ece = float((bins_3[:, 1] - bins_3[:, 2]).abs().sum() / count)
+        return {**result, "ece": {"value": ece, "n": int(count)}}
+
+
+class HeadMetrics(Metric):
+    """How K heads share the work: weights, agreement, and the loss of each head on each group of raters.
+
+    Rows whose group is unknown (-1) count for weights and agreement, not for the groups.
+    """
+
+    full_state_update = False
+
+    def __init__(self, num_heads: int, num_groups: int = 0) -> None:
+        super().__init__()
+        for name, shape in (
+            ("count", ()),
+            ("weight", (num_heads,)),
+            ("entropy", ()),
+            ("margin", (num_heads,)),
+            ("margin_products", (num_heads, num_heads)),
+            ("group_count", (num_groups,)),
+            ("group_nll", (num_groups, num_heads)),
+            ("group_nll_squares", (num_groups, num_heads)),
+            ("group_posterior", (num_groups, num_heads)),
+        ):
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        margins_BK: Float[Tensor, "B K"],
+        log_weights_BK: Float[Tensor, "B K"],
+        log_posterior_BK: Float[Tensor, "B K"],
+        group_B: Int64[Tensor, " B"],
+    ) -> None:
+        margins_BK, log_weights_BK = margins_BK.double(), log_weights_BK.double()
+        weights_BK = log_weights_BK.exp()
+        self.count += len(margins_BK)
+        self.weight += weights_BK.sum(dim=0)
+        self.entropy -= (weights_BK * log_weights_BK).sum()
+        self.margin += margins_BK.sum(dim=0)
+        self.margin_products += margins_BK.T @ margins_BK
+        known_B = group_B >= 0
+        group_B = group_B[known_B]
+        nll_BK = -torch.nn.functional.logsigmoid(margins_BK[known_B])
+        self.group_count.index_add_(0, group_B, torch.ones_like(nll_BK[:, 0]))
+        self.group_nll.index_add_(0, group_B, nll_BK)
+        self.group_nll_squares.index_add_(0, group_B, nll_BK**2)
+        self.group_posterior.index_add_(0, group_B, log_posterior_BK[known_B].double().exp())
+
+    def compute(self) -> dict[str, Any]:
+        """Plain JSON types, in the order of the heads and groups.
+
+        mean_weight; effective: exp of the entropy of the mean weights, from 1 to K; entropy_per_example: mean entropy of
+        one row's weights, in nats; margin_correlation [K, K]; and, when groups are known, `recovery`: see there.
+        """
+        mean_weight_K = self.weight / self.count
+        effective = torch.special.entr(mean_weight_K).sum().exp()
+        # Margins have no natural sign convention beyond (chosen, rejected), so correlation is taken about zero.
+        scale_K = self.margin_products.diagonal().sqrt().clamp(min=1e-12)
+        result = {
+            "mean_weight": mean_weight_K.tolist(),
+            "effective": float(effective),
+            "entropy_per_example": float(self.entropy / self.count),
+            "margin_correlation": (self.margin_products / scale_K[:, None] / scale_K).tolist(),
+        }
+        return {**result, **({"recovery": self._recovery()} if self.group_count.sum() else {})}
+
+    def _recovery(self) -> dict[str, Any]:
+        """Planted groups against heads.
+
+        matching: for each group the head that stands for it in the one-to-one assignment with the least total loss,
+            or -1 when there are fewer heads than groups. best_head: for each group the head with the least loss on its
+            rows, chosen on these very rows. oracle_nll: the loss when every row is judged by its group's best head;
+            an oracle, since it knows groups and test labels. posterior [G, K]: mean posterior weight of each head on
+            the rows of each group.
+        """
+        from scipy.optimize import linear_sum_assignment
+
+        seen_G = self.group_count.clamp(min=1)
+        nll_GK = self.group_nll / seen_G[:, None]
+        group, head = linear_sum_assignment(nll_GK.cpu().numpy())
+        matching = dict(zip(group.tolist(), head.tolist(), strict=True))
+        best_G = nll_GK.argmin(dim=1)
+        rows_G = torch.arange(len(best_G), device=best_G.device)
+        return {
+            "matching": [matching.get(number, -1) for number in range(len(seen_G))],
+            "best_head": best_G.tolist(),
+            "oracle_nll": estimate(
+                self.group_nll[rows_G, best_G].sum(),
+                self.group_nll_squares[rows_G, best_G].sum(),
+                self.group_count.sum(),
+            ),
+            "nll": nll_GK.tolist(),
+            "posterior": (self.group_posterior / seen_G[:, None]).tolist(),
+        }
+
+
+class ExcessMetrics(Metric):
+    """Loss above reference predictors on the same rows, in nats: what both owe to the luck of the labels cancels."""
+
+    full_state_update = False
+
+    def __init__(self, num_references: int) -> None:
+        super().__init__()
+        for name, shape in (("count", ()), ("totals", (num_references,)), ("squares", (num_references,))):
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, log_prob_B: Float[Tensor, " B"], reference_log_probs_BF: Float[Tensor, "B F"]) -> None:
+        excess_BF = reference_log_probs_BF.double() - log_prob_B.double()[:, None]
+        self.count += len(log_prob_B)
+        self.totals += excess_BF.sum(dim=0)
+        self.squares += excess_BF.square().sum(dim=0)
+
+    def compute(self) -> list[Estimate]:
+        return [estimate(total, square, self.count) for total, square in zip(self.totals, self.squares, strict=True)]

@@ -1,0 +1,45 @@
+"""Gates: log mixture weights over K heads from the representation of a prompt.
+
+Dimension letters: B rows, D representation width, K heads.
+
+Your own gate is a module built with (width, num_heads) that maps contexts [B, D] to log weights [B, K]. A gate that
+does not read the prompt says so with `needs_context = False`; it is called with None and answers [1, K].
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class StaticGate(nn.Module):
+    """The same weights for every prompt: softmax(b)."""
+
+    needs_context = False
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.logits_K = nn.Parameter(torch.zeros(num_heads))
+
+    def forward(self, context_BD: None) -> Float[Tensor, "1 K"]:
+        return torch.log_softmax(self.logits_K, dim=-1)[None]
+
+
+class LinearGate(nn.Module):
+    """softmax(W φ(prompt) + b)."""
+
+    needs_context = True
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.logits = nn.Linear(width, num_heads)
+
+    def forward(self, context_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
+        return torch.log_softmax(self.logits(context_BD), dim=-1)
+
+
+class MLPGate(LinearGate):
+    """The linear gate behind one hidden layer, 128 wide in MiCRo [arXiv 2505.24846]."""
+
+    def __init__(self, width: int, num_heads: int, hidden: int = 128) -> None:
+        super().__init__(hidden, num_heads)
+        self.logits = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), self.logits)

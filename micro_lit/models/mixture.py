@@ -1,0 +1,177 @@
+"""Mixtures of Bradley-Terry rewards, and single BT, the mixture of one.
+
+Dimension letters: B pairs in the batch, K heads.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from micro_lit import objectives
+from micro_lit.metrics import ExcessMetrics, HeadMetrics, PreferenceMetrics
+from micro_lit.models.gates import StaticGate
+from micro_lit.models.heads import LinearHeads
+
+BREAKDOWNS = ("source", "attribute", "group")
+
+
+class Judgment(NamedTuple):
+    """What a model says of a batch: reward margins (chosen minus rejected), log weights, and the rewards themselves."""
+
+    margins_BK: Float[Tensor, "B K"]
+    log_weights_BK: Float[Tensor, "B K"]
+    chosen_BK: Float[Tensor, "B K"]
+    rejected_BK: Float[Tensor, "B K"]
+
+
+class MixtureBT(pl.LightningModule):
+    """p(chosen ≻ rejected | x) = Σ_k w_k(x) σ(Δ_k)  [MiCRo, arXiv 2505.24846], trained on pairs alone.
+
+    backbone: pairs -> representations (`micro_lit.features.backbones`).
+    names: values of each label column, for the breakdowns of the test. references: names of the reference predictors
+        whose log-probabilities the pairs bring along.
+    num_heads: K. head, gate: modules built with (width, num_heads).
+    link: `probability` mixes Bradley-Terry models, `reward` mixes rewards inside one.
+    entropy_weight: of the mean negative entropy of each example's weights; MiCRo sets 0.5, which pulls all to uniform.
+    balance_weight: of the divergence of the batch's mean weights from uniform, which lets examples choose sharply.
+    label_smoothing: probability that a label is wrong. rating_gap_weight: the margin must exceed the rating gap times
+        this, where the data hold gaps. centring_weight: of the mean squared sum of both rewards, which ties their level.
+    optimizer: parameters -> optimizer. warmup: share of all steps in which the learning rate rises to its value; it
+        falls to zero along a cosine afterwards.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        names: Mapping[str, list[str]],
+        num_heads: int,
+        references: Sequence[str] = (),
+        head: Callable[..., nn.Module] = LinearHeads,
+        gate: Callable[..., nn.Module] = StaticGate,
+        link: objectives.Link = "probability",
+        entropy_weight: float = 0.0,
+        balance_weight: float = 0.0,
+        label_smoothing: float = 0.0,
+        rating_gap_weight: float = 0.0,
+        centring_weight: float = 0.0,
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+        warmup: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        # Heads before the gate: with K = 1 they start the same whatever the gate, so every gate is single BT.
+        self.head = head(width=backbone.width, num_heads=num_heads)
+        self.gate = gate(width=backbone.width, num_heads=num_heads)
+        self.num_heads = num_heads
+        self.link = link
+        self.entropy_weight, self.balance_weight = entropy_weight, balance_weight
+        self.label_smoothing = label_smoothing
+        self.rating_gap_weight = rating_gap_weight
+        self.centring_weight = centring_weight
+        self.make_optimizer = optimizer
+        self.warmup = warmup
+        self.names = {name: list(names.get(name, [])) for name in BREAKDOWNS}
+        self.validation_metrics = PreferenceMetrics()
+        self.test_metrics = PreferenceMetrics()
+        self.test_breakdowns = nn.ModuleDict(
+            {name: PreferenceMetrics(len(values)) for name, values in self.names.items() if values}
+        )
+        self.head_metrics = HeadMetrics(num_heads, len(self.names["group"]))
+        self.references = tuple(references)
+        self.excess_metrics = ExcessMetrics(len(self.references))
+
+    def forward(self, pairs: Any) -> Judgment:
+        context_BD, chosen_BD, rejected_BD = self.backbone(pairs, with_context=self.gate.needs_context)
+        chosen_BK, rejected_BK = self.head(chosen_BD), self.head(rejected_BD)
+        margins_BK = chosen_BK - rejected_BK
+        assert margins_BK.shape[1] == self.num_heads, f"the head gives {margins_BK.shape[1]} rewards"
+        return Judgment(margins_BK, self.gate(context_BD).expand_as(margins_BK), chosen_BK, rejected_BK)
+
+    def log_prob(self, judgment: Judgment) -> Float[Tensor, " B"]:
+        """Log-probability that the chosen response is preferred, in nats."""
+        return objectives.preference_log_prob(judgment.margins_BK, judgment.log_weights_BK, self.link)
+
+    def losses(self, judgment: Judgment, pairs: Any) -> dict[str, Tensor]:
+        """The terms of the training loss, weighted; their sum is minimised. Terms of weight zero are left out."""
+        margins_BK, log_weights_BK = judgment.margins_BK, judgment.log_weights_BK
+        if self.rating_gap_weight:
+            gap_B = pairs.rating_gap_N.nan_to_num(nan=0.0)
+            margins_BK = margins_BK - self.rating_gap_weight * gap_B[:, None]
+        terms = {
+            "nll": objectives.smoothed_nll(margins_BK, log_weights_BK, self.link, self.label_smoothing).mean()
+        }
+        if self.entropy_weight:
+            terms["entropy"] = self.entropy_weight * objectives.negative_entropy(log_weights_BK)
+        if self.balance_weight:
+            terms["balance"] = self.balance_weight * objectives.imbalance(log_weights_BK)
+        if self.centring_weight:
+            level_BK = judgment.chosen_BK + judgment.rejected_BK
+            terms["centring"] = self.centring_weight * level_BK.square().mean()
+        return terms
+
+    def training_step(self, pairs: Any, batch_index: int) -> Tensor:
+        terms = self.losses(self(pairs), pairs)
+        loss = sum(terms.values())
+        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=len(pairs))
+        return loss
+
+    def validation_step(self, pairs: Any, batch_index: int) -> None:
+        self.validation_metrics.update(self.log_prob(self(pairs)))
+
+    def on_validation_epoch_end(self) -> None:
+        [result] = self.validation_metrics.compute()
+        self.validation_metrics.reset()
+        self.log_dict({f"val/{name}": facts["value"] for name, facts in result.items()})
+
+    def test_step(self, pairs: Any, batch_index: int) -> None:
+        judgment = self(pairs)
+        log_prob_B = self.log_prob(judgment)
+        self.test_metrics.update(log_prob_B)
+        for name, metrics in self.test_breakdowns.items():
+            metrics.update(log_prob_B, pairs.label_N(name))
+        log_posterior_BK = objectives.head_log_posterior(judgment.margins_BK, judgment.log_weights_BK)
+        self.head_metrics.update(
+            judgment.margins_BK, judgment.log_weights_BK, log_posterior_BK, pairs.label_N("group")
+        )
+        if self.references:
+            self.excess_metrics.update(log_prob_B, pairs.reference_log_probs_NF)
+
+    def on_test_epoch_end(self) -> None:
+        [overall] = self.test_metrics.compute()
+        self.log_dict({f"test/{name}": facts["value"] for name, facts in overall.items()})
+
+    def test_results(self) -> dict[str, Any]:
+        """What the last test measured, as plain JSON types; the parts of results.json that a model knows."""
+        [overall] = self.test_metrics.compute()
+        results = {"test": overall, "test_by": {}, "heads": self.head_metrics.compute()}
+        for name, metrics in self.test_breakdowns.items():
+            cells = dict(zip(self.names[name], metrics.compute(), strict=True))
+            results["test_by"][name] = {value: cell for value, cell in cells.items() if cell}
+        if self.references:
+            results["excess"] = dict(zip(self.references, self.excess_metrics.compute(), strict=True))
+        return results
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.make_optimizer([weight for weight in self.parameters() if weight.requires_grad])
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        rising = max(1, round(self.warmup * total))
+
+        def factor(step: int) -> float:
+            if step < rising:
+                return (step + 1) / rising
+            return 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class SingleBT(MixtureBT):
+    """One Bradley-Terry reward for everybody: −log σ(Δ) [Bradley & Terry 1952], the baseline of the field."""
+
+    def __init__(self, backbone: nn.Module, names: Mapping[str, list[str]], **settings: Any) -> None:
+        super().__init__(backbone, names, num_heads=1, **settings)

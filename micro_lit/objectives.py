@@ -1,0 +1,72 @@
+"""Pure functions: the one preference likelihood and the terms that may be added to it.
+
+Dimension letters: B pairs in the batch, K heads.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+Link = Literal["probability", "reward"]
+
+
+def preference_log_prob(
+    margins_BK: Float[Tensor, "B K"], log_weights_BK: Float[Tensor, "B K"], link: Link = "probability"
+) -> Float[Tensor, " B"]:
+    """Log-probability that the chosen response is preferred, in nats.
+
+    margins_BK: reward of the chosen minus reward of the rejected response, per head.
+    log_weights_BK: log mixture weights; every row sums to one in probability.
+    link: `probability` mixes Bradley-Terry models, log Σ_k w_k σ(Δ_k) [MiCRo, arXiv 2505.24846, eq. 4];
+        `reward` mixes rewards inside one Bradley-Terry model, log σ(Σ_k w_k Δ_k).
+
+    With K = 1 both links are log σ(Δ) to the last bit. Evaluate at -margins_BK for the opposite preference.
+    """
+    if link == "probability":
+        return torch.logsumexp(log_weights_BK + logsigmoid(margins_BK), dim=-1)
+    if link == "reward":
+        return logsigmoid((log_weights_BK.exp() * margins_BK).sum(dim=-1))
+    raise ValueError(f"link is {link!r}; allowed are 'probability' and 'reward'")
+
+
+def head_log_posterior(
+    margins_BK: Float[Tensor, "B K"], log_weights_BK: Float[Tensor, "B K"]
+) -> Float[Tensor, "B K"]:
+    """Log-probability of each head given the label: log w_k σ(Δ_k), normalised over K."""
+    return torch.log_softmax(log_weights_BK + logsigmoid(margins_BK), dim=-1)
+
+
+def smoothed_nll(
+    margins_BK: Float[Tensor, "B K"],
+    log_weights_BK: Float[Tensor, "B K"],
+    link: Link = "probability",
+    label_smoothing: float = 0.0,
+) -> Float[Tensor, " B"]:
+    """Negative log-likelihood per pair, when a label is believed wrong with probability `label_smoothing`."""
+    nll_B = -preference_log_prob(margins_BK, log_weights_BK, link)
+    if label_smoothing == 0.0:
+        return nll_B
+    opposite_B = -preference_log_prob(-margins_BK, log_weights_BK, link)
+    return torch.lerp(nll_B, opposite_B, label_smoothing)
+
+
+def negative_entropy(log_weights_BK: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+    """Mean over examples of Σ_k w_k log w_k, in nats; from -log K (uniform) to 0 (one head).
+
+    Added to a loss with a positive coefficient it pulls *every example* towards uniform weights [MiCRo, eq. 5].
+    """
+    return (log_weights_BK.exp() * log_weights_BK).sum(dim=-1).mean()
+
+
+def imbalance(log_weights_BK: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+    """KL divergence of the batch's mean weights from uniform, in nats; 0 when all heads are used alike.
+
+    Unlike `negative_entropy` it lets each example choose sharply, as long as the batch uses every head.
+    """
+    num_heads = log_weights_BK.shape[-1]
+    log_mean_K = torch.logsumexp(log_weights_BK, dim=0) - math.log(log_weights_BK.shape[0])
+    return (log_mean_K.exp() * (log_mean_K + math.log(num_heads))).sum()

@@ -1,0 +1,28 @@
+"""`python -m micro_lit.train +experiment=mixture_k8`: train one reward model and say where it stands."""
+
+from micro_lit.config import Settings, build, entry_point
+
+
+def run(settings: Settings) -> float:
+    """Trains, tests, writes the run folder and prints the tables. Returns the test NLL in nats, for sweepers.
+
+    Raises `UserError` for what the user can mend.
+    """
+    # Imported here so that --help and a config error answer at once.
+    from micro_lit import runs
+    from micro_lit.reporting import results, terminal
+
+    runs.quiet_libraries()
+    with runs.Run(settings) as this:
+        terminal.show_data(this.data, this.backbone)
+        this.fit()
+        measured = results.assemble(settings, this.data, this.test(), this.seconds)
+        results.write(measured, this.folder)
+        terminal.show_results(measured, this.folder)
+    return measured["test"]["nll"]["value"]
+
+
+main = entry_point("train")(run)
+
+if __name__ == "__main__":
+    main()
