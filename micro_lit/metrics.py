@@ -128,8 +128,8 @@ class HeadMetrics(Metric):
     def compute(self) -> dict[str, Any]:
         """Plain JSON types, in the order of the heads and groups.
 
-        mean_weight; effective: exp of the entropy of the mean weights, from 1 to K; entropy_per_example: mean entropy of
-        one row's weights, in nats; margin_correlation [K, K]; and, when groups are known, `recovery`: see there.
+        mean_weight; effective: exp of the entropy of the mean weights, from 1 to K; entropy_per_example: mean entropy
+        of one row's weights, in nats; margin_correlation [K, K]; and, when groups are known, `recovery`: see there.
         """
         mean_weight_K = self.weight / self.count
         effective = torch.special.entr(mean_weight_K).sum().exp()

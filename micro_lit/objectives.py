@@ -33,9 +33,7 @@ def preference_log_prob(
     raise ValueError(f"link is {link!r}; allowed are 'probability' and 'reward'")
 
 
-def head_log_posterior(
-    margins_BK: Float[Tensor, "B K"], log_weights_BK: Float[Tensor, "B K"]
-) -> Float[Tensor, "B K"]:
+def head_log_posterior(margins_BK: Float[Tensor, "B K"], log_weights_BK: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
     """Log-probability of each head given the label: log w_k σ(Δ_k), normalised over K."""
     return torch.log_softmax(log_weights_BK + logsigmoid(margins_BK), dim=-1)
 

@@ -1,6 +1,6 @@
 """`python -m micro_lit.train +experiment=mixture_k8`: train one reward model and say where it stands."""
 
-from micro_lit.config import Settings, build, entry_point
+from micro_lit.config import Settings, entry_point
 
 
 def run(settings: Settings) -> float:

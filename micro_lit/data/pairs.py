@@ -100,6 +100,10 @@ class PreferenceData:
         return self.pairs[self.splits[name]]
 
     @property
+    def is_vectors(self) -> bool:
+        return isinstance(self.texts, Tensor)
+
+    @property
     def references(self) -> tuple[str, ...]:
         """Names of the columns of `pairs.reference_log_probs_NF`."""
         return REFERENCES if self.population is not None else ()

@@ -146,7 +146,9 @@ class PlantedText(Planted):
             for item_A in population.items_IA
         ]
         rewards = [dict(zip(population.attributes, reward_A, strict=True)) for reward_A in population.rewards_KA]
-        prompts = [_prompts_by_split(topic, self.prompts_per_topic, generator) for topic in range(population.num_topics)]
+        prompts = [
+            _prompts_by_split(topic, self.prompts_per_topic, generator) for topic in range(population.num_topics)
+        ]
         user_N = self._users(draw, generator)
         records: list[Record] = []
         shown: dict[int, str] = {}

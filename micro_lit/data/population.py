@@ -37,7 +37,10 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """rewards_KA: reward of one level of each attribute, per group; group_weights_TK: P(group | topic), rows sum to 1."""
+    """Known groups of raters.
+
+    rewards_KA: a group's reward for one level of an attribute. group_weights_TK: P(group | topic); rows sum to 1.
+    """
 
     attributes: tuple[str, ...]
     groups: tuple[str, ...]

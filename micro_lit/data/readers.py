@@ -16,9 +16,7 @@ SPLIT_NAMES = {"train", "test", "validation"}
 READABLE = f"a .parquet file, a file of JSON lines ({', '.join(JSON_LINES)}), or a folder of them or of arrow files"
 
 
-def read_rows(
-    path: str, split: str = "train", subset: str | None = None, revision: str | None = None
-) -> Iterator[Row]:
+def read_rows(path: str, split: str = "train", subset: str | None = None, revision: str | None = None) -> Iterator[Row]:
     """Yields (place, row) from `path`: a file, a folder, or the id of a hub data set.
 
     split: which part of a folder written by `save_to_disk` as a dict, or of a hub data set. subset and revision are

@@ -45,8 +45,8 @@ def parse_record(row: Mapping[str, Any]) -> Record:
     """Checks one row and brings it to the contract.
 
     `prompt` is text or a list of {role, content}. `chosen` and `rejected` are text, or lists of messages. Without a
-    prompt both are whole conversations (lists of messages, or transcripts of "\\n\\nHuman:" and "\\n\\nAssistant:" turns)
-    and the prompt is what they share. Raises `BadRow`.
+    prompt both are whole conversations (lists of messages, or transcripts with "Human:" and "Assistant:" turns as in
+    HH-RLHF) and the prompt is what they share. Raises `BadRow`.
     """
     for name in ("chosen", "rejected"):
         if row.get(name) is None:

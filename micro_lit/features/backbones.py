@@ -43,10 +43,13 @@ class CachedBackbone(nn.Module):
     """Looks representations up in a table: a tensor that moves with the model, or a mapped store that stays on disk.
 
     standardise: bring every dimension of contexts and of responses to mean 0 and standard deviation 1 over the training
-    texts. truncated: texts that were cut to fit. Heads on raw sentence embeddings learn slowly: a few dimensions are many times larger than the rest.
+        texts. Heads on raw sentence embeddings learn slowly: a few dimensions are many times larger than the rest.
+    truncated: how many texts were cut to fit.
     """
 
-    def __init__(self, table: Float[Tensor, "M D"] | MappedTable, standardise: bool, train: Pairs, truncated: int = 0) -> None:
+    def __init__(
+        self, table: Float[Tensor, "M D"] | MappedTable, standardise: bool, train: Pairs, truncated: int = 0
+    ) -> None:
         super().__init__()
         self.table = table if isinstance(table, MappedTable) else None
         self.register_buffer("features_MD", None if self.table else table, persistent=False)
@@ -124,7 +127,7 @@ class Identity:
         self.standardise = standardise
 
     def prepare(self, data: PreferenceData, features_dir: Path) -> CachedBackbone:
-        if not isinstance(data.texts, Tensor):
+        if not data.is_vectors:
             raise UserError("backbone=identity takes data that are vectors; this data set holds texts")
         return CachedBackbone(data.texts, self.standardise, data.split("train"))
 
@@ -170,7 +173,7 @@ class Pretrained:
         self.trust_remote_code = trust_remote_code
 
     def prepare(self, data: PreferenceData, features_dir: Path) -> CachedBackbone | TrainableBackbone:
-        if isinstance(data.texts, Tensor):
+        if data.is_vectors:
             raise UserError("the data are vectors; use backbone=identity")
         if not self.frozen:
             return TrainableBackbone(self.network(torch.float32), self.tokenizer()(data.texts), data.pairs)
@@ -210,9 +213,7 @@ class Pretrained:
 
     def _load(self, loader: Callable[..., Any], kind: str, **options: Any) -> Any:
         try:
-            return loader(
-                self.model, revision=self.revision, trust_remote_code=self.trust_remote_code, **options
-            )
+            return loader(self.model, revision=self.revision, trust_remote_code=self.trust_remote_code, **options)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"backbone.model={self.model}: its {kind} cannot be loaded ({reason})") from error
@@ -255,7 +256,7 @@ class Tiny:
         self.pooling = pooling
 
     def prepare(self, data: PreferenceData, features_dir: Path) -> TrainableBackbone:
-        if isinstance(data.texts, Tensor):
+        if data.is_vectors:
             raise UserError("the data are vectors; use backbone=identity")
         train_rows = data.split("train").triplets_N3.unique().tolist()
         tokenizer = TextTokenizer(self._learn_tokenizer([data.texts[row] for row in train_rows]), self.max_length)

@@ -40,7 +40,8 @@ class MixtureBT(pl.LightningModule):
     entropy_weight: of the mean negative entropy of each example's weights; MiCRo sets 0.5, which pulls all to uniform.
     balance_weight: of the divergence of the batch's mean weights from uniform, which lets examples choose sharply.
     label_smoothing: probability that a label is wrong. rating_gap_weight: the margin must exceed the rating gap times
-        this, where the data hold gaps. centring_weight: of the mean squared sum of both rewards, which ties their level.
+        this, where the data hold gaps. centring_weight: of the mean squared sum of a pair's rewards, which ties their
+        level.
     optimizer: parameters -> optimizer. warmup: share of all steps in which the learning rate rises to its value; it
         falls to zero along a cosine afterwards.
     """
@@ -102,9 +103,7 @@ class MixtureBT(pl.LightningModule):
         if self.rating_gap_weight:
             gap_B = pairs.rating_gap_N.nan_to_num(nan=0.0)
             margins_BK = margins_BK - self.rating_gap_weight * gap_B[:, None]
-        terms = {
-            "nll": objectives.smoothed_nll(margins_BK, log_weights_BK, self.link, self.label_smoothing).mean()
-        }
+        terms = {"nll": objectives.smoothed_nll(margins_BK, log_weights_BK, self.link, self.label_smoothing).mean()}
         if self.entropy_weight:
             terms["entropy"] = self.entropy_weight * objectives.negative_entropy(log_weights_BK)
         if self.balance_weight:
@@ -135,9 +134,7 @@ class MixtureBT(pl.LightningModule):
         for name, metrics in self.test_breakdowns.items():
             metrics.update(log_prob_B, pairs.label_N(name))
         log_posterior_BK = objectives.head_log_posterior(judgment.margins_BK, judgment.log_weights_BK)
-        self.head_metrics.update(
-            judgment.margins_BK, judgment.log_weights_BK, log_posterior_BK, pairs.label_N("group")
-        )
+        self.head_metrics.update(judgment.margins_BK, judgment.log_weights_BK, log_posterior_BK, pairs.label_N("group"))
         if self.references:
             self.excess_metrics.update(log_prob_B, pairs.reference_log_probs_NF)
 
@@ -149,6 +146,8 @@ class MixtureBT(pl.LightningModule):
         """What the last test measured, as plain JSON types; the parts of results.json that a model knows."""
         [overall] = self.test_metrics.compute()
         results = {"test": overall, "test_by": {}, "heads": self.head_metrics.compute()}
+        if "recovery" in results["heads"]:
+            results["heads"]["recovery"]["groups"] = self.names["group"]
         for name, metrics in self.test_breakdowns.items():
             cells = dict(zip(self.names[name], metrics.compute(), strict=True))
             results["test_by"][name] = {value: cell for value, cell in cells.items() if cell}
