@@ -24,6 +24,8 @@ def quiet_libraries() -> None:
         ".*does not have many workers.*",  # batches are slices of resident tensors: workers would only slow them
         ".*Experiment logs directory.*exists and is not empty.*",  # the run folder holds config.yaml already
         ".*Checkpoint directory.*exists and is not empty.*",  # so it is when a run is resumed
+        ".*requested to overfit.*",  # +debug=overfit turns shuffling off, as it should
+        ".*LeafSpec.* is deprecated.*",  # inside Lightning, of torch 2.13
         ".*number of training batches.*smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", message)
@@ -48,6 +50,7 @@ class Run:
         self.model: pl.LightningModule = build(
             settings["model"], backbone=self.backbone, names=self.data.names, references=self.data.references
         )
+        self.model.settings = settings
         self.datamodule = PreferenceDataModule(self.data, **settings["loader"], seed=settings["seed"])
         self.loggers = [build(node) for node in (settings["logger"] or {}).values()]
         self.trainer: pl.Trainer = build(
@@ -87,8 +90,8 @@ class Run:
 
     def test(self) -> dict[str, Any]:
         """Tests the best checkpoint (the weights at hand when none was written) and returns the model's results."""
-        checkpoint = self.trainer.checkpoint_callback
-        best = "best" if checkpoint is not None and checkpoint.best_model_path else None
+        paths = [callback.best_model_path for callback in self.trainer.checkpoint_callbacks if callback.monitor]
+        best = next(filter(None, paths), None)
         self.trainer.test(self.model, self.datamodule, ckpt_path=best, weights_only=True, verbose=False)
         return self.model.test_results()
 

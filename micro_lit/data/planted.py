@@ -117,7 +117,7 @@ class PlantedFeatures(Planted):
         return torch.cat(
             [
                 topics_TT.repeat_interleave(population.num_groups, dim=0),
-                (rewards_KA / rewards_KA.norm(dim=1, keepdim=True)).repeat(population.num_topics, 1),
+                torch.nn.functional.normalize(rewards_KA, dim=1).repeat(population.num_topics, 1),
             ],
             dim=1,
         )
@@ -150,9 +150,10 @@ class PlantedText(Planted):
             _prompts_by_split(topic, self.prompts_per_topic, generator) for topic in range(population.num_topics)
         ]
         user_N = self._users(draw, generator)
+        rows = [column.tolist() for column in draw]
         records: list[Record] = []
         shown: dict[int, str] = {}
-        for row, (topic, chosen, rejected, group, pair) in enumerate(zip(*draw, strict=True)):
+        for row, (topic, chosen, rejected, group, pair) in enumerate(zip(*rows, strict=True)):
             # Every rater of a pair sees the same texts; only the order (chosen, rejected) is the rater's own.
             same_pair = bool(records) and records[-1].pair_id == f"{splits[row]}_{pair}"
             if not same_pair:

@@ -51,7 +51,7 @@ class Population:
         sums_T = self.group_weights_TK.sum(axis=1)
         if (self.group_weights_TK < 0).any() or not np.allclose(sums_T, 1.0):
             raise UserError(f"group weights must be at least 0 and sum to 1 for every topic; the sums are {sums_T}")
-        if len(self.items_IA) > MAX_ITEMS:
+        if len(LEVELS) ** len(self.attributes) > MAX_ITEMS:
             raise UserError(f"{len(self.attributes)} attributes are too many for exact floors; use at most 7")
 
     @property
@@ -82,7 +82,7 @@ class Population:
         second_N = (first_N + generator.integers(1, num_items, size=num_pairs)) % num_items
         first_N, second_N = first_N.repeat(raters_per_pair), second_N.repeat(raters_per_pair)
         cumulative_NK = self.group_weights_TK.cumsum(axis=1)[topic_N]
-        group_N = (generator.random(len(topic_N))[:, None] > cumulative_NK[:, :-1]).sum(axis=1)
+        group_N = (generator.random(len(topic_N))[:, None] >= cumulative_NK[:, :-1]).sum(axis=1)
         margin_N = self.rewards_KI[group_N, first_N] - self.rewards_KI[group_N, second_N]
         first_wins_N = np.log(generator.random(len(topic_N))) < log_expit(margin_N)
         return Draw(
@@ -146,7 +146,7 @@ class Population:
         scores = []
         for weights_K in self.group_weights_TK:
             mixed_II = np.tensordot(weights_K, self._probability_KII, 1)
-            scores.append(exact.bt_projection(mixed_II, self._mass_II, start_I=weights_K @ self.rewards_KI))
+            scores.append(exact.bt_projection(mixed_II, self._mass_II))
         return np.stack(scores)
 
     @cached_property

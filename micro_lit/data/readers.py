@@ -13,6 +13,8 @@ Row = tuple[str, dict[str, Any] | BadRow]
 
 JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 SPLIT_NAMES = {"train", "test", "validation"}
+# Endings of a path that is no hub id; ids have dots too, as in Skywork-Reward-Preference-80K-v0.2.
+FILE_ENDINGS = {".parquet", ".jsonl", ".gz", ".zst", ".json", ".csv", ".arrow"}
 READABLE = f"a .parquet file, a file of JSON lines ({', '.join(JSON_LINES)}), or a folder of them or of arrow files"
 
 
@@ -27,7 +29,7 @@ def read_rows(path: str, split: str = "train", subset: str | None = None, revisi
         yield from _read_file(location)
     elif location.is_dir():
         yield from _read_folder(location, split)
-    elif location.is_absolute() or location.suffix or path.count("/") != 1:
+    elif location.is_absolute() or location.suffix in FILE_ENDINGS or path.count("/") != 1:
         raise UserError(f"{path}: no such file or folder; give {READABLE}, or the id of a hub data set")
     else:
         yield from _read_hub(path, split, subset, revision)
@@ -72,7 +74,7 @@ def _read_json_lines(path: Path) -> Iterator[Row]:
 def _parse_line(line: bytes) -> dict[str, Any] | BadRow:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # broken JSON or UTF-8, a number or a nesting beyond all measure
         return BadRow(f"broken JSON line ({error})")
     return row if isinstance(row, dict) else BadRow(f"the line holds {type(row).__name__}, not an object")
 
@@ -92,10 +94,10 @@ def _read_folder(folder: Path, split: str) -> Iterator[Row]:
     if not files:
         raise UserError(f"{folder}: nothing to read; give {READABLE}")
     split_of = {path: path.name.split(".")[0].split("-")[0] for path in files}
-    if SPLIT_NAMES & set(split_of.values()):
+    if (SPLIT_NAMES | {split}) & set(split_of.values()):
         files = [path for path in files if split_of[path] == split]
     if not files:
-        raise UserError(f"{folder}: no file of the split {split!r}; it has {', '.join(sorted(split_of.values()))}")
+        raise UserError(f"{folder}: no file of the split {split!r}; it has {', '.join(sorted(set(split_of.values())))}")
     for path in files:
         yield from _read_file(path)
 

@@ -111,8 +111,11 @@ def _conversation(value: Any, name: str) -> tuple[Message, ...]:
 
 def _transcript(text: str) -> tuple[Message, ...]:
     """Splits the plain-text dialogues of HH-RLHF into messages; text without such turns gives no message."""
+    before, *turns = text.split("\n\nHuman:")
+    if before.strip():
+        return ()  # words of nobody: dropping them would change the prompt
     messages = []
-    for turn in text.split("\n\nHuman:")[1:]:
+    for turn in turns:
         human, *assistant = turn.split("\n\nAssistant:")
         messages.append(Message("user", human.strip()))
         messages.extend(Message("assistant", reply.strip()) for reply in assistant)

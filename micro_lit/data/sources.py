@@ -1,7 +1,7 @@
 """Sources of real pairs: files or hub data sets, one at a time or mixed. `load(seed)` gives `PreferenceData`."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -68,10 +68,13 @@ class PairFiles:
         """All records with their split. Raises `UserError` for what cannot be read, and when no train row is left."""
         counts = Counts()
         records = self._records(self.train, self.train_split, counts)
-        if not records:
-            raise UserError(f"{self.train}: no usable rows ({counts.rows} read, {counts.dropped} dropped)")
         test_fraction = self.test_fraction if self.test is None else 0.0
         splits = [self._cut(record, seed, test_fraction) for record in records]
+        if "train" not in splits:
+            raise UserError(
+                f"{self.train}: no row is left to train on, all {len(records)} fell to validation or test; "
+                "lower data.validation_fraction and data.test_fraction, or set data.split_by=pair_id"
+            )
         if self.test is not None:
             test_records = self._records(self.test, self.test_split, counts)
             records += test_records
@@ -99,6 +102,11 @@ class PairFiles:
             records.append(record)
             if self.limit is not None and len(records) == self.limit:
                 break
+        if not records:
+            first = f"; the first dropped: {counts.reasons[0]}" if counts.reasons else ""
+            raise UserError(
+                f"{path}: no usable rows ({counts.rows} read, {counts.dropped} dropped, {counts.ties} ties){first}"
+            )
         return records
 
     def _record(self, row: Mapping[str, Any] | BadRow) -> Record:
@@ -163,7 +171,12 @@ def _column(row: Mapping[str, Any], ours: str, theirs: str) -> Any:
     column, _, field = theirs.partition(".")
     if not field or column not in row:
         raise BadRow(f"no column {theirs!r}, which data.columns.{ours} names; it has {', '.join(row)}")
-    value = json.loads(row[column]) if isinstance(row[column], str) else row[column]
+    try:
+        value = json.loads(row[column]) if isinstance(row[column], str) else row[column]
+    except ValueError as error:
+        raise BadRow(f"column {column!r}, of which data.columns.{ours} reads a field, is not JSON ({error})") from error
+    if value is not None and not isinstance(value, Mapping):
+        raise BadRow(f"column {column!r}, of which data.columns.{ours} reads a field, holds no object")
     return None if value is None else value.get(field)
 
 
@@ -177,7 +190,7 @@ def _apportion(weights: Mapping[str, float], size: int) -> dict[str, int]:
     return sizes
 
 
-def _cycle(num_rows: int, wanted: int, generator: np.random.Generator) -> Iterable[int]:
+def _cycle(num_rows: int, wanted: int, generator: np.random.Generator) -> list[int]:
     """`wanted` rows out of `num_rows`: permutation after permutation, cut at the end."""
     passes = -(-wanted // num_rows)
-    return np.concatenate([np.empty(0, int), *(generator.permutation(num_rows) for _ in range(passes))])[:wanted]
+    return [row for _ in range(passes) for row in generator.permutation(num_rows).tolist()][:wanted]

@@ -249,7 +249,9 @@ class Tiny:
         vocabulary: int = 2048,
         max_length: int = 256,
         pooling: Pooling = "last",
+        init: float = 0.02,
     ) -> None:
+        self.init = init
         self.hidden, self.layers, self.heads = hidden, layers, heads
         self.vocabulary = vocabulary
         self.max_length = max_length
@@ -273,6 +275,7 @@ class Tiny:
             num_attention_heads=self.heads,
             num_key_value_heads=self.heads,
             max_position_embeddings=self.max_length,
+            initializer_range=self.init,
             bos_token_id=None,
             eos_token_id=None,
         )

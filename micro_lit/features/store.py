@@ -114,6 +114,7 @@ class FeatureStore:
         tensors = [_map_tensors(self.folder / name) for name in self.shards()]
         truncated = [shard["truncated"] for shard in tensors]
         return MappedTable(
+            self.folder,
             [shard["features"] for shard in tensors],
             torch.from_numpy(place_M2),
             sum(int(truncated[shard][row]) for shard, row in place_M2.tolist()),
@@ -123,13 +124,20 @@ class FeatureStore:
 class MappedTable:
     """M representations inside mapped shards; gathering reads only the rows asked for.
 
+    place_M2: shard and row of each text. truncated: how many of the texts were cut to fit.
     resident_bytes: how much of the mapping may stay in the process's resident set between gathers. Pages given back
     stay in the page cache, so touching them again costs no disk.
     """
 
     def __init__(
-        self, shards: Sequence[Tensor], place_M2: Int64[Tensor, "M 2"], truncated: int, resident_bytes: int = 2**29
+        self,
+        folder: Path,
+        shards: Sequence[Tensor],
+        place_M2: Int64[Tensor, "M 2"],
+        truncated: int,
+        resident_bytes: int = 2**29,
     ) -> None:
+        self.folder = folder
         self.shards = list(shards)
         self.place_M2 = place_M2
         self.truncated = truncated

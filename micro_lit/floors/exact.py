@@ -42,8 +42,8 @@ def marginal_floor(weights_NK: Array, probabilities_NK: Array, mass_N: Array) ->
 def linear_bt(differences_ND: Array, probability_N: Array, mass_N: Array, tolerance: float = 1e-10) -> Array:
     """The reward vector θ_D whose single Bradley-Terry model σ(θ · (φ_first − φ_second)) has the least expected loss.
 
-    Newton's method on a convex problem. Raises `NotConverged` when the gradient norm stays above `tolerance`, as it
-    does when the labels are separable and the optimum lies at infinity.
+    Newton's method on a convex problem; raises `NotConverged` when the gradient norm stays above `tolerance`. Where
+    labels are separable the optimum lies at infinity: the loss at θ is then right to the tolerance, θ itself arbitrary.
     """
 
     def newton_terms(theta_D: Array) -> tuple[float, Array, Array]:
@@ -57,9 +57,7 @@ def linear_bt(differences_ND: Array, probability_N: Array, mass_N: Array, tolera
     return _minimise(newton_terms, np.zeros(differences_ND.shape[1]), tolerance)
 
 
-def bt_projection(
-    probability_II: Array, mass_II: Array, start_I: Array | None = None, tolerance: float = 1e-10
-) -> Array:
+def bt_projection(probability_II: Array, mass_II: Array, tolerance: float = 1e-10) -> Array:
     """Scores r_I whose Bradley-Terry model σ(r_i − r_j) is closest, in expected loss, to a matrix of probabilities.
 
     probability_II[i, j] is the probability that item i is preferred to j, with p_ij + p_ji = 1 off the diagonal;
@@ -67,6 +65,7 @@ def bt_projection(
     The scores have mean zero. Raises `NotConverged` as `linear_bt` does.
     """
     num_items = len(probability_II)
+    mass_II = np.where(np.eye(num_items, dtype=bool), 0.0, mass_II)
 
     def newton_terms(score_I: Array) -> tuple[float, Array, Array]:
         margin_II = score_I[:, None] - score_I[None, :]
@@ -79,11 +78,11 @@ def bt_projection(
         hessian_II += hessian_II.trace() / num_items**2
         return float((mass_II * bt_cross_entropy(probability_II, margin_II)).sum()), gradient_I, hessian_II
 
-    start_I = np.zeros(num_items) if start_I is None else start_I - start_I.mean()
-    off_diagonal = mass_II[~np.eye(num_items, dtype=bool)].sum()
-    if not np.isclose(off_diagonal, 1.0):
-        raise ValueError(f"mass_II off the diagonal sums to {off_diagonal:.6g}; it must sum to 1")
-    return _minimise(newton_terms, start_I, tolerance)
+    if not np.isclose(mass_II.sum(), 1.0):
+        raise ValueError(f"mass_II off the diagonal sums to {mass_II.sum():.6g}; it must sum to 1")
+    # From zero, where the curvature is largest. A start at the groups' mean reward looks closer, but where
+    # probabilities are near 0 and 1 the loss is flat there, and Newton's steps do not find back.
+    return _minimise(newton_terms, np.zeros(num_items), tolerance)
 
 
 def _minimise(newton_terms, start: Array, tolerance: float) -> Array:
@@ -96,7 +95,7 @@ def _minimise(newton_terms, start: Array, tolerance: float) -> Array:
         try:
             step = np.linalg.solve(hessian, gradient)
         except np.linalg.LinAlgError:
-            step = np.linalg.lstsq(hessian, gradient)[0]
+            step = np.linalg.lstsq(hessian, gradient, rcond=None)[0]
         size = 1.0
         while True:
             candidate = newton_terms(point - size * step)

@@ -77,6 +77,7 @@ class MixtureBT(pl.LightningModule):
         self.make_optimizer = optimizer
         self.warmup = warmup
         self.names = {name: list(names.get(name, [])) for name in BREAKDOWNS}
+        self.settings: dict[str, Any] = {}
         self.validation_metrics = PreferenceMetrics()
         self.test_metrics = PreferenceMetrics()
         self.test_breakdowns = nn.ModuleDict(
@@ -154,6 +155,9 @@ class MixtureBT(pl.LightningModule):
         if self.references:
             results["excess"] = dict(zip(self.references, self.excess_metrics.compute(), strict=True))
         return results
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["settings"] = self.settings
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.make_optimizer([weight for weight in self.parameters() if weight.requires_grad])

