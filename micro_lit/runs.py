@@ -24,7 +24,6 @@ def quiet_libraries() -> None:
         ".*does not have many workers.*",  # batches are slices of resident tensors: workers would only slow them
         ".*Experiment logs directory.*exists and is not empty.*",  # the run folder holds config.yaml already
         ".*Checkpoint directory.*exists and is not empty.*",  # so it is when a run is resumed
-        ".*requested to overfit.*",  # +debug=overfit turns shuffling off, as it should
         ".*LeafSpec.* is deprecated.*",  # inside Lightning, of torch 2.13
         ".*number of training batches.*smaller than the logging interval.*",
     ):

@@ -18,7 +18,8 @@ class RowBatches(Sampler):
     """Batches of row numbers, as tensors; a fresh permutation an epoch that depends on seed and epoch alone.
 
     With several devices each takes its part of every global batch of batch_size * world_size rows. The last batch of an
-    epoch may be smaller; the rows left when it does not divide evenly go to the first devices.
+    epoch may be smaller; the rows left when it does not divide evenly go to the first devices. Without a seed the order
+    is that of the table and every row is there, as a test needs.
     """
 
     def __init__(self, num_rows: int, batch_size: int, seed: int | None, rank: int = 0, world_size: int = 1) -> None:
@@ -29,16 +30,23 @@ class RowBatches(Sampler):
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-self.num_rows // (self.batch_size * self.world_size))
+        return -(-self._num_used() // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[Int64[Tensor, " B"]]:
         if self.seed is None:
             row_N = torch.arange(self.num_rows)
         else:
-            generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
+            generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
             row_N = torch.randperm(self.num_rows, generator=generator)
-        for rows in row_N.split(self.batch_size * self.world_size):
-            yield rows[self.rank :: self.world_size]
+        size = self.batch_size * self.world_size
+        for start in range(0, self._num_used(), size):
+            yield row_N[start : min(start + size, self._num_used())][self.rank :: self.world_size]
+
+    def _num_used(self) -> int:
+        """Rows of an epoch. In training, a last batch with fewer rows than devices waits for another epoch: a device
+        without rows would average over nothing."""
+        left_over = self.num_rows % (self.batch_size * self.world_size)
+        return self.num_rows - (left_over if self.seed is not None and left_over < self.world_size else 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer before each epoch."""

@@ -4,6 +4,8 @@ Dimension letters: N pairs, M distinct texts, D representation width, I items, T
 """
 
 import dataclasses
+import functools
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +42,7 @@ class Planted:
         users_per_group: int = 0,
         criteria: bool = False,
     ) -> None:
-        self.population = plant(**population)
+        self.population = _shared_population(json.dumps(population, sort_keys=True))
         self.sizes = {"train": train, "validation": validation, "test": test}
         self.raters_per_pair = raters_per_pair
         self.users_per_group = users_per_group
@@ -174,6 +176,12 @@ class PlantedText(Planted):
                 )
             )
         return from_records(records, splits, {"planted_text": Counts(rows=len(records))})
+
+
+@functools.lru_cache(maxsize=8)
+def _shared_population(settings: str) -> Population:
+    """One object for the same settings, so that the jobs of a sweep solve for its floors once."""
+    return plant(**json.loads(settings))
 
 
 def _prompts_by_split(topic: int, wanted: int, generator: np.random.Generator) -> dict[str, list[str]]:

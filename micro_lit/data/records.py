@@ -4,7 +4,6 @@ A record is one judgment: of two responses to a prompt, one was chosen. Rows com
 module turns each into a `Record` or says in one line why it cannot.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -55,7 +54,7 @@ def parse_record(row: Mapping[str, Any]) -> Record:
         prompt, chosen, rejected = _implicit_prompt(row["chosen"], row["rejected"])
     else:
         prompt = _messages(row["prompt"], "prompt")
-        chosen, rejected = _response(row["chosen"], "chosen"), _response(row["rejected"], "rejected")
+        chosen, rejected = (_response(row[name], prompt, name) for name in ("chosen", "rejected"))
     if not any(message.content.strip() for message in prompt):
         raise BadRow("the prompt is empty")
     for name, response in (("chosen", chosen), ("rejected", rejected)):
@@ -69,7 +68,7 @@ def parse_record(row: Mapping[str, Any]) -> Record:
 
 def _messages(value: Any, name: str) -> tuple[Message, ...]:
     if isinstance(value, str):
-        return (Message("user", value),)
+        return (Message("user", _sound(value, name)),)
     if isinstance(value, Sequence):
         return tuple(_message(item, name) for item in value)
     raise BadRow(f"{name!r} is {_kind(value)}; it must be text or a list of messages")
@@ -82,16 +81,18 @@ def _message(item: Any, name: str) -> Message:
         raise BadRow(f"{name!r} has the unknown role {item['role']!r}; known roles are {', '.join(ROLES)}")
     if not isinstance(item["content"], str):
         raise BadRow(f"{name!r} has a message whose content is {_kind(item['content'])}, not text")
-    return Message(item["role"], item["content"])
+    return Message(item["role"], _sound(item["content"], name))
 
 
-def _response(value: Any, name: str) -> str:
-    """The response's text; of a list of messages the last one's, which the assistant must have said."""
+def _response(value: Any, prompt: tuple[Message, ...], name: str) -> str:
+    """The response's text. A list of messages may repeat the prompt before the assistant's reply, and nothing else."""
     if isinstance(value, str):
-        return value
+        return _sound(value, name)
     messages = _messages(value, name)
     if not messages or messages[-1].role != "assistant":
         raise BadRow(f"{name!r} does not end with a message of the assistant")
+    if messages[:-1] not in ((), prompt):
+        raise BadRow(f"{name!r} holds turns before the reply that are not those of the prompt")
     return messages[-1].content
 
 
@@ -103,7 +104,7 @@ def _implicit_prompt(chosen: Any, rejected: Any) -> tuple[tuple[Message, ...], s
 
 
 def _conversation(value: Any, name: str) -> tuple[Message, ...]:
-    messages = _transcript(value) if isinstance(value, str) else _messages(value, name)
+    messages = _transcript(_sound(value, name)) if isinstance(value, str) else _messages(value, name)
     if len(messages) < 2 or messages[-1].role != "assistant":
         raise BadRow(f"there is no prompt, and {name!r} is not a conversation that ends with the assistant")
     return messages
@@ -123,21 +124,32 @@ def _transcript(text: str) -> tuple[Message, ...]:
 
 
 def _optional_text(value: Any, name: str) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, int):
-        return str(value)
+    if isinstance(value, str):
+        # An empty cell of a table means that the data do not say.
+        return _sound(value, name) if value.strip() else None
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return None if value is None else str(value)
     raise BadRow(f"{name!r} is {_kind(value)}; it must be text, a whole number or null")
 
 
 def _rating_gap(value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # The bound keeps the gap finite in float32; NaN fails every comparison.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e30 < value < 1e30:
         raise BadRow(f"'rating_gap' is {value!r}; it must be a finite number or null")
     if value < 0:
         raise BadRow(f"'rating_gap' is {value!r}: the chosen response is rated below the rejected one")
     return float(value)
+
+
+def _sound(text: str, name: str) -> str:
+    """The text itself, once it is known to be writable: JSON can smuggle in half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRow(f"{name!r} holds a lone surrogate, which is no character") from None
+    return text
 
 
 def _kind(value: Any) -> str:

@@ -26,7 +26,7 @@ class PairFiles:
     validation_fraction, test_fraction: the shares cut; test_fraction only applies without `test`.
     on_bad_row: "error" stops at the first row that breaks the contract; "skip" counts and lists such rows.
     ties: "drop" or "keep" rows whose rating gap is zero; either way they are counted.
-    limit: use only this many train rows (and as many test rows), for quick looks.
+    limit: read only this many rows of `train` (and of `test`), for quick looks.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class PairFiles:
                 record = self._record(row)
             except BadRow as error:
                 if self.on_bad_row == "error":
-                    raise UserError(f"{place}: {error}; mend it or set data.on_bad_row=skip") from error
+                    raise UserError(f"{place}: {error}; mend it or set on_bad_row=skip") from error
                 counts.dropped += 1
                 if len(counts.reasons) < MAX_LISTED:
                     counts.reasons.append(f"{place}: {error}")

