@@ -15,10 +15,10 @@ Z = 1.96
 MAX_CELLS = 16
 
 FLOORS = {
-    "oracle": ("F0  oracle floor", "knows the rater's group"),
-    "marginal": ("F1  marginal floor", "knows all but the group"),
-    "single_bt_conditional": ("F2  single BT, conditional", "best score of prompt and response"),
-    "single_bt_linear": ("F2  single BT, linear", "best reward linear in the attributes"),
+    "oracle": "F0  oracle floor",
+    "marginal": "F1  marginal floor",
+    "single_bt_conditional": "F2  single BT, conditional",
+    "single_bt_linear": "F2  single BT, linear",
 }
 
 
@@ -31,7 +31,9 @@ def show_data(data: PreferenceData, backbone: Module) -> None:
             console.print(f"  dropped {reason}", markup=False)
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
     kind = "vectors" if data.is_vectors else "texts"
-    console.print(f"pairs: {sizes}; {len(data.texts):,} distinct {kind}, {backbone.truncated:,} cut to fit")
+    console.print(
+        f"pairs: {sizes}; {len(data.texts):,} distinct {kind}, {backbone.truncated:,} cut to fit", soft_wrap=True
+    )
 
 
 def show_results(results: Mapping[str, Any], folder: Path) -> None:
@@ -45,7 +47,8 @@ def show_results(results: Mapping[str, Any], folder: Path) -> None:
     if not single:
         console.print(heads(results), "")
     console.print(
-        f"wrote {folder}/ in {results['seconds']:.0f} s: results.json, metrics.csv, config.yaml, checkpoints/"
+        f"wrote {folder}/ in {results['seconds']:.0f} s: results.json, metrics.csv, config.yaml, checkpoints/",
+        soft_wrap=True,
     )
     console.print(f"next: the same command with model={'mixture' if single else 'single_bt'}, to compare")
 
@@ -54,28 +57,25 @@ def ladder(results: Mapping[str, Any]) -> Table:
     """The model's test NLL among the floors of its population, best first."""
     test = results["test"]["nll"]
     rows = [
-        (results["floors"][key]["value"], label, "", _distance(results["excess"][key]), what)
-        for key, (label, what) in FLOORS.items()
+        (results["floors"][key]["value"], label, "", _distance(results["excess"][key])) for key, label in FLOORS.items()
     ]
     coin = math.log(2.0)
-    rows.append((coin, "a coin", "", _distance({"value": test["value"] - coin, "se": test["se"]}), ""))
-    rows.append((test["value"], "[bold]this model[/bold]", _interval(test, 4), "", _title(results)))
+    rows.append((coin, "a coin", "", _distance({"value": test["value"] - coin, "se": test["se"]})))
+    rows.append((test["value"], "[bold]this model[/bold]", _interval(test, 4), ""))
     recovery = results["heads"].get("recovery")
     if recovery and results["num_heads"] > 1:
         oracle = recovery["oracle_nll"]
-        what = "each group's best head, picked on the test rows"
-        rows.append((oracle["value"], "ORACLE heads", _interval(oracle, 4), "", what))
+        rows.append((oracle["value"], "ORACLE: best head per group", _interval(oracle, 4), ""))
     table = Table(title=f"Where {_title(results)} stands", title_justify="left", caption_justify="left")
     table.caption = (
-        "NLL in nats, with 95 % intervals. Distances are taken on the same test rows from the predictor that\n"
-        "reaches the floor, so the luck of the labels cancels."
+        "NLL in nats, with 95 % intervals. A distance compares, on the same test rows, the model with the predictor "
+        "that reaches the floor. The ORACLE knows groups and test labels."
     )
     table.add_column("")
     table.add_column("test NLL", justify="right")
     table.add_column("model's distance", justify="right")
-    table.add_column("")
-    for value, label, interval, distance, what in sorted(rows):
-        table.add_row(label, f"{value:.4f}{interval or ' ' * 9}", distance, what)
+    for value, label, interval, distance in sorted(rows):
+        table.add_row(label, f"{value:.4f}{interval or ' ' * 9}", distance)
     return table
 
 
@@ -96,8 +96,10 @@ def scores(results: Mapping[str, Any]) -> Table:
 
 
 def _add_scores(table: Table, name: str, cell: Mapping[str, Any]) -> None:
-    values = (f"{cell[metric]['value']:.3f}{_interval(cell[metric], 3)}" for metric in ("nll", "accuracy", "brier"))
-    table.add_row(name, f"{cell['nll']['n']:,}", *values, f"{cell['ece']['value']:.3f}")
+    certain = (f"{cell[metric]['value']:.3f}{_interval(cell[metric], 3)}" for metric in ("nll", "accuracy"))
+    table.add_row(
+        name, f"{cell['nll']['n']:,}", *certain, *(f"{cell[metric]['value']:.3f}" for metric in ("brier", "ece"))
+    )
 
 
 def heads(results: Mapping[str, Any]) -> Table:
@@ -105,14 +107,15 @@ def heads(results: Mapping[str, Any]) -> Table:
     facts = results["heads"]
     recovery = facts.get("recovery")
     groups = recovery["groups"] if recovery else []
-    table = Table(title="Heads", title_justify="left", caption_justify="left")
+    title = "Heads: mean weight, and NLL on each group" if recovery else "Heads: mean weight"
+    table = Table(title=title, title_justify="left", caption_justify="left")
     table.caption = f"{facts['effective']:.1f} of {results['num_heads']} heads in effective use"
     if recovery:
         table.caption += "; * the head that stands for the group in the best one-to-one matching"
     table.add_column("head", justify="right")
     table.add_column("mean weight", justify="right")
     for group in groups:
-        table.add_column(f"NLL {group}", justify="right")
+        table.add_column(group, justify="right")
     for head, weight in enumerate(facts["mean_weight"]):
         cells = (
             f"{recovery['nll'][number][head]:.3f}{'*' if recovery['matching'][number] == head else ' '}"
