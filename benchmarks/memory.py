@@ -83,7 +83,9 @@ def train(store: FeatureStore, digests_M2) -> None:
     )
     backbone = CachedBackbone(table, standardise=True, train=pairs)
     rows = torch.arange(NUM_PAIRS)
-    data = PreferenceData([], pairs, {}, {"train": rows, "validation": rows[:4096], "test": rows[:1]}, {})
+    data = PreferenceData(
+        [], pairs, {}, {"train": rows, "validation": rows[:4096], "test": rows[:1]}, {}, torch.zeros(NUM_PAIRS).long()
+    )
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False,

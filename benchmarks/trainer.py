@@ -28,7 +28,14 @@ def make_data() -> PreferenceData:
     )
     vectors_MD = torch.randn(NUM_TEXTS, WIDTH, generator=generator)
     rows = torch.arange(NUM_PAIRS)
-    return PreferenceData(vectors_MD, pairs, {}, {"train": rows, "validation": rows[:1], "test": rows[:1]}, {})
+    return PreferenceData(
+        vectors_MD,
+        pairs,
+        {},
+        {"train": rows, "validation": rows[:1], "test": rows[:1]},
+        {},
+        torch.zeros(NUM_PAIRS).long(),
+    )
 
 
 def make_model(data: PreferenceData) -> MixtureBT:

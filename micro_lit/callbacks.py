@@ -29,7 +29,8 @@ class StepLine(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         self.pairs += len(batch) * trainer.world_size
-        self.loss = self.loss + outputs["loss"].detach()
+        # Lightning has divided the loss by the number of batches whose gradients it adds up.
+        self.loss = self.loss + outputs["loss"].detach() * trainer.accumulate_grad_batches
         self.batches += 1
         step = trainer.global_step
         if step == self.last_step or (step % self.interval and step != self.total) or not trainer.is_global_zero:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -78,9 +79,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _whole(least: int, null: bool = False) -> Rule:
-    allowed = f"a whole number of at least {least}" + (", or null" if null else "")
-    return Rule(allowed, lambda value: (null and value is None) or (type(value) is int and value >= least))
+def _whole(least: int, most: float = math.inf, null: bool = False) -> Rule:
+    allowed = f"a whole number of at least {least}" + (f" and at most {most}" if most < math.inf else "")
+    return Rule(
+        allowed + (", or null" if null else ""),
+        lambda value: (null and value is None) or (type(value) is int and least <= value <= most),
+    )
 
 
 def _number(least: float, below: float | None = None) -> Rule:
@@ -96,11 +100,25 @@ def _yes_or_no() -> Rule:
     return Rule("true or false", lambda value: isinstance(value, bool))
 
 
+def _object() -> Rule:
+    return Rule(
+        "an object with a _target_ (to choose one of a group write group=option, as in model/head=mlp)",
+        lambda value: isinstance(value, Mapping) and "_target_" in value,
+    )
+
+
 RULES: dict[str, Rule] = {
-    "seed": _whole(0),
+    "seed": _whole(0, most=2**32 - 1),
+    "packages": Rule("a list of names", lambda value: isinstance(value, list) and all(map(str, value))),
+    "data": _object(),
+    "backbone": _object(),
+    "model": _object(),
+    "model.head": _object(),
+    "model.gate": _object(),
+    "model.optimizer": _object(),
+    "trainer": _object(),
     "loader.batch_size": _whole(1),
     "loader.eval_batch_size": _whole(1),
-    "data.train": Rule("a number of pairs, or a file, folder or hub id", lambda value: bool(value)),
     "data.validation": _whole(1),
     "data.split_by": _one_of("prompt", "pair_id"),
     "data.validation_fraction": _number(0.0, below=1.0),
@@ -138,7 +156,7 @@ RULES: dict[str, Rule] = {
     "model.optimizer.lr": _number(0.0),
     "model.head.hidden": _whole(1),
     "model.gate.hidden": _whole(1),
-    "trainer.max_epochs": _whole(-1, null=True),
+    "trainer.max_epochs": _whole(1),
     "trainer.accelerator": _one_of("cpu", "gpu", "auto"),
     "trainer.num_nodes": _whole(1),
     "trainer.accumulate_grad_batches": _whole(1),
@@ -147,18 +165,27 @@ RULES: dict[str, Rule] = {
 
 def validate(settings: Settings) -> None:
     """Raises `UserError` for the first setting that breaks a rule: key, what was given, what is allowed."""
-    for key, rule in RULES.items():
+    for key, rule in _rules(settings):
         found, value = _look_up(settings, key)
         if found and not rule.test(value):
             raise UserError(f"{key}={value!r} is not allowed; give {rule.allowed}")
     for key, target in _targets(settings):
         _check_target(key, target, settings.get("packages") or [])
-    strategy = settings.get("trainer", {}).get("strategy")
-    if isinstance(strategy, str) and strategy.startswith(("ddp", "fsdp")) and _in_sweep():
+    trainer = settings.get("trainer", {"devices": 1, "num_nodes": 1})
+    if (trainer["devices"], trainer["num_nodes"]) != (1, 1) and _in_sweep():
         raise UserError(
-            f"trainer.strategy={strategy!r} inside a sweep: every rank would start the whole sweep again; "
-            "run each job by itself, one command a job, or sweep with trainer=cpu or trainer=gpu"
+            f"trainer.devices={trainer['devices']} inside a sweep: every rank would start the whole sweep again; "
+            "run each job by itself, one command a job, or sweep with trainer.devices=1"
         )
+
+
+def _rules(settings: Settings) -> Iterator[tuple[str, Rule]]:
+    """All rules; those of a data set also for each set of a mixture."""
+    yield from RULES.items()
+    for name in _look_up(settings, "data.sets")[1] or ():
+        for key, rule in RULES.items():
+            if key.startswith("data."):
+                yield key.replace("data.", f"data.sets.{name}.", 1), rule
 
 
 def _look_up(settings: Any, key: str) -> tuple[bool, Any]:
@@ -191,18 +218,48 @@ def _check_target(key: str, target: str, packages: list[str]) -> None:
 def build(node: Mapping[str, Any], **arguments: Any) -> Any:
     """Makes the object that a validated node describes; `arguments` are passed on as they are.
 
-    Raises `UserError` when the node gives what the object does not take, or lacks what it needs.
+    Raises `UserError` when the node, or one inside it, gives what its object does not take.
     """
+    for name, target in _targets(node):
+        inner = _look_up(node, name.removesuffix("_target_").removesuffix("."))[1] if "." in name else node
+        _check_call(target, {key: value for key, value in inner.items() if key not in ("_target_", "_partial_")})
     make = hydra.utils.instantiate(dict(node), _partial_=True, _convert_="all")
     try:
         inspect.signature(make.func).bind(*make.args, **make.keywords, **arguments)
     except TypeError as error:
         raise UserError(f"{node['_target_']}: {error}") from error
-    return make(**arguments)
+    try:
+        return make(**arguments)
+    except TypeError as error:
+        # A class that hands **settings on shows its mistakes only now.
+        if "keyword argument" not in str(error):
+            raise
+        raise UserError(f"{node['_target_']}: {error}") from error
+
+
+def _check_call(target: str, settings: Mapping[str, Any]) -> None:
+    try:
+        found = hydra.utils.get_object(target)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"_target_={target!r} cannot be imported ({str(error).splitlines()[0]})") from error
+    # A path may wander off through a module's own imports; what it ends at must be of an allowed package itself.
+    package = target.split(".")[0]
+    own = () if any(allowed.startswith(f"{package}.") for allowed in ALLOWED_TARGETS) else (f"{package}.",)
+    if not f"{getattr(found, '__module__', '')}.".startswith((*ALLOWED_TARGETS, *own)):
+        raise UserError(f"_target_={target!r} is not allowed: it ends outside {package}")
+    try:
+        inspect.signature(found).bind_partial(**settings)
+    except TypeError as error:
+        raise UserError(f"{target}: {error}") from error
 
 
 def _in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _resumed_dir(checkpoint: str | None, new: str) -> str:
+    """A resumed run goes on in its own folder, where its best checkpoint so far lies; others get a new one."""
+    return new if checkpoint is None else str(Path(checkpoint).absolute().parent.parent)
 
 
 def _run_dir() -> str:
@@ -218,10 +275,12 @@ def _sweep_name() -> str | None:
 def _wandb_offline() -> bool:
     """W&B stays offline unless the environment or netrc holds a key; `WANDB_MODE` has the last word."""
     netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    has_key = "WANDB_API_KEY" in os.environ or (netrc.is_file() and "wandb" in netrc.read_text())
-    return os.environ.get("WANDB_MODE", "online" if has_key else "offline") != "online"
+    has_key = bool(os.environ.get("WANDB_API_KEY")) or (netrc.is_file() and "wandb" in netrc.read_text())
+    mode = os.environ.get("WANDB_MODE")
+    return mode == "offline" if mode else not has_key
 
 
 OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
+OmegaConf.register_new_resolver("resumed_dir", _resumed_dir, replace=True)
 OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)
 OmegaConf.register_new_resolver("wandb_offline", _wandb_offline, replace=True)

@@ -14,16 +14,16 @@ def run(settings: Settings) -> int:
     from rich.console import Console
 
     from micro_lit.features.backbones import Pretrained
+    from micro_lit.reporting import terminal
 
     data = build(settings["data"]).load(settings["seed"])
     backbone = build(settings["backbone"])
     if data.is_vectors or not isinstance(backbone, Pretrained):
         raise UserError("nothing to encode: give data that are texts and a pretrained backbone")
     table = backbone.encode(data.texts, Path(settings["paths"]["features_dir"]))
-    Console(highlight=False).print(
-        f"{len(table):,} texts stored, {table.width} wide, {table.truncated:,} cut to fit: {table.folder}",
-        soft_wrap=True,
-    )
+    data.count_truncated(table.truncated_M)
+    terminal.show_data(data, backbone.tokenizer().show(data.example))
+    Console(highlight=False, soft_wrap=True).print(f"{len(table):,} texts stored, {table.width} wide: {table.folder}")
     return len(table)
 
 

@@ -94,7 +94,6 @@ class HeadMetrics(Metric):
             ("count", ()),
             ("weight", (num_heads,)),
             ("entropy", ()),
-            ("margin", (num_heads,)),
             ("margin_products", (num_heads, num_heads)),
             ("group_count", (num_groups,)),
             ("group_nll", (num_groups, num_heads)),
@@ -115,7 +114,6 @@ class HeadMetrics(Metric):
         self.count += len(margins_BK)
         self.weight += weights_BK.sum(dim=0)
         self.entropy -= (weights_BK * log_weights_BK).sum()
-        self.margin += margins_BK.sum(dim=0)
         self.margin_products += margins_BK.T @ margins_BK
         known_B = group_B >= 0
         group_B = group_B[known_B]
@@ -133,7 +131,7 @@ class HeadMetrics(Metric):
         """
         mean_weight_K = self.weight / self.count
         effective = torch.special.entr(mean_weight_K).sum().exp()
-        # Margins have no natural sign convention beyond (chosen, rejected), so correlation is taken about zero.
+        # About zero, not about the mean: the order (chosen, rejected) fixes the sign, and a shared bias is agreement.
         scale_K = self.margin_products.diagonal().sqrt().clamp(min=1e-12)
         result = {
             "mean_weight": mean_weight_K.tolist(),

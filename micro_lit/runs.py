@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 import yaml
+from pytorch_lightning.strategies import ModelParallelStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.nn import Module
 
 from micro_lit.config import Settings, build
@@ -24,6 +27,7 @@ def quiet_libraries() -> None:
         ".*does not have many workers.*",  # batches are slices of resident tensors: workers would only slow them
         ".*Experiment logs directory.*exists and is not empty.*",  # the run folder holds config.yaml already
         ".*Checkpoint directory.*exists and is not empty.*",  # so it is when a run is resumed
+        ".*dataloader is not resumable.*",  # it is: our datamodule's state says where it stood
         ".*LeafSpec.* is deprecated.*",  # inside Lightning, of torch 2.13
         ".*number of training batches.*smaller than the logging interval.*",
     ):
@@ -37,26 +41,44 @@ class Run:
         self.started = time.perf_counter()
         self.settings = settings
         self.folder = Path(settings["paths"]["run_dir"])
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        except OSError as error:
+            raise UserError(f"paths.run_dir={self.folder}: cannot be written ({error.strerror})") from error
         pl.seed_everything(settings["seed"], verbose=False)
         self.data: PreferenceData = build(settings["data"]).load(settings["seed"])
         self._check_splits()
         features_dir = Path(settings["paths"]["features_dir"])
         self.backbone: Module = build(settings["backbone"]).prepare(self.data, features_dir)
+        self.data.count_truncated(self.backbone.truncated_M)
         # Once more, so that heads start alike whatever the data and the backbone drew.
         pl.seed_everything(settings["seed"], verbose=False)
         self.model: pl.LightningModule = build(
             settings["model"], backbone=self.backbone, names=self.data.names, references=self.data.references
         )
         self.model.settings = settings
-        self.datamodule = PreferenceDataModule(self.data, **settings["loader"], seed=settings["seed"])
-        self.loggers = [build(node) for node in (settings["logger"] or {}).values()]
-        self.trainer: pl.Trainer = build(
-            settings["trainer"],
-            logger=self.loggers,
-            callbacks=[build(node) for node in settings["callbacks"].values()],
-        )
+        loader = {"_target_": "micro_lit.data.datamodule.PreferenceDataModule", **settings["loader"]}
+        self.datamodule: PreferenceDataModule = build(loader, data=self.data, seed=settings["seed"])
+        self._keep_old_metrics()
+        self.loggers = [build(node) for node in (settings.get("logger") or {}).values()]
+        self.trainer = self._make_trainer()
+
+    def _make_trainer(self) -> pl.Trainer:
+        callbacks = [build(node) for node in (self.settings.get("callbacks") or {}).values()]
+        try:
+            trainer = build(self.settings["trainer"], logger=self.loggers, callbacks=callbacks)
+        except (MisconfigurationException, ValueError, ImportError) as error:
+            raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            raise UserError("trainer=fsdp: no model of this version knows how to be sharded; use trainer=ddp")
+        return trainer
+
+    def _keep_old_metrics(self) -> None:
+        """The CSV logger begins its file anew; a resumed run sets the earlier part aside as metrics.1.csv and so on."""
+        path = self.folder / "metrics.csv"
+        if path.exists():
+            path.rename(self.folder / f"metrics.{len(list(self.folder.glob('metrics*.csv')))}.csv")
 
     def __enter__(self) -> "Run":
         return self
@@ -77,15 +99,29 @@ class Run:
             if isinstance(logger, pl.loggers.WandbLogger):
                 logger.log_hyperparams(self.settings)
         path = self.settings["ckpt_path"]
-        if path is not None and not Path(path).is_file():
-            raise UserError(f"ckpt_path={path}: no such checkpoint")
+        if path is not None:
+            self._check_checkpoint(path)
         try:
             self.trainer.fit(self.model, self.datamodule, ckpt_path=path, weights_only=True)
-        except RuntimeError as error:
-            if path is None or "loading state_dict" not in str(error):
-                raise
-            reason = str(error).splitlines()[-1].strip()
-            raise UserError(f"ckpt_path={path}: made for another model ({reason})") from error
+        except MisconfigurationException as error:
+            raise UserError(str(error).strip().splitlines()[0]) from error
+
+    def _check_checkpoint(self, path: str) -> None:
+        """Raises `UserError` unless the file is a checkpoint whose weights are, name by name, those of this model."""
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        except FileNotFoundError as error:
+            raise UserError(f"ckpt_path={path}: no such checkpoint") from error
+        except Exception as error:  # whatever a file that is no checkpoint makes of the unpickler
+            raise UserError(f"ckpt_path={path}: not a checkpoint of this library ({error!r:.80})") from error
+        shapes = {name: tuple(weight.shape) for name, weight in self.model.state_dict().items()}
+        for name in sorted(shapes.keys() | found.keys()):
+            theirs = tuple(found[name].shape) if name in found else None
+            if shapes.get(name) != theirs:
+                raise UserError(
+                    f"ckpt_path={path}: made for another model; {name} has shape {theirs} there, "
+                    f"{shapes.get(name)} here"
+                )
 
     def test(self) -> dict[str, Any]:
         """Tests the best checkpoint (the weights at hand when none was written) and returns the model's results."""

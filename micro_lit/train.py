@@ -14,7 +14,7 @@ def run(settings: Settings) -> float:
 
     runs.quiet_libraries()
     with runs.Run(settings) as this:
-        terminal.show_data(this.data, this.backbone)
+        terminal.show_data(this.data, this.backbone.example)
         this.fit()
         measured = results.assemble(settings, this.data, this.test(), this.seconds)
         results.write(measured, this.folder)

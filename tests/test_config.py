@@ -10,7 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import WandbLogger
 
-from micro_lit import config
+from micro_lit import config, train
 from micro_lit.errors import UserError
 
 CONF = config.config_dir()
@@ -82,6 +82,7 @@ def test_every_rule_has_a_key_somewhere(settings):
     known = set()
     for path in CONF.rglob("*.yaml"):
         package = [] if path.parent == CONF else list(path.parent.relative_to(CONF).parts)
+        known |= {".".join(package[:depth]) for depth in range(1, len(package) + 1)}
         known |= set(dotted(yaml.safe_load(path.read_text()) or {}, ".".join(package)))
     assert set(config.RULES) <= known
 
@@ -119,6 +120,61 @@ def test_a_package_of_ones_own_may_be_named(settings):
     assert settings("packages=[mine]", "model.head._target_=mine.Heads")["packages"] == ["mine"]
     with pytest.raises(UserError, match="packages"):
         settings("model.head._target_=mine.Heads")
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["micro_lit.config.os.getcwd", "pytorch_lightning.trainer.trainer.os.getcwd", "torch.nn.functional.torch.load"],
+)
+def test_a_path_through_an_allowed_package_does_not_lead_out_of_it(target):
+    with pytest.raises(UserError, match="it ends outside"):
+        config.build({"_target_": target})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.head=linear"], r"model.head='linear' .* write group=option, as in model/head=mlp"),
+        (["packages=mine"], r"packages='mine' is not allowed; give a list of names"),
+        (["data=mixture", "data.sets.polis.ties=maybe"], r"data.sets.polis.ties='maybe'"),
+        (["trainer.max_epochs=-1"], r"trainer.max_epochs=-1"),
+    ],
+)
+def test_likely_mistakes_are_named(overrides, message, settings):
+    with pytest.raises(UserError, match=message):
+        settings(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+model.optimizer.momentum=1"], r"torch.optim.AdamW: got an unexpected keyword argument 'momentum'"),
+        (["+model.foo=1"], r"SingleBT: .*unexpected keyword argument 'foo'"),
+        (["+model.num_heads=4"], r"SingleBT: .*multiple values for keyword argument 'num_heads'"),
+        (["+loader.num_workers=2"], r"PreferenceDataModule: got an unexpected keyword argument 'num_workers'"),
+        (["trainer.precision=16bit"], r"trainer: .*16bit"),
+        (["trainer.devices=0"], r"trainer: .*0"),
+        (["trainer=gpu"], r"trainer: .*[Nn]o supported gpu"),
+        (["callbacks.best.monitor=val/nlll"], r"val/nlll"),
+        (["data.train=-5"], r"data.train=-5: a planted population takes a whole number of pairs"),
+        (["data.population.group_weights=-1"], r"greater than 0"),
+        (["data.population.groups=0"], r"at least one group"),
+        (["backbone=tiny"], r"use backbone=identity"),
+    ],
+)
+def test_mistakes_that_only_the_objects_can_see_are_one_line_too(overrides, message, settings):
+    small = ["data.train=64", "data.validation=16", "data.test=16", "trainer.max_epochs=1"]
+    run = settings("+experiment=planted_floors_k8", "model=single_bt", *small, *overrides)
+    with pytest.raises(UserError, match=message) as caught:
+        train.run(run)
+    assert "\n" not in str(caught.value)
+
+
+def test_loggers_and_callbacks_may_be_left_out(settings):
+    small = ["data.train=64", "data.validation=16", "data.test=16", "trainer.max_epochs=1"]
+    checkpointing = "+trainer.enable_checkpointing=false"
+    run = settings("+experiment=planted_floors_k8", *small, "logger=none", "~callbacks", checkpointing)
+    assert train.run(run) > 0
 
 
 def test_an_argument_the_object_does_not_take_is_a_users_mistake():
@@ -163,7 +219,7 @@ def test_help_and_errors_answer_without_torch(entry, tmp_path):
         assert "hydra" in imported
         assert not {"torch", "transformers", "pytorch_lightning", "pyarrow"} & imported
     errors = [line for line in refused.stderr.splitlines() if "import time:" not in line]
-    assert errors == ["error: seed=-1 is not allowed; give a whole number of at least 0"]
+    assert errors == ["error: seed=-1 is not allowed; give a whole number of at least 0 and at most 4294967295"]
 
 
 def test_ddp_inside_a_sweep_is_refused(tmp_path):

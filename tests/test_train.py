@@ -1,8 +1,12 @@
 import csv
 import json
 import math
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import micro_lit_testing
 import pytest
 import torch
 import yaml
@@ -51,7 +55,7 @@ def test_what_a_run_leaves_behind(settings, capsys):
     folder = Path(run["paths"]["run_dir"])
     found = results(run)
     assert found["test"]["nll"]["value"] == value
-    assert (found["num_heads"], found["seed"], found["model"]) == (8, 1, "MixtureBT")
+    assert (found["num_heads"], found["seed"], found["model"]) == (8, 1, "mixture")
     assert found["data"]["test"] == found["test"]["nll"]["n"] == 256
     assert set(found["floors"]) == set(found["excess"]) == set(config_references())
     assert sum(found["heads"]["mean_weight"]) == pytest.approx(1.0)
@@ -89,23 +93,45 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(settings):
     assert first != train.run(settings(*FEATURES, "trainer.max_epochs=1", "seed=4"))
 
 
-@pytest.mark.parametrize("data", [FEATURES, ("+experiment=mixture_k8", *SMALL_TEXT)])
-def test_a_resumed_run_ends_where_the_whole_one_does(data, settings):
-    whole = settings(*data, "trainer.max_epochs=4")
+BETWEEN = ("trainer.max_epochs=3",)
+WITHIN = ("trainer.max_epochs=2", "trainer.val_check_interval=3")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "killed_at", "saved_at"),
+    [
+        ((*FEATURES, *BETWEEN), 10, 8),
+        ((*FEATURES, *WITHIN), 5, 3),
+        ((*FEATURES, *WITHIN), 13, 11),
+        # So high a learning rate that the best checkpoint lies before the kill.
+        ((*FEATURES, *BETWEEN, "model.optimizer.lr=3.0"), 18, 16),
+        (("+experiment=mixture_k8", *SMALL_TEXT, "trainer.val_check_interval=2"), 5, 5),
+    ],
+)
+def test_a_killed_run_that_is_resumed_ends_where_the_whole_one_does(overrides, killed_at, saved_at, settings):
+    whole = settings(*overrides)
     expected = train.run(whole)
-    # Stopped after two of four epochs: the schedule must be that of the whole run.
-    half = settings(
-        *data,
-        "trainer.max_epochs=4",
-        "+callbacks.stop._target_=micro_lit_testing.StopAfter",
-        "packages=[micro_lit_testing]",
-    )
-    train.run(half)
-    last = Path(half["paths"]["run_dir"]) / "checkpoints" / "last.ckpt"
-    kept = last.rename(last.with_name("kept.ckpt"))
-    assert torch.load(kept, weights_only=True)["epoch"] == 1
-    resumed = settings(*data, "trainer.max_epochs=4", f"ckpt_path={kept}")
-    assert train.run(resumed) == expected
+    folder = Path(whole["paths"]["run_dir"])
+    shutil.rmtree(folder)
+    kill = ("packages=[micro_lit_testing]", "+callbacks.kill._target_=micro_lit_testing.KillAt")
+    with pytest.raises(micro_lit_testing.Killed):
+        train.run(settings(*overrides, *kill, f"+callbacks.kill.step={killed_at}"))
+    last = folder / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == saved_at
+    assert train.run(settings(*overrides, f"ckpt_path={last}")) == expected
+    assert (folder / "metrics.1.csv").exists()
+
+
+def test_a_resumed_command_goes_on_in_its_own_folder(tmp_path):
+    """Through the command itself: nothing but the checkpoint is named, and no second run folder appears."""
+    small = ["data.train=256", "data.validation=32", "data.test=32"]
+    command = [sys.executable, "-m", "micro_lit.train", "+experiment=planted_floors_k8", *small]
+    subprocess.run([*command, "trainer.max_epochs=1"], cwd=tmp_path, check=True, capture_output=True)
+    [checkpoint] = tmp_path.glob("runs/planted_floors_k8/*/checkpoints/last.ckpt")
+    resume = [*command, "trainer.max_epochs=2", f"ckpt_path='{checkpoint.relative_to(tmp_path)}'"]
+    subprocess.run(resume, cwd=tmp_path, check=True, capture_output=True)
+    [folder] = tmp_path.glob("runs/planted_floors_k8/*")
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
 
 
 def test_checkpoints_that_do_not_fit_are_refused(settings, tmp_path):
@@ -115,7 +141,9 @@ def test_checkpoints_that_do_not_fit_are_refused(settings, tmp_path):
     train.run(run)
     checkpoint = Path(run["paths"]["run_dir"]) / "checkpoints" / "last.ckpt"
     kept = checkpoint.rename(tmp_path / "kept.ckpt")
-    with pytest.raises(UserError, match=r"made for another model .*size mismatch"):
+    with pytest.raises(
+        UserError, match=r"made for another model; gate.logits.2.bias has shape \(8,\) there, \(3,\) here"
+    ):
         train.run(settings(*FEATURES, f"ckpt_path={kept}", "model.num_heads=3"))
 
 
@@ -177,5 +205,5 @@ def test_an_empty_split_is_named(settings):
 
 
 def test_missing_real_data_are_named_with_a_remedy(settings):
-    with pytest.raises(UserError, match=r"polis/train.parquet: no such file"):
+    with pytest.raises(UserError, match=r"polis/train.parquet: no such file .*paths.data_dir or MICRO_LIT_DATA"):
         train.run(settings("+experiment=polis_mixture_k8", "paths.data_dir=nowhere"))

@@ -28,6 +28,8 @@ class RowBatches(Sampler):
         self.seed = seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
+        # Batches of this epoch that were given out; set before an epoch begins, it begins after them.
+        self.done = 0
 
     def __len__(self) -> int:
         return -(-self._num_used() // (self.batch_size * self.world_size))
@@ -39,7 +41,9 @@ class RowBatches(Sampler):
             generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
             row_N = torch.randperm(self.num_rows, generator=generator)
         size = self.batch_size * self.world_size
-        for start in range(0, self._num_used(), size):
+        first, self.done = self.done % max(1, len(self)), 0
+        for start in range(first * size, self._num_used(), size):
+            self.done = start // size + 1
             yield row_N[start : min(start + size, self._num_used())][self.rank :: self.world_size]
 
     def _num_used(self) -> int:
@@ -54,16 +58,29 @@ class RowBatches(Sampler):
 
 
 class PreferenceDataModule(pl.LightningDataModule):
-    """batch_size: pairs in a training step, on each device. eval_batch_size: pairs at once without gradients."""
+    """batch_size: pairs in a training step, on each device. eval_batch_size: pairs at once without gradients.
+
+    Its place within an epoch goes into checkpoints, so that a resumed run sees the batches that were still to come.
+    """
 
     def __init__(self, data: PreferenceData, batch_size: int, eval_batch_size: int, seed: int) -> None:
         super().__init__()
         self.data = data
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.seed = seed
+        self.done = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"done": self.train_batches.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.done = state["done"]
 
     def train_dataloader(self) -> DataLoader:
-        return self._loader("train", self.batch_size, self.seed)
+        loader = self._loader("train", self.batch_size, self.seed)
+        self.train_batches: RowBatches = loader.sampler
+        self.train_batches.done, self.done = self.done, 0
+        return loader
 
     def val_dataloader(self) -> DataLoader:
         return self._loader("validation", self.eval_batch_size, None)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from micro_lit.data.population import REFERENCES, Population
@@ -24,7 +24,7 @@ class Text(NamedTuple):
     response: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Pairs:
     """N pairs as columns. Indexing with a tensor of rows gives the pairs of a batch: the same class, fewer rows.
 
@@ -75,6 +75,7 @@ class Counts:
     rows: int = 0
     dropped: int = 0
     ties: int = 0
+    truncated: int = 0
     reasons: list[str] = field(default_factory=list)
 
 
@@ -85,7 +86,7 @@ class PreferenceData:
     texts: the M distinct texts, or their representations [M, D] where the data are vectors already.
     names: for each label column its values; a code in `pairs.labels_NC` is a position in this list.
     splits: rows of `pairs` for "train", "validation" and "test".
-    counts: per set, what was read and dropped.
+    counts: per set, what was read, dropped and cut. set_N: which of these sets a pair is from.
     population: the planted population the pairs were drawn from, when there is one.
     """
 
@@ -94,10 +95,21 @@ class PreferenceData:
     names: dict[str, list[str]]
     splits: dict[str, Int64[Tensor, " rows"]]
     counts: dict[str, Counts]
+    set_N: Int64[Tensor, " N"]
     population: Population | None = None
 
     def split(self, name: str) -> Pairs:
         return self.pairs[self.splits[name]]
+
+    @property
+    def example(self) -> Text:
+        """The first training pair's chosen response, for a look at what the backbone reads."""
+        return self.texts[int(self.split("train").chosen_N[0])]
+
+    def count_truncated(self, truncated_M: Bool[Tensor, " M"]) -> None:
+        """Notes in `counts` how many distinct texts of each set were cut to fit the backbone."""
+        for number, counts in enumerate(self.counts.values()):
+            counts.truncated = int(truncated_M[self.pairs.triplets_N3[self.set_N == number].unique()].sum())
 
     @property
     def is_vectors(self) -> bool:
@@ -109,10 +121,13 @@ class PreferenceData:
         return REFERENCES if self.population is not None else ()
 
 
-def from_records(records: Sequence[Record], splits: Sequence[str], counts: dict[str, Counts]) -> PreferenceData:
+def from_records(
+    records: Sequence[Record], splits: Sequence[str], counts: dict[str, Counts], sets: Sequence[int] | None = None
+) -> PreferenceData:
     """Indexes records: each distinct text once, each label value a code.
 
-    splits: for each record "train", "validation" or "test".
+    splits: for each record "train", "validation" or "test". sets: for each record the position of its set in `counts`;
+    needed when there are several.
     """
     text_rows: dict[Text, int] = {}
     label_codes: dict[str, dict[str, int]] = {name: {} for name in LABELS}
@@ -141,6 +156,7 @@ def from_records(records: Sequence[Record], splits: Sequence[str], counts: dict[
             for name in ("train", "validation", "test")
         },
         counts=counts,
+        set_N=torch.tensor([0] * len(records) if sets is None else sets, dtype=torch.int64),
     )
 
 

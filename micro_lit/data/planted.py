@@ -44,6 +44,9 @@ class Planted:
     ) -> None:
         self.population = _shared_population(json.dumps(population, sort_keys=True))
         self.sizes = {"train": train, "validation": validation, "test": test}
+        for name, size in self.sizes.items():
+            if type(size) is not int or size < 0:
+                raise UserError(f"data.{name}={size!r}: a planted population takes a whole number of pairs")
         self.raters_per_pair = raters_per_pair
         self.users_per_group = users_per_group
         self.criteria = criteria
@@ -109,6 +112,7 @@ class PlantedFeatures(Planted):
             names=names,
             splits={name: torch.from_numpy(np.flatnonzero(split_of_row == name)) for name in SPLITS},
             counts={"planted_features": Counts(rows=len(context_N))},
+            set_N=torch.zeros(len(context_N), dtype=torch.int64),
         )
 
     def _contexts(self, population: Population) -> Tensor:

@@ -182,6 +182,8 @@ def plant(
     """
     generator = np.random.default_rng(seed)
     attributes = tuple(attributes)
+    if not (groups if isinstance(groups, int) else len(groups)):
+        raise UserError("data.population.groups is empty; a population needs at least one group")
     if isinstance(groups, int):
         names = tuple(f"group_{number}" for number in range(groups))
         rewards_KA = _draw_rewards(len(attributes), groups, relevant, generator)
@@ -192,8 +194,12 @@ def plant(
             raise UserError(f"groups care about {sorted(unknown)}, which are not attributes; known: {attributes}")
         rewards_KA = np.array([[float(group.get(name, 0.0)) for name in attributes] for group in groups.values()])
     if isinstance(group_weights, int | float):
+        if group_weights <= 0:
+            raise UserError(f"group_weights={group_weights}: a Dirichlet concentration is greater than 0")
         group_weights_TK = generator.dirichlet([float(group_weights)] * len(rewards_KA), size=topics)
     else:
+        if len({len(row) for row in group_weights}) > 1:
+            raise UserError("group_weights has rows of different lengths; give one weight per group and topic")
         group_weights_TK = np.array(group_weights, dtype=np.float64)
         if group_weights_TK.shape != (topics, len(rewards_KA)):
             raise UserError(

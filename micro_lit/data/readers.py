@@ -30,7 +30,10 @@ def read_rows(path: str, split: str = "train", subset: str | None = None, revisi
     elif location.is_dir():
         yield from _read_folder(location, split)
     elif location.is_absolute() or location.suffix in FILE_ENDINGS or path.count("/") != 1:
-        raise UserError(f"{path}: no such file or folder; give {READABLE}, or the id of a hub data set")
+        raise UserError(
+            f"{path}: no such file or folder. paths.data_dir or MICRO_LIT_DATA says where known sets lie; "
+            f"for your own give {READABLE}, or the id of a hub data set"
+        )
     else:
         yield from _read_hub(path, split, subset, revision)
 

@@ -152,7 +152,7 @@ class Mixture:
         self.sizes = dict(sizes) if weights is None else _apportion(weights, size)
 
     def load(self, seed: int) -> PreferenceData:
-        records, splits, counts = [], [], {}
+        records, splits, sets, counts = [], [], [], {}
         for number, (name, source) in enumerate(self.sets.items()):
             set_records, set_splits, counts[name] = source.read(seed)
             generator = np.random.default_rng([seed, number])
@@ -161,7 +161,8 @@ class Mixture:
             kept = [pair for pair in zip(set_records, set_splits, strict=True) if pair[1] != "train"]
             records += drawn + [record for record, _ in kept]
             splits += ["train"] * len(drawn) + [split for _, split in kept]
-        return from_records(records, splits, counts)
+            sets += [number] * (len(drawn) + len(kept))
+        return from_records(records, splits, counts, sets)
 
 
 def _column(row: Mapping[str, Any], ours: str, theirs: str) -> Any:

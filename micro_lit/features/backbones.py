@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from micro_lit.data.pairs import Pairs, PreferenceData, Text
 from micro_lit.errors import UserError
 from micro_lit.features.encoder import encode_into
 from micro_lit.features.network import PooledTransformer, Pooling
-from micro_lit.features.store import FeatureStore, MappedTable, text_digests
+from micro_lit.features.store import CHUNK_BYTES, FeatureStore, MappedTable, text_digests
 from micro_lit.features.tokens import TextTokenizer, TokenTable
 
 CHAT_TEMPLATE = (
@@ -44,17 +44,23 @@ class CachedBackbone(nn.Module):
 
     standardise: bring every dimension of contexts and of responses to mean 0 and standard deviation 1 over the training
         texts. Heads on raw sentence embeddings learn slowly: a few dimensions are many times larger than the rest.
-    truncated: how many texts were cut to fit.
+    truncated_M: whether a text was cut to fit. example: a text as the backbone read it.
     """
 
     def __init__(
-        self, table: Float[Tensor, "M D"] | MappedTable, standardise: bool, train: Pairs, truncated: int = 0
+        self,
+        table: Float[Tensor, "M D"] | MappedTable,
+        standardise: bool,
+        train: Pairs,
+        truncated_M: Bool[Tensor, " M"] | None = None,
+        example: str | None = None,
     ) -> None:
         super().__init__()
         self.table = table if isinstance(table, MappedTable) else None
         self.register_buffer("features_MD", None if self.table else table, persistent=False)
         self.width = table.width if isinstance(table, MappedTable) else table.shape[1]
-        self.truncated = truncated
+        self.truncated_M = torch.zeros(len(table), dtype=torch.bool) if truncated_M is None else truncated_M
+        self.example = example
         for role, rows in (("context", train.context_N), ("response", train.triplets_N3[:, 1:])):
             mean_D, std_D = self._moments(rows.unique()) if standardise else (torch.zeros(()), torch.ones(()))
             self.register_buffer(f"{role}_mean", mean_D)
@@ -74,7 +80,7 @@ class CachedBackbone(nn.Module):
 
     def _moments(self, rows_M: Int64[Tensor, " M"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
         """Mean and standard deviation in two passes; a dimension that does not vary keeps its scale."""
-        chunks = rows_M.split(65536)
+        chunks = rows_M.split(max(1, CHUNK_BYTES // (4 * self.width)))
         mean_D = sum(self._gather(chunk).double().sum(dim=0) for chunk in chunks) / len(rows_M)
         variance_D = sum((self._gather(chunk) - mean_D).square().sum(dim=0) for chunk in chunks) / len(rows_M)
         std_D = variance_D.sqrt().float()
@@ -89,24 +95,21 @@ class TrainableBackbone(nn.Module):
     own in the batch.
     """
 
-    def __init__(self, transformer: PooledTransformer, tokens: TokenTable, pairs: Pairs) -> None:
+    def __init__(self, transformer: PooledTransformer, tokens: TokenTable, pairs: Pairs, example: str) -> None:
         super().__init__()
         self.transformer = transformer
         self.width = transformer.width
-        self.truncated = int(tokens.truncated_M.sum())
-        for name in ("flat_ids", "offsets", "prompt_lengths_M", "truncated_M"):
+        self.truncated_M = tokens.truncated_M
+        self.example = example
+        for name in ("flat_ids", "offsets", "prompt_lengths_M"):
             self.register_buffer(f"tokens_{name}", getattr(tokens, name), persistent=False)
-        context_rows, chosen_rows = pairs.context_N.tolist(), pairs.chosen_N.tolist()
         self.reads_context_from_chosen = transformer.causal and all(
-            tokens.starts_with(chosen, context)
-            for chosen, context in dict(zip(chosen_rows, context_rows, strict=True)).items()
+            tokens.starts_with(chosen, context) for context, chosen in pairs.triplets_N3[:, :2].unique(dim=0).tolist()
         )
 
     @property
     def tokens(self) -> TokenTable:
-        return TokenTable(
-            self.tokens_flat_ids, self.tokens_offsets, self.tokens_prompt_lengths_M, self.tokens_truncated_M
-        )
+        return TokenTable(self.tokens_flat_ids, self.tokens_offsets, self.tokens_prompt_lengths_M, self.truncated_M)
 
     def forward(self, pairs: Pairs, with_context: bool) -> Representations:
         rows = [pairs.chosen_N, pairs.rejected_N]
@@ -160,6 +163,8 @@ class Pretrained:
         trust_remote_code: bool = False,
     ) -> None:
         self.model = _minilm_folder() if model == "minilm" else model
+        if causal and pooling == "cls":
+            raise UserError("backbone.pooling=cls reads the first token, which in a causal network has seen no other")
         self.revision = revision
         self.pooling, self.causal = pooling, causal
         self.max_length = max_length
@@ -175,13 +180,12 @@ class Pretrained:
     def prepare(self, data: PreferenceData, features_dir: Path) -> CachedBackbone | TrainableBackbone:
         if data.is_vectors:
             raise UserError("the data are vectors; use backbone=identity")
+        example = self.tokenizer().show(data.example)
         if not self.frozen:
-            return TrainableBackbone(self.network(torch.float32), self.tokenizer()(data.texts), data.pairs)
+            return TrainableBackbone(self.network(torch.float32), self.tokenizer()(data.texts), data.pairs, example)
         table = self.encode(data.texts, features_dir)
-        truncated = table.truncated
-        if table.nbytes <= self.resident_bytes:
-            table = table.gather(torch.arange(len(table)))
-        return CachedBackbone(table, self.standardise, data.split("train"), truncated)
+        vectors = table.resident() if table.nbytes <= self.resident_bytes else table
+        return CachedBackbone(vectors, self.standardise, data.split("train"), table.truncated_M, example)
 
     def encode(self, texts: list[Text], features_dir: Path) -> MappedTable:
         """The representations of some texts; those the store lacks are encoded first, by one process at a time."""
@@ -206,9 +210,16 @@ class Pretrained:
     def network(self, dtype: torch.dtype) -> PooledTransformer:
         from transformers import AutoModel
 
-        network = self._load(
-            AutoModel.from_pretrained, "model", dtype=dtype, attn_implementation=self.attn_implementation
+        network, report = self._load(
+            AutoModel.from_pretrained,
+            "model",
+            dtype=dtype,
+            attn_implementation=self.attn_implementation,
+            output_loading_info=True,
         )
+        missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+        if missing:
+            raise UserError(f"backbone.model={self.model}: it lacks the weights {', '.join(missing[:3])} ...")
         return PooledTransformer(network, self.pooling, self.causal)
 
     def _load(self, loader: Callable[..., Any], kind: str, **options: Any) -> Any:
@@ -252,6 +263,8 @@ class Tiny:
         pooling: Pooling = "last",
         init: float = 0.1,
     ) -> None:
+        if hidden % (2 * heads):
+            raise UserError(f"backbone.hidden={hidden} must be a multiple of twice backbone.heads={heads}")
         self.init = init
         self.hidden, self.layers, self.heads = hidden, layers, heads
         self.vocabulary = vocabulary
@@ -263,7 +276,9 @@ class Tiny:
             raise UserError("the data are vectors; use backbone=identity")
         train_rows = data.split("train").triplets_N3.unique().tolist()
         tokenizer = TextTokenizer(self._learn_tokenizer([data.texts[row] for row in train_rows]), self.max_length)
-        return TrainableBackbone(self.network(tokenizer), tokenizer(data.texts), data.pairs)
+        return TrainableBackbone(
+            self.network(tokenizer), tokenizer(data.texts), data.pairs, tokenizer.show(data.example)
+        )
 
     def network(self, tokenizer: TextTokenizer) -> PooledTransformer:
         from transformers import AutoModel, LlamaConfig

@@ -13,14 +13,14 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
@@ -29,6 +29,7 @@ from micro_lit.data.pairs import Text
 from micro_lit.errors import UserError
 
 SHARD_BYTES = 256 * 2**20
+CHUNK_BYTES = 64 * 2**20
 FORMAT = 1
 
 # The kernel maps pages around the one touched (fault-around), so a gathered row can make this much resident.
@@ -117,14 +118,14 @@ class FeatureStore:
             self.folder,
             [shard["features"] for shard in tensors],
             torch.from_numpy(place_M2),
-            sum(int(truncated[shard][row]) for shard, row in place_M2.tolist()),
+            torch.tensor([bool(truncated[shard][row]) for shard, row in place_M2.tolist()]),
         )
 
 
 class MappedTable:
     """M representations inside mapped shards; gathering reads only the rows asked for.
 
-    place_M2: shard and row of each text. truncated: how many of the texts were cut to fit.
+    place_M2: shard and row of each text. truncated_M: whether a text was cut to fit.
     resident_bytes: how much of the mapping may stay in the process's resident set between gathers. Pages given back
     stay in the page cache, so touching them again costs no disk.
     """
@@ -134,13 +135,13 @@ class MappedTable:
         folder: Path,
         shards: Sequence[Tensor],
         place_M2: Int64[Tensor, "M 2"],
-        truncated: int,
+        truncated_M: Bool[Tensor, " M"],
         resident_bytes: int = 2**29,
     ) -> None:
         self.folder = folder
         self.shards = list(shards)
         self.place_M2 = place_M2
-        self.truncated = truncated
+        self.truncated_M = truncated_M
         self.resident_bytes = resident_bytes
         self._touched_bytes = 0
 
@@ -150,6 +151,17 @@ class MappedTable:
     @property
     def width(self) -> int:
         return self.shards[0].shape[1]
+
+    def chunks(self) -> Iterator[Int64[Tensor, " B"]]:
+        """All rows in order, in pieces of a few dozen megabytes."""
+        return iter(torch.arange(len(self)).split(max(1, CHUNK_BYTES // (4 * self.width))))
+
+    def resident(self) -> Float[Tensor, "M D"]:
+        """All rows in memory, read piece by piece so that nothing but the result is held."""
+        out_MD = torch.empty(len(self), self.width)
+        for rows_B in self.chunks():
+            out_MD[rows_B] = self.gather(rows_B)
+        return out_MD
 
     @property
     def nbytes(self) -> int:

@@ -43,7 +43,7 @@ class MixtureBT(pl.LightningModule):
         this, where the data hold gaps. centring_weight: of the mean squared sum of a pair's rewards, which ties their
         level.
     optimizer: parameters -> optimizer. warmup: share of all steps in which the learning rate rises to its value; it
-        falls to zero along a cosine afterwards.
+        falls to zero along a cosine afterwards. name: what results call the model.
     """
 
     def __init__(
@@ -62,8 +62,10 @@ class MixtureBT(pl.LightningModule):
         centring_weight: float = 0.0,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
         warmup: float = 0.05,
+        name: str = "mixture",
     ) -> None:
         super().__init__()
+        self.name = name
         self.backbone = backbone
         # Heads before the gate: with K = 1 they start the same whatever the gate, so every gate is single BT.
         self.head = head(width=backbone.width, num_heads=num_heads)
@@ -89,10 +91,13 @@ class MixtureBT(pl.LightningModule):
 
     def forward(self, pairs: Any) -> Judgment:
         context_BD, chosen_BD, rejected_BD = self.backbone(pairs, with_context=self.gate.needs_context)
-        chosen_BK, rejected_BK = self.head(chosen_BD), self.head(rejected_BD)
+        # Heads and gate are cheap and decide everything: in float32 whatever precision the backbone runs in.
+        with torch.autocast(self.device.type, enabled=False):
+            chosen_BK, rejected_BK = self.head(chosen_BD.float()), self.head(rejected_BD.float())
+            log_weights_BK = self.gate(None if context_BD is None else context_BD.float())
         margins_BK = chosen_BK - rejected_BK
         assert margins_BK.shape[1] == self.num_heads, f"the head gives {margins_BK.shape[1]} rewards"
-        return Judgment(margins_BK, self.gate(context_BD).expand_as(margins_BK), chosen_BK, rejected_BK)
+        return Judgment(margins_BK, log_weights_BK.expand_as(margins_BK), chosen_BK, rejected_BK)
 
     def log_prob(self, judgment: Judgment) -> Float[Tensor, " B"]:
         """Log-probability that the chosen response is preferred, in nats."""
@@ -128,6 +133,12 @@ class MixtureBT(pl.LightningModule):
         self.validation_metrics.reset()
         self.log_dict({f"val/{name}": facts["value"] for name, facts in result.items()})
 
+    def on_test_start(self) -> None:
+        for metrics in (
+            self.test_metrics, *self.test_breakdowns.values(), self.head_metrics, self.excess_metrics
+        ):  # fmt: skip
+            metrics.reset()
+
     def test_step(self, pairs: Any, batch_index: int) -> None:
         judgment = self(pairs)
         log_prob_B = self.log_prob(judgment)
@@ -146,7 +157,7 @@ class MixtureBT(pl.LightningModule):
     def test_results(self) -> dict[str, Any]:
         """What the last test measured, as plain JSON types; the parts of results.json that a model knows."""
         [overall] = self.test_metrics.compute()
-        results = {"test": overall, "test_by": {}, "heads": self.head_metrics.compute()}
+        results = {"model": self.name, "test": overall, "test_by": {}, "heads": self.head_metrics.compute()}
         if "recovery" in results["heads"]:
             results["heads"]["recovery"]["groups"] = self.names["group"]
         for name, metrics in self.test_breakdowns.items():

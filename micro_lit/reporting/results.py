@@ -9,6 +9,7 @@ from typing import Any
 from micro_lit.config import Settings
 from micro_lit.data.pairs import PreferenceData
 
+COUNTED = ("dropped", "ties", "truncated")
 FILE_NAME = "results.json"
 RECORDED_VERSIONS = ("micro-lit", "torch", "pytorch-lightning", "transformers")
 
@@ -22,17 +23,16 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
     floors = data.population.floors if data.population is not None else {}
     return {
         "experiment": settings["name"],
-        "model": settings["model"]["_target_"].rsplit(".", 1)[-1],
+        "model": measured["model"],
         "num_heads": len(measured["heads"]["mean_weight"]),
         "seed": settings["seed"],
         "seconds": round(seconds, 1),
         "versions": {name.replace("-", "_"): version(name) for name in RECORDED_VERSIONS},
         "data": {
             **{name: len(rows) for name, rows in data.splits.items()},
-            "dropped": sum(counts.dropped for counts in data.counts.values()),
-            "ties": sum(counts.ties for counts in data.counts.values()),
+            **{count: sum(getattr(counts, count) for counts in data.counts.values()) for count in COUNTED},
             "sets": {
-                name: {"rows": counts.rows, "dropped": counts.dropped, "ties": counts.ties}
+                name: {count: getattr(counts, count) for count in ("rows", *COUNTED)}
                 for name, counts in data.counts.items()
             },
         },

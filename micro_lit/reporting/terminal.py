@@ -7,12 +7,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from torch.nn import Module
 
 from micro_lit.data.pairs import PreferenceData
 
 Z = 1.96
+KEPT = ("results.json", "metrics.csv", "config.yaml", "checkpoints")
 MAX_CELLS = 16
+MAX_EXAMPLE = 300
 
 FLOORS = {
     "oracle": "F0  oracle floor",
@@ -22,18 +23,23 @@ FLOORS = {
 }
 
 
-def show_data(data: PreferenceData, backbone: Module) -> None:
-    """Rows read, dropped and tied per set, the sizes of the splits, and texts that were cut."""
-    console = Console(highlight=False)
+def show_data(data: PreferenceData, example: str | None) -> None:
+    """Rows read, dropped and tied per set, texts that were cut, the splits, and a text as the backbone reads it."""
+    console = Console(highlight=False, soft_wrap=True)
     for name, counts in data.counts.items():
-        console.print(f"{name}: {counts.rows:,} rows read, {counts.dropped:,} dropped, {counts.ties:,} ties")
+        console.print(
+            f"{name}: {counts.rows:,} rows read, {counts.dropped:,} dropped, {counts.ties:,} ties, "
+            f"{counts.truncated:,} texts cut to fit"
+        )
         for reason in counts.reasons:
             console.print(f"  dropped {reason}", markup=False)
+        if counts.dropped > len(counts.reasons):
+            console.print(f"  and {counts.dropped - len(counts.reasons):,} more")
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
-    kind = "vectors" if data.is_vectors else "texts"
-    console.print(
-        f"pairs: {sizes}; {len(data.texts):,} distinct {kind}, {backbone.truncated:,} cut to fit", soft_wrap=True
-    )
+    console.print(f"pairs: {sizes}; {len(data.texts):,} distinct {'vectors' if data.is_vectors else 'texts'}")
+    if example is not None:
+        shown = example if len(example) <= MAX_EXAMPLE else f"{example[:MAX_EXAMPLE]} ..."
+        console.print(f"the backbone reads, for example: {shown!r}", markup=False)
 
 
 def show_results(results: Mapping[str, Any], folder: Path) -> None:
@@ -46,10 +52,8 @@ def show_results(results: Mapping[str, Any], folder: Path) -> None:
     console.print(scores(results), "")
     if not single:
         console.print(heads(results), "")
-    console.print(
-        f"wrote {folder}/ in {results['seconds']:.0f} s: results.json, metrics.csv, config.yaml, checkpoints/",
-        soft_wrap=True,
-    )
+    kept = [name for name in KEPT if (folder / name).exists()]
+    console.print(f"wrote {folder}/ in {results['seconds']:.0f} s: {', '.join(kept)}", soft_wrap=True)
     console.print(f"next: the same command with model={'mixture' if single else 'single_bt'}, to compare")
 
 
@@ -65,11 +69,13 @@ def ladder(results: Mapping[str, Any]) -> Table:
     recovery = results["heads"].get("recovery")
     if recovery and results["num_heads"] > 1:
         oracle = recovery["oracle_nll"]
-        rows.append((oracle["value"], "ORACLE: best head per group", _interval(oracle, 4), ""))
+        beyond = oracle["value"] - results["floors"]["oracle"]["value"]
+        distance = f"from F0 {_distance({'value': beyond, 'se': oracle['se']})}"
+        rows.append((oracle["value"], "ORACLE: best head per group", _interval(oracle, 4), distance))
     table = Table(title=f"Where {_title(results)} stands", title_justify="left", caption_justify="left")
     table.caption = (
         "NLL in nats, with 95 % intervals. A distance compares, on the same test rows, the model with the predictor "
-        "that reaches the floor. The ORACLE knows groups and test labels."
+        "that reaches the floor. The ORACLE knows groups and test labels. Intervals take rows as independent."
     )
     table.add_column("")
     table.add_column("test NLL", justify="right")
@@ -81,7 +87,7 @@ def ladder(results: Mapping[str, Any]) -> Table:
 
 def scores(results: Mapping[str, Any]) -> Table:
     """NLL, accuracy, Brier score and calibration error of all test rows, then of each breakdown with few values."""
-    table = Table(title=f"Test scores of {_title(results)}", title_justify="left")
+    table = Table(title=f"Test scores of {_title(results)}", title_justify="left", caption_justify="left")
     table.add_column("rows")
     table.add_column("n", justify="right")
     for column in ("NLL", "accuracy", "Brier", "ECE"):
@@ -92,6 +98,9 @@ def scores(results: Mapping[str, Any]) -> Table:
             table.add_section()
             for name, cell in cells.items():
                 _add_scores(table, f"{column} {name}", cell)
+    hidden = [f"{column} ({len(cells)})" for column, cells in results["test_by"].items() if len(cells) > MAX_CELLS]
+    if hidden:
+        table.caption = f"Only in results.json, too many values to print: {', '.join(hidden)}"
     return table
 
 
