@@ -10,8 +10,8 @@ import torch
 from micro_lit.data import rendering
 from micro_lit.data.pairs import Text
 from micro_lit.data.records import Message
-from micro_lit.features.backbones import Pretrained
 from micro_lit.features.encoder import encode
+from micro_lit.features.pretrained import Pretrained
 
 NUM_TEXTS, ROUNDS = 480, 2
 

@@ -13,7 +13,7 @@ def run(settings: Settings) -> int:
     """
     from rich.console import Console
 
-    from micro_lit.features.backbones import Pretrained
+    from micro_lit.features.pretrained import Pretrained
     from micro_lit.reporting import terminal
 
     data = build(settings["data"]).load(settings["seed"])

@@ -39,6 +39,7 @@ class Run:
 
     def __init__(self, settings: Settings) -> None:
         self.started = time.perf_counter()
+        quiet_libraries()
         self.settings = settings
         self.folder = Path(settings["paths"]["run_dir"])
         try:

@@ -12,7 +12,6 @@ def run(settings: Settings) -> float:
     from micro_lit import runs
     from micro_lit.reporting import results, terminal
 
-    runs.quiet_libraries()
     with runs.Run(settings) as this:
         terminal.show_data(this.data, this.backbone.example)
         this.fit()

@@ -12,7 +12,7 @@ import torch
 import yaml
 from conftest import SMALL_FEATURES, SMALL_TEXT
 
-from micro_lit import config, encode, train
+from micro_lit import config, encode, runs, train
 from micro_lit.errors import UserError
 
 PLANTED = ["single_bt", "mixture_k8", "mixture_static_k8"]
@@ -160,6 +160,25 @@ def test_the_mixture_passes_the_single_bt_floors(settings):
     excess = results(baseline)["excess"]
     assert abs(excess["single_bt_linear"]["value"]) < 0.005
     assert excess["marginal"]["value"] - 3 * excess["marginal"]["se"] > 0
+
+
+def test_testing_twice_does_not_count_twice(settings):
+    with runs.Run(settings(*FEATURES, "trainer.max_epochs=1")) as this:
+        this.fit()
+        first, second = this.test(), this.test()
+    assert first == second
+    assert first["test"]["nll"]["n"] == 256
+
+
+def test_the_step_line_shows_the_mean_loss_of_a_pair(settings, capsys):
+    """Also when gradients are added up over batches, for which Lightning divides the loss."""
+    accumulate = ("trainer.accumulate_grad_batches=4", "model.optimizer.lr=0.0", "trainer.max_epochs=1")
+    train.run(settings(*FEATURES, *accumulate))
+    shown = [
+        float(line.split("loss")[1].split()[0]) for line in capsys.readouterr().out.splitlines() if "pairs/s" in line
+    ]
+    assert shown
+    assert all(0.4 < loss < 1.2 for loss in shown)
 
 
 def test_early_stopping_and_best_checkpoint(settings):

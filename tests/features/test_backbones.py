@@ -9,10 +9,12 @@ from transformers import AutoModel, LlamaConfig
 from micro_lit.data.pairs import Counts, PreferenceData, Text, from_records
 from micro_lit.data.records import Message, Record
 from micro_lit.errors import UserError
-from micro_lit.features import backbones
-from micro_lit.features.backbones import CachedBackbone, Identity, Pretrained, Tiny
+from micro_lit.features import pretrained as pretrained_module
+from micro_lit.features.backbones import CachedBackbone, Identity
 from micro_lit.features.encoder import encode
 from micro_lit.features.network import PooledTransformer, pool
+from micro_lit.features.pretrained import Pretrained
+from micro_lit.features.tiny import Tiny
 from micro_lit.features.tokens import TextTokenizer
 
 PROMPTS = ("What is rain?", "Why do cats purr, and is it always a sign of joy?", "Name a star.")
@@ -35,7 +37,7 @@ def make_data(criterion: str | None = None) -> PreferenceData:
 def causal_model(tmp_path_factory) -> Path:
     """A local folder with a small causal model whose pad token is its end-of-turn token, as many published ones."""
     folder = tmp_path_factory.mktemp("model")
-    tokenizer = Tiny(vocabulary=400)._learn_tokenizer(make_data().texts)
+    tokenizer = Tiny(vocabulary=400).learn_tokenizer(make_data().texts)
     tokenizer.pad_token = tokenizer.eos_token
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -118,6 +120,46 @@ def test_a_criterion_makes_the_context_a_text_of_its_own(causal_model):
     assert not torch.allclose(told_vectors.context_BD, plain_vectors.context_BD)
 
 
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_a_criterion_counts_when_the_same_response_also_occurs_without_one(causal_model, order):
+    prompt = (Message("user", PROMPTS[0]),)
+    records = [Record(prompt, *REPLIES[:2]), Record(prompt, *REPLIES[:2], criterion="Prefer short answers.")]
+    data = from_records([records[row] for row in order], ["train", "train"], {})
+    backbone = Pretrained(str(causal_model), max_length=64, frozen=False).prepare(data, Path("unused"))
+    with torch.no_grad():
+        context_BD = backbone(data.pairs, with_context=True).context_BD
+    assert not torch.allclose(context_BD[0], context_BD[1])
+
+
+def test_cut_texts_are_counted_for_each_set():
+    records = [
+        Record((Message("user", prompt),), " ".join(["rain"] * words), "No.")
+        for prompt, words in (("a", 2), ("b", 300), ("c", 300), ("d", 300))
+    ]
+    counts = {"short": Counts(), "long": Counts()}
+    data = from_records(records, ["train"] * 4, counts, sets=[0, 0, 1, 1])
+    backbone = Tiny(hidden=8, heads=2, vocabulary=300, max_length=64).prepare(data, Path("unused"))
+    data.count_truncated(backbone.truncated_M)
+    assert {name: found.truncated for name, found in counts.items()} == {"short": 1, "long": 2}
+
+
+def test_first_token_of_a_causal_network_is_refused():
+    with pytest.raises(UserError, match="has seen no other"):
+        Pretrained("some/model", pooling="cls")
+
+
+def test_weights_that_are_missing_are_named(causal_model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "model"
+    shutil.copytree(causal_model, copy)
+    weights = load_file(copy / "model.safetensors")
+    del weights["norm.weight"]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"it lacks the weights norm.weight"):
+        Pretrained(str(copy), max_length=64).encode(make_data().texts, tmp_path)
+
+
 def test_cached_and_trained_backbones_say_the_same(causal_model, pretrained, tmp_path):
     data = make_data()
     cached = pretrained.prepare(data, tmp_path)
@@ -132,9 +174,9 @@ def test_cached_and_trained_backbones_say_the_same(causal_model, pretrained, tmp
 def test_the_store_is_reused_and_grows_by_what_is_new(pretrained, tmp_path, monkeypatch):
     texts = make_data().texts
     encoded = []
-    original = backbones.encode_into
+    original = pretrained_module.encode_into
     monkeypatch.setattr(
-        backbones,
+        pretrained_module,
         "encode_into",
         lambda store, texts, *rest: (encoded.append(len(texts)), original(store, texts, *rest)),
     )
@@ -190,7 +232,7 @@ def test_pooling_never_reads_beyond_the_length(pooling, expected):
 def test_scores_do_not_depend_on_padding(pooling):
     data = make_data()
     tiny = Tiny(hidden=16, heads=2, vocabulary=400, pooling=pooling)
-    tokenizer = TextTokenizer(tiny._learn_tokenizer(data.texts), 64)
+    tokenizer = TextTokenizer(tiny.learn_tokenizer(data.texts), 64)
     network = tiny.network(tokenizer).eval()
     assert isinstance(network, PooledTransformer)
     tokens = tokenizer(data.texts)

@@ -3,7 +3,7 @@ import torch
 
 from micro_lit.data.pairs import Text
 from micro_lit.data.records import Message
-from micro_lit.features.backbones import Tiny
+from micro_lit.features.tiny import Tiny
 from micro_lit.features.tokens import TextTokenizer
 
 PROMPT = (Message("user", "How do I prune a rose?"),)
@@ -12,7 +12,7 @@ TEXTS = [Text(PROMPT), Text(PROMPT, "Cut it short."), Text((Message("system", "B
 
 @pytest.fixture(scope="module")
 def chat_tokenizer():
-    return Tiny(vocabulary=400)._learn_tokenizer(TEXTS)
+    return Tiny(vocabulary=400).learn_tokenizer(TEXTS)
 
 
 @pytest.fixture(scope="module")
@@ -101,4 +101,4 @@ def test_the_fingerprint_sees_template_vocabulary_and_length(chat_tokenizer):
     other = copy.deepcopy(chat_tokenizer)
     other.chat_template += " "
     assert before != TextTokenizer(other, 128).fingerprint
-    assert before != TextTokenizer(Tiny(vocabulary=280)._learn_tokenizer(TEXTS), 128).fingerprint
+    assert before != TextTokenizer(Tiny(vocabulary=280).learn_tokenizer(TEXTS), 128).fingerprint
