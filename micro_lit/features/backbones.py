@@ -7,7 +7,7 @@ Dimension letters: B pairs in the batch, M distinct texts, D representation widt
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -50,19 +50,27 @@ class CachedBackbone(nn.Module):
         self.width = table.width if isinstance(table, MappedTable) else table.shape[1]
         self.truncated_M = torch.zeros(len(table), dtype=torch.bool) if truncated_M is None else truncated_M
         self.example = example
+        self.standardise = standardise
         for role, rows in (("context", train.context_N), ("response", train.triplets_N3[:, 1:])):
             mean_D, std_D = self._moments(rows.unique()) if standardise else (torch.zeros(()), torch.ones(()))
-            self.register_buffer(f"{role}_mean", mean_D)
-            self.register_buffer(f"{role}_std", std_D)
+            self.register_buffer(f"{role}_scale", 1.0 / std_D)
+            self.register_buffer(f"{role}_shift", -mean_D / std_D)
 
     def forward(self, pairs: Pairs, with_context: bool) -> Representations:
         return Representations(
-            (self._gather(pairs.context_N) - self.context_mean) / self.context_std if with_context else None,
-            (self._gather(pairs.chosen_N) - self.response_mean) / self.response_std,
-            (self._gather(pairs.rejected_N) - self.response_mean) / self.response_std,
+            self._gather(pairs.context_N, "context") if with_context else None,
+            self._gather(pairs.chosen_N, "response"),
+            self._gather(pairs.rejected_N, "response"),
         )
 
-    def _gather(self, rows_B: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
+    def _gather(self, rows_B: Int64[Tensor, " B"], role: Literal["context", "response"]) -> Float[Tensor, "B D"]:
+        vectors_BD = self._read(rows_B)
+        if self.standardise:
+            vectors_BD.mul_(getattr(self, f"{role}_scale")).add_(getattr(self, f"{role}_shift"))
+        return vectors_BD
+
+    def _read(self, rows_B: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """A copy of some rows, as they are stored."""
         if self.table is None:
             return self.features_MD[rows_B]
         return self.table.gather(rows_B).to(rows_B.device)
@@ -70,8 +78,8 @@ class CachedBackbone(nn.Module):
     def _moments(self, rows_M: Int64[Tensor, " M"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
         """Mean and standard deviation in two passes; a dimension that does not vary keeps its scale."""
         chunks = rows_M.split(max(1, CHUNK_BYTES // (4 * self.width)))
-        mean_D = sum(self._gather(chunk).double().sum(dim=0) for chunk in chunks) / len(rows_M)
-        variance_D = sum((self._gather(chunk) - mean_D).square().sum(dim=0) for chunk in chunks) / len(rows_M)
+        mean_D = sum(self._read(chunk).double().sum(dim=0) for chunk in chunks) / len(rows_M)
+        variance_D = sum((self._read(chunk) - mean_D).square().sum(dim=0) for chunk in chunks) / len(rows_M)
         std_D = variance_D.sqrt().float()
         return mean_D.float(), torch.where(std_D > 1e-6, std_D, 1.0)
 

@@ -32,8 +32,8 @@ SHARD_BYTES = 256 * 2**20
 CHUNK_BYTES = 64 * 2**20
 FORMAT = 1
 
-# The kernel maps pages around the one touched (fault-around), so a gathered row can make this much resident.
-FAULT_BYTES = 64 * 2**10
+# Touching one row maps the pages around it too, up to a huge page, and they count as this process's memory.
+FAULT_BYTES = 2 * 2**20
 
 
 def text_digests(texts: Sequence[Text]) -> NDArray[np.uint64]:
@@ -118,7 +118,7 @@ class FeatureStore:
             self.folder,
             [shard["features"] for shard in tensors],
             torch.from_numpy(place_M2),
-            torch.tensor([bool(truncated[shard][row]) for shard, row in place_M2.tolist()]),
+            _look_up(truncated, place_M2),
         )
 
 
@@ -126,8 +126,8 @@ class MappedTable:
     """M representations inside mapped shards; gathering reads only the rows asked for.
 
     place_M2: shard and row of each text. truncated_M: whether a text was cut to fit.
-    resident_bytes: how much of the mapping may stay in the process's resident set between gathers. Pages given back
-    stay in the page cache, so touching them again costs no disk.
+    resident_bytes: how much of the mapping may be in the process's resident set at once. Pages given back stay in the
+    page cache, so touching them again costs no disk.
     """
 
     def __init__(
@@ -143,7 +143,6 @@ class MappedTable:
         self.place_M2 = place_M2
         self.truncated_M = truncated_M
         self.resident_bytes = resident_bytes
-        self._touched_bytes = 0
 
     def __len__(self) -> int:
         return len(self.place_M2)
@@ -172,19 +171,25 @@ class MappedTable:
         """Copies some rows, in float32, on the CPU."""
         place_B2 = self.place_M2[rows_B.cpu()]
         out_BD = torch.empty(len(place_B2), self.width)
-        for number, features in enumerate(self.shards):
-            here_B = (place_B2[:, 0] == number).nonzero()[:, 0]
-            if len(here_B):
-                out_BD[here_B] = features[place_B2[here_B, 1]].float()
-        self._touched_bytes += len(place_B2) * FAULT_BYTES
-        if self._touched_bytes > self.resident_bytes:
+        step = max(1, self.resident_bytes // FAULT_BYTES)
+        for start in range(0, len(place_B2), step):
+            shard_R, row_R = place_B2[start : start + step].unbind(dim=1)
+            out_RD = out_BD[start : start + step]
+            for number in shard_R.unique().tolist():
+                here_R = shard_R == number
+                out_RD[here_R] = self.shards[number][row_R[here_R]].float()
             self._release()
         return out_BD
 
     def _release(self) -> None:
         for features in self.shards:
             features.mapping.madvise(mmap.MADV_DONTNEED)
-        self._touched_bytes = 0
+
+
+def _look_up(shards: Sequence[Tensor], place_M2: NDArray[np.int64]) -> Tensor:
+    """One value per text from a small column of each shard."""
+    starts = np.cumsum([0, *map(len, shards[:-1])])
+    return torch.cat(list(shards))[torch.from_numpy(starts[place_M2[:, 0]] + place_M2[:, 1])]
 
 
 def _map_tensors(path: Path) -> dict[str, Tensor]:

@@ -215,11 +215,14 @@ def test_standardising_uses_training_texts_only():
     data = make_data()
     vectors_MD = 5.0 + 3.0 * torch.randn(len(data.texts), 4)
     vectors_MD[:, 3] = 1.0
+    before = vectors_MD.clone()
     backbone = CachedBackbone(vectors_MD, standardise=True, train=data.split("train"))
+    chosen_BD = backbone(data.pairs, with_context=True).chosen_BD
     train_rows = data.split("train").triplets_N3[:, 1:].unique()
-    torch.testing.assert_close(backbone.response_mean, vectors_MD[train_rows].mean(dim=0))
-    torch.testing.assert_close(backbone.response_std[:3], vectors_MD[train_rows, :3].std(dim=0, correction=0))
-    assert backbone.response_std[3] == 1.0
+    mean_D, std_D = vectors_MD[train_rows].mean(dim=0), vectors_MD[train_rows].std(dim=0, correction=0)
+    std_D[3] = 1.0
+    torch.testing.assert_close(chosen_BD, (vectors_MD[data.pairs.chosen_N] - mean_D) / std_D)
+    assert torch.equal(vectors_MD, before)
 
 
 @pytest.mark.parametrize(("pooling", "expected"), [("last", [2.0, 5.0]), ("mean", [1.5, 4.0]), ("cls", [1.0, 3.0])])
