@@ -169,12 +169,13 @@ def validate(settings: Settings) -> None:
         found, value = _look_up(settings, key)
         if found and not rule.test(value):
             raise UserError(f"{key}={value!r} is not allowed; give {rule.allowed}")
-    for key, target in _targets(settings):
-        _check_target(key, target, settings.get("packages") or [])
-    trainer = settings.get("trainer", {"devices": 1, "num_nodes": 1})
-    if (trainer["devices"], trainer["num_nodes"]) != (1, 1) and _in_sweep():
+    for key, node in _objects(settings):
+        _check_target(f"{key}._target_", node["_target_"], settings.get("packages") or [])
+    trainer = settings.get("trainer", {})
+    devices, num_nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
+    if (devices, num_nodes) != (1, 1) and _in_sweep():
         raise UserError(
-            f"trainer.devices={trainer['devices']} inside a sweep: every rank would start the whole sweep again; "
+            f"trainer.devices={devices}, trainer.num_nodes={num_nodes} inside a sweep: every rank would start the whole sweep again; "
             "run each job by itself, one command a job, or sweep with trainer.devices=1"
         )
 
@@ -196,14 +197,13 @@ def _look_up(settings: Any, key: str) -> tuple[bool, Any]:
     return True, settings
 
 
-def _targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def _objects(node: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every node that names a `_target_`, with its dotted key, the outer before the inner."""
+    if isinstance(node, Mapping) and "_target_" in node:
+        yield key, node
     children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
     for name, child in children:
-        path = f"{key}.{name}" if key else str(name)
-        if name == "_target_":
-            yield path, child
-        else:
-            yield from _targets(child, path)
+        yield from _objects(child, f"{key}.{name}" if key else str(name))
 
 
 def _check_target(key: str, target: str, packages: list[str]) -> None:
@@ -220,9 +220,8 @@ def build(node: Mapping[str, Any], **arguments: Any) -> Any:
 
     Raises `UserError` when the node, or one inside it, gives what its object does not take.
     """
-    for name, target in _targets(node):
-        inner = _look_up(node, name.removesuffix("_target_").removesuffix("."))[1] if "." in name else node
-        _check_call(target, {key: value for key, value in inner.items() if key not in ("_target_", "_partial_")})
+    for _, inner in _objects(node):
+        _check_call(inner["_target_"], {key: value for key, value in inner.items() if not key.startswith("_")})
     make = hydra.utils.instantiate(dict(node), _partial_=True, _convert_="all")
     try:
         inspect.signature(make.func).bind(*make.args, **make.keywords, **arguments)
