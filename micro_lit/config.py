@@ -175,8 +175,8 @@ def validate(settings: Settings) -> None:
     devices, num_nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
     if (devices, num_nodes) != (1, 1) and _in_sweep():
         raise UserError(
-            f"trainer.devices={devices}, trainer.num_nodes={num_nodes} inside a sweep: every rank would start the whole "
-            "sweep again; run each job by itself, one command a job, or sweep with trainer.devices=1"
+            f"trainer.devices={devices}, trainer.num_nodes={num_nodes} inside a sweep: every rank would start "
+            "the whole sweep again; run each job by itself, one command a job, or sweep with trainer.devices=1"
         )
 
 
