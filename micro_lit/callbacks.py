@@ -10,17 +10,19 @@ from rich.console import Console
 class StepLine(pl.Callback):
     """One line every few steps: how far, the loss since the last line, pairs a second, and the time that is left.
 
-    lines: about how many lines a whole training prints.
+    lines: about how many lines a whole training prints. seconds: the longest silence between two of them.
     """
 
-    def __init__(self, lines: int = 20) -> None:
-        self.lines = lines
+    def __init__(self, lines: int = 20, seconds: float = 10.0) -> None:
+        self.lines, self.seconds = lines, seconds
         self.console = Console()
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.total = max(1, int(trainer.estimated_stepping_batches))
         self.interval = max(1, self.total // self.lines)
-        self.started = self.last_time = time.perf_counter()
+        # The first line comes soon: whoever waits wants to know that it runs, and how fast.
+        self.started = time.perf_counter()
+        self.last_time = self.started - self.seconds + 2.0
         self.first_step = self.last_step = trainer.global_step
         self.pairs, self.loss = 0, 0.0
         self.batches = 0
@@ -33,15 +35,16 @@ class StepLine(pl.Callback):
         self.loss = self.loss + outputs["loss"].detach() * trainer.accumulate_grad_batches
         self.batches += 1
         step = trainer.global_step
-        if step == self.last_step or (step % self.interval and step != self.total) or not trainer.is_global_zero:
-            return
         now = time.perf_counter()
+        due = step % self.interval == 0 or step == self.total or now - self.last_time > self.seconds
+        if step == self.last_step or not due or not trainer.is_global_zero:
+            return
         left = (now - self.started) / (step - self.first_step) * (self.total - step)
         filled = round(20 * step / self.total)
         self.console.print(
             f"step {step:>{len(str(self.total))}}/{self.total} {'━' * filled}{'╌' * (20 - filled)}"
             f"  loss {float(self.loss) / self.batches:.4f}"
-            f"  {self.pairs / (now - self.last_time):>9,.0f} pairs/s"
+            f"  {self.pairs / (now - max(self.last_time, self.started)):>9,.0f} pairs/s"
             f"  {int(left) // 60}:{int(left) % 60:02d} left",
             highlight=False,
             soft_wrap=True,

@@ -220,8 +220,7 @@ def build(node: Mapping[str, Any], **arguments: Any) -> Any:
 
     Raises `UserError` when the node, or one inside it, gives what its object does not take.
     """
-    for _, inner in _objects(node):
-        _check_call(inner["_target_"], {key: value for key, value in inner.items() if not key.startswith("_")})
+    check_objects(node)
     make = hydra.utils.instantiate(dict(node), _partial_=True, _convert_="all")
     try:
         inspect.signature(make.func).bind(*make.args, **make.keywords, **arguments)
@@ -236,11 +235,24 @@ def build(node: Mapping[str, Any], **arguments: Any) -> Any:
         raise UserError(f"{node['_target_']}: {error}") from error
 
 
+def check_objects(node: Mapping[str, Any]) -> None:
+    """Imports what every `_target_` in a node names and checks it against the settings given for it, without a call.
+
+    Raises `UserError` for a target that is not there, leads out of its package, or does not take a setting.
+    """
+    for _, inner in _objects(node):
+        _check_call(inner["_target_"], {key: value for key, value in inner.items() if not key.startswith("_")})
+
+
 def _check_call(target: str, settings: Mapping[str, Any]) -> None:
     try:
         found = hydra.utils.get_object(target)
     except (ImportError, ValueError) as error:
-        raise UserError(f"_target_={target!r} cannot be imported ({str(error).splitlines()[0]})") from error
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"_target_={target!r} cannot be imported ({reason}); a file of yours is found in the folder you run from, "
+            "or on PYTHONPATH"
+        ) from error
     # A path may wander off through a module's own imports; what it ends at must be of an allowed package itself.
     package = target.split(".")[0]
     own = () if any(allowed.startswith(f"{package}.") for allowed in ALLOWED_TARGETS) else (f"{package}.",)

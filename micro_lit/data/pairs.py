@@ -76,6 +76,7 @@ class Counts:
     dropped: int = 0
     ties: int = 0
     truncated: int = 0
+    drops_ties: bool = True
     reasons: list[str] = field(default_factory=list)
 
 

@@ -38,6 +38,21 @@ def read_rows(path: str, split: str = "train", subset: str | None = None, revisi
         yield from _read_hub(path, split, subset, revision)
 
 
+def has_split(path: str, split: str) -> bool:
+    """Whether a folder on this machine holds a part of that name, as a file or as an arrow split."""
+    folder = Path(path).expanduser()
+    return folder.is_dir() and ((folder / split / "state.json").is_file() or split in map(_split_of, _files(folder)))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name.endswith((".parquet", *JSON_LINES)))
+
+
+def _split_of(path: Path) -> str:
+    """test-00000-of-00001.parquet -> test"""
+    return path.name.split(".")[0].split("-")[0]
+
+
 def _read_file(path: Path) -> Iterator[Row]:
     if path.suffix == ".parquet":
         yield from _read_parquet(path)
@@ -93,14 +108,14 @@ def _read_folder(folder: Path, split: str) -> Iterator[Row]:
             dataset = dataset[split]
         yield from _dataset_rows(dataset, str(folder))
         return
-    files = sorted(path for path in folder.iterdir() if path.name.endswith((".parquet", *JSON_LINES)))
+    files = _files(folder)
     if not files:
         raise UserError(f"{folder}: nothing to read; give {READABLE}")
-    split_of = {path: path.name.split(".")[0].split("-")[0] for path in files}
-    if (SPLIT_NAMES | {split}) & set(split_of.values()):
-        files = [path for path in files if split_of[path] == split]
+    splits = set(map(_split_of, files))
+    if (SPLIT_NAMES | {split}) & splits:
+        files = [path for path in files if _split_of(path) == split]
     if not files:
-        raise UserError(f"{folder}: no file of the split {split!r}; it has {', '.join(sorted(set(split_of.values())))}")
+        raise UserError(f"{folder}: no file of the split {split!r}; it has {', '.join(sorted(splits))}")
     for path in files:
         yield from _read_file(path)
 

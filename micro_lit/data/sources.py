@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from micro_lit.data.pairs import Counts, PreferenceData, from_records, hashed_fraction
-from micro_lit.data.readers import read_rows
+from micro_lit.data.readers import has_split, read_rows
 from micro_lit.data.records import FIELDS, BadRow, Record, parse_record
 from micro_lit.errors import UserError
 
@@ -20,7 +20,8 @@ class PairFiles:
     """One set of pairs, split by prompt.
 
     name: what tables call the set; also the `source` of rows that name none.
-    train, test: file, folder or hub id. Without `test`, a share of the prompts in `train` is set aside for it.
+    train, test: file, folder or hub id. Without `test` it is the folder's own test part, when `train` is a folder that
+        has one; otherwise a share of the prompts in `train` is set aside for it.
     columns: our column -> theirs, for the columns whose names differ; `meta.group` reads a field of a JSON column.
     split_by: rows that agree in this column stay on one side when validation (and test) rows are cut from `train`.
     validation_fraction, test_fraction: the shares cut; test_fraction only applies without `test`.
@@ -47,7 +48,8 @@ class PairFiles:
         limit: int | None = None,
     ) -> None:
         self.name = name
-        self.train, self.test = train, test
+        self.train = train
+        self.test = train if test is None and has_split(train, test_split) else test
         self.columns = dict(columns or {})
         self.train_split, self.test_split = train_split, test_split
         self.subset, self.revision = subset, revision
@@ -66,7 +68,7 @@ class PairFiles:
 
     def read(self, seed: int) -> tuple[list[Record], list[Split], Counts]:
         """All records with their split. Raises `UserError` for what cannot be read, and when no train row is left."""
-        counts = Counts()
+        counts = Counts(drops_ties=self.ties == "drop")
         records = self._records(self.train, self.train_split, counts)
         test_fraction = self.test_fraction if self.test is None else 0.0
         splits = [self._cut(record, seed, test_fraction) for record in records]

@@ -159,7 +159,7 @@ class MixtureBT(pl.LightningModule):
         [overall] = self.test_metrics.compute()
         results = {"model": self.name, "test": overall, "test_by": {}, "heads": self.head_metrics.compute()}
         if "recovery" in results["heads"]:
-            results["heads"]["recovery"]["groups"] = self.names["group"]
+            results["heads"]["recovery"] = {"groups": self.names["group"], **results["heads"]["recovery"]}
         for name, metrics in self.test_breakdowns.items():
             cells = dict(zip(self.names[name], metrics.compute(), strict=True))
             results["test_by"][name] = {value: cell for value, cell in cells.items() if cell}

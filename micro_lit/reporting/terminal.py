@@ -28,8 +28,8 @@ def show_data(data: PreferenceData, example: str | None) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for name, counts in data.counts.items():
         console.print(
-            f"{name}: {counts.rows:,} rows read, {counts.dropped:,} dropped, {counts.ties:,} ties, "
-            f"{counts.truncated:,} texts cut to fit"
+            f"{name}: {counts.rows:,} rows read, {counts.dropped:,} bad rows dropped, {counts.ties:,} ties "
+            f"{'dropped' if counts.drops_ties else 'kept'}, {counts.truncated:,} texts cut to fit"
         )
         for reason in counts.reasons:
             console.print(f"  dropped {reason}", markup=False)
@@ -75,7 +75,7 @@ def ladder(results: Mapping[str, Any]) -> Table:
     table = Table(title=f"Where {_title(results)} stands", title_justify="left", caption_justify="left")
     table.caption = (
         "NLL in nats, with 95 % intervals. A distance compares, on the same test rows, the model with the predictor "
-        "that reaches the floor. The ORACLE knows groups and test labels. Intervals take rows as independent."
+        "that reaches the floor. The ORACLE knows groups and test labels."
     )
     table.add_column("")
     table.add_column("test NLL", justify="right")
@@ -88,6 +88,7 @@ def ladder(results: Mapping[str, Any]) -> Table:
 def scores(results: Mapping[str, Any]) -> Table:
     """NLL, accuracy, Brier score and calibration error of all test rows, then of each breakdown with few values."""
     table = Table(title=f"Test scores of {_title(results)}", title_justify="left", caption_justify="left")
+    table.caption = "± is a 95 % interval that takes rows as independent"
     table.add_column("rows")
     table.add_column("n", justify="right")
     for column in ("NLL", "accuracy", "Brier", "ECE"):
@@ -100,7 +101,7 @@ def scores(results: Mapping[str, Any]) -> Table:
                 _add_scores(table, f"{column} {name}", cell)
     hidden = [f"{column} ({len(cells)})" for column, cells in results["test_by"].items() if len(cells) > MAX_CELLS]
     if hidden:
-        table.caption = f"Only in results.json, too many values to print: {', '.join(hidden)}"
+        table.caption += f"; only in results.json, too many values to print: {', '.join(hidden)}"
     return table
 
 

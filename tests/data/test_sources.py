@@ -152,6 +152,14 @@ def test_a_column_whose_name_has_a_dot_is_read_as_it_is(write):
     assert records[0].group == "whole"
 
 
+def test_a_folder_brings_its_own_test_file(write, tmp_path):
+    write([row(number) for number in range(20)], "train.jsonl")
+    write([row(number) for number in range(50, 53)], "test.jsonl")
+    _, splits, counts = PairFiles("mine", str(tmp_path), validation_fraction=0.2).read(0)
+    assert splits.count("test") == 3
+    assert counts.rows == 23
+
+
 def test_columns_may_be_exchanged(write):
     path = write([row(0)])
     columns = {"chosen": "rejected", "rejected": "chosen"}

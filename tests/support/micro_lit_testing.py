@@ -16,3 +16,11 @@ class KillAt(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch, batch_index: int) -> None:
         if trainer.global_step == self.step:
             raise Killed
+
+
+class InterruptAt(KillAt):
+    """The user's Ctrl-C before the batch of a given step."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch, batch_index: int) -> None:
+        if trainer.global_step == self.step:
+            raise KeyboardInterrupt
