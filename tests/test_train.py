@@ -235,6 +235,17 @@ def test_an_empty_split_is_named(settings):
         train.run(settings(*FEATURES, "data.test=0"))
 
 
+@pytest.mark.parametrize("name", [path.stem for path in (config.config_dir() / "data").glob("*.yaml")])
+def test_every_set_with_a_config_can_be_read(name, settings, data_dir):
+    if name in ("pairs", "planted_text", "planted_features"):
+        return
+    limits = [f"data.sets.{part}.limit=50" for part in ("polis", "ukp")] if name == "mixture" else ["data.limit=50"]
+    data = config.build(settings(f"data={name}", f"paths.data_dir={data_dir}", *limits)["data"]).load(seed=0)
+    assert len(data.split("train")) > 0
+    assert len(data.split("test")) >= 50
+    assert sum(counts.dropped for counts in data.counts.values()) == 0
+
+
 def test_missing_real_data_are_named_with_a_remedy(settings):
     with pytest.raises(UserError, match=r"polis/train.parquet: no such file .*paths.data_dir or MICRO_LIT_DATA"):
         train.run(settings("+experiment=polis_mixture_k8", "paths.data_dir=nowhere"))
