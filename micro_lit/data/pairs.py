@@ -16,6 +16,8 @@ from torch import Tensor
 from micro_lit.data.population import REFERENCES, Population
 from micro_lit.data.records import LABELS, Message, Record
 
+SPLITS = ("train", "validation", "test")
+
 
 class Text(NamedTuple):
     """Something a backbone can encode: a prompt alone (a context), or a prompt with a response."""
@@ -86,7 +88,7 @@ class PreferenceData:
 
     texts: the M distinct texts, or their representations [M, D] where the data are vectors already.
     names: for each label column its values; a code in `pairs.labels_NC` is a position in this list.
-    splits: rows of `pairs` for "train", "validation" and "test".
+    splits: rows of `pairs` for each of `SPLITS`.
     counts: per set, what was read, dropped and cut. set_N: which of these sets a pair is from.
     population: the planted population the pairs were drawn from, when there is one.
     """
@@ -127,7 +129,7 @@ def from_records(
 ) -> PreferenceData:
     """Indexes records: each distinct text once, each label value a code.
 
-    splits: for each record "train", "validation" or "test". sets: for each record the position of its set in `counts`;
+    splits: for each record one of `SPLITS`. sets: for each record the position of its set in `counts`;
     needed when there are several.
     """
     text_rows: dict[Text, int] = {}
@@ -154,7 +156,7 @@ def from_records(
         names={name: list(codes) for name, codes in label_codes.items()},
         splits={
             name: torch.tensor([row for row, split in enumerate(splits) if split == name], dtype=torch.int64)
-            for name in ("train", "validation", "test")
+            for name in SPLITS
         },
         counts=counts,
         set_N=torch.tensor([0] * len(records) if sets is None else sets, dtype=torch.int64),

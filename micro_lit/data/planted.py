@@ -14,12 +14,10 @@ import torch
 from torch import Tensor
 
 from micro_lit.data import rendering
-from micro_lit.data.pairs import Counts, Pairs, PreferenceData, from_records
+from micro_lit.data.pairs import SPLITS, Counts, Pairs, PreferenceData, from_records
 from micro_lit.data.population import Draw, Population, plant
 from micro_lit.data.records import LABELS, Message, Record
 from micro_lit.errors import UserError
-
-SPLITS = ("train", "validation", "test")
 
 
 class Planted:

@@ -85,14 +85,12 @@ class FeatureStore:
         partial = path.with_suffix(".partial")
         tensors = {"features": features_MD.contiguous(), "digests": digests, "truncated": truncated_M}
         save_file(tensors, partial)
-        _sync(partial)
-        os.replace(partial, path)
+        _publish(partial, path)
         shards = {**self.shards(), name: {"rows": len(features_MD), "bytes": path.stat().st_size}}
         manifest = json.dumps({"format": FORMAT, "spec": self.spec, "shards": shards}, indent=1)
         partial = self.manifest_path.with_suffix(".partial")
         partial.write_text(manifest)
-        _sync(partial)
-        os.replace(partial, self.manifest_path)
+        _publish(partial, self.manifest_path)
 
     def find(self, digests_M2: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Where each text lies, as (shard, row): [M, 2]; (-1, -1) for a text that is not stored."""
@@ -214,6 +212,8 @@ def _map_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
+def _publish(partial: Path, path: Path) -> None:
+    """Gives a written file its name, once its bytes are on the disk: it is there whole or not at all."""
+    with partial.open("rb") as file:
         os.fsync(file.fileno())
+    os.replace(partial, path)

@@ -45,10 +45,9 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
     }
 
 
-def write(results: dict[str, Any], folder: Path) -> Path:
+def write(results: dict[str, Any], folder: Path) -> None:
     """Writes results.json in one step: it is there whole or not at all."""
     path = folder / FILE_NAME
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(results, indent=2) + "\n")
     os.replace(partial, path)
-    return path
