@@ -7,7 +7,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("trainer", "encoding", "start", "memory")
+NAMES = ("trainer", "encoding", "start", "memory", "floors")
 
 
 def main() -> None:

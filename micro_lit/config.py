@@ -109,6 +109,11 @@ def _object() -> Rule:
 
 RULES: dict[str, Rule] = {
     "seed": _whole(0, most=2**32 - 1),
+    "split": _one_of("all", "train", "validation", "test"),
+    "replicates": _whole(1),
+    "skip_finished": _yes_or_no(),
+    "report.y": Rule("a list of paths into results.json", lambda value: isinstance(value, list) and bool(value)),
+    "report.log": _yes_or_no(),
     "packages": Rule("a list of names", lambda value: isinstance(value, list) and all(map(str, value))),
     "data": _object(),
     "backbone": _object(),
@@ -129,6 +134,7 @@ RULES: dict[str, Rule] = {
     "data.raters_per_pair": _whole(1),
     "data.users_per_group": _whole(0),
     "data.criteria": _yes_or_no(),
+    "data.prompt_in_response": _yes_or_no(),
     "data.population.topics": _whole(1),
     "data.population.strength": _number(0.0),
     "backbone.pooling": _one_of("last", "mean", "cls"),
@@ -173,7 +179,7 @@ def validate(settings: Settings) -> None:
         _check_target(f"{key}._target_", node["_target_"], settings.get("packages") or [])
     trainer = settings.get("trainer", {})
     devices, num_nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
-    if (devices, num_nodes) != (1, 1) and _in_sweep():
+    if (devices, num_nodes) != (1, 1) and in_sweep():
         raise UserError(
             f"trainer.devices={devices}, trainer.num_nodes={num_nodes} inside a sweep: every rank would start "
             "the whole sweep again; run each job by itself, one command a job, or sweep with trainer.devices=1"
@@ -264,7 +270,8 @@ def _check_call(target: str, settings: Mapping[str, Any]) -> None:
         raise UserError(f"{target}: {error}") from error
 
 
-def _in_sweep() -> bool:
+def in_sweep() -> bool:
+    """Whether this process runs a job of a multirun."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
@@ -280,7 +287,7 @@ def _run_dir() -> str:
 
 
 def _sweep_name() -> str | None:
-    return Path(HydraConfig.get().sweep.dir).name if _in_sweep() else None
+    return Path(HydraConfig.get().sweep.dir).name if in_sweep() else None
 
 
 def _wandb_offline() -> bool:
@@ -291,6 +298,12 @@ def _wandb_offline() -> bool:
     return mode == "offline" if mode else not has_key
 
 
+def _job_folder(overrides: str) -> str:
+    """What sets a job apart, as the name of its folder inside a sweep."""
+    return overrides.replace("/", "-").replace("+", "")
+
+
+OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
 OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("resumed_dir", _resumed_dir, replace=True)
 OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)

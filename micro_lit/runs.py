@@ -18,6 +18,7 @@ from micro_lit.config import Settings, build, check_objects
 from micro_lit.data.datamodule import PreferenceDataModule
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
+from micro_lit.reporting import results
 
 
 def quiet_libraries() -> None:
@@ -49,6 +50,7 @@ class Run:
         self.folder = Path(settings["paths"]["run_dir"])
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / results.FILE_NAME).unlink(missing_ok=True)  # of other settings, or another attempt
             (self.folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
         except OSError as error:
             raise UserError(f"paths.run_dir={self.folder}: cannot be written ({error.strerror})") from error
@@ -61,7 +63,11 @@ class Run:
         # Once more, so that heads start alike whatever the data and the backbone drew.
         pl.seed_everything(settings["seed"], verbose=False)
         self.model: pl.LightningModule = build(
-            settings["model"], backbone=self.backbone, names=self.data.names, references=self.data.references
+            settings["model"],
+            backbone=self.backbone,
+            names=self.data.names,
+            references=self.data.references,
+            bayes=self.data.bayes,
         )
         self.model.settings = settings
         loader = {"_target_": "micro_lit.data.datamodule.PreferenceDataModule", **settings["loader"]}
@@ -71,7 +77,7 @@ class Run:
         self.trainer = self._make_trainer()
 
     def _make_trainer(self) -> pl.Trainer:
-        callbacks = [build(node) for node in (self.settings.get("callbacks") or {}).values()]
+        callbacks = [build(node) for node in (self.settings.get("callbacks") or {}).values() if node is not None]
         try:
             trainer = build(self.settings["trainer"], logger=self.loggers, callbacks=callbacks)
         except (MisconfigurationException, ValueError, ImportError) as error:

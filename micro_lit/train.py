@@ -1,6 +1,6 @@
 """`python -m micro_lit.train +experiment=mixture_k8`: train one reward model and say where it stands."""
 
-from micro_lit.config import Settings, entry_point
+from micro_lit.config import Settings, entry_point, in_sweep
 
 
 def run(settings: Settings) -> float:
@@ -12,12 +12,16 @@ def run(settings: Settings) -> float:
     from micro_lit import runs
     from micro_lit.reporting import results, terminal
 
+    finished = results.finished(settings)
+    if settings["skip_finished"] and finished is not None:
+        print(f"finished before: {settings['paths']['run_dir']}/")
+        return finished["test"]["nll"]["value"]
     with runs.Run(settings) as this:
         terminal.show_data(this.data, this.backbone.example)
         this.fit()
         measured = results.assemble(settings, this.data, this.test(), this.seconds)
         results.write(measured, this.folder)
-        terminal.show_results(measured, this.folder)
+        terminal.show_results(measured, this.folder, brief=in_sweep())
     return measured["test"]["nll"]["value"]
 
 

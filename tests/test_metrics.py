@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from micro_lit import objectives
-from micro_lit.metrics import NUM_BINS, ExcessMetrics, HeadMetrics, PreferenceMetrics
+from micro_lit.metrics import (
+    NUM_BINS,
+    ExcessMetrics,
+    HeadMetrics,
+    PreferenceMetrics,
+    RaterMetrics,
+    bernoulli_divergence,
+)
 
 
 def log_probs(num_pairs: int, seed: int = 0) -> torch.Tensor:
@@ -122,9 +129,63 @@ def test_fewer_heads_than_groups_leave_groups_unmatched():
 
 def test_excess_cancels_what_both_share():
     log_prob_B = log_probs(200, seed=4)
-    metrics = ExcessMetrics(2)
+    metrics = ExcessMetrics(2, bayes=0)
     metrics.update(log_prob_B, torch.stack([log_prob_B, log_prob_B + 0.25], dim=1))
-    same, better = metrics.compute()
+    (same, better), risk = metrics.compute()
     assert same == {"value": 0.0, "se": 0.0, "n": 200}
     assert better["value"] == pytest.approx(0.25, abs=1e-6)
     assert better["se"] == pytest.approx(0.0, abs=1e-6)
+    assert risk["value"] == pytest.approx(0.0, abs=1e-15)
+
+
+@pytest.mark.parametrize("p", [1e-6, 0.1, 0.5, 1.0 - 1e-6])
+@pytest.mark.parametrize("q", [1e-4, 0.3, 0.9])
+def test_divergence_of_two_coins(p, q):
+    expected = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    found = bernoulli_divergence(*(torch.tensor([value], dtype=torch.float64).log() for value in (p, q)))
+    assert found.item() == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_excess_risk_is_the_mean_excess_without_the_luck_of_the_labels():
+    """The same expectation, from far fewer rows: a model a millionth of a nat above the truth is seen to be so."""
+    generator = torch.Generator().manual_seed(7)
+    margin_B = torch.randn(20_000, generator=generator).double()
+    wins_B = torch.rand(20_000, generator=generator) < margin_B.sigmoid()
+    sign_B = torch.where(wins_B, 1.0, -1.0)
+    truth_B, model_B = (torch.nn.functional.logsigmoid(sign_B * scale * margin_B) for scale in (1.0, 1.003))
+    metrics = ExcessMetrics(1, bayes=0)
+    metrics.update(model_B, truth_B[:, None])
+    [excess], risk = metrics.compute()
+    curvature_B = margin_B.sigmoid() * (-margin_B).sigmoid() * margin_B**2
+    assert risk["value"] == pytest.approx(0.5 * 0.003**2 * curvature_B.mean().item(), rel=0.02)
+    assert risk["se"] < 1e-7 < excess["se"]
+    assert abs(excess["value"] - risk["value"]) < 4 * excess["se"]
+
+
+def rated(pair_B, first_wins_B, log_prob_B, num_pairs=4):
+    metrics = RaterMetrics(num_pairs)
+    for rows in torch.arange(len(pair_B)).split(3):
+        metrics.update(log_prob_B[rows], pair_B[rows], first_wins_B[rows])
+    return metrics.compute()
+
+
+def test_rater_metrics_compare_the_same_rows():
+    """Pair 0 has three votes (two for the first), pair 2 two that agree; pair 1 has one rater, -1 is a repeated vote."""
+    pair_B = torch.tensor([0, 0, 0, 1, 2, 2, -1])
+    first_wins_B = torch.tensor([True, True, False, True, False, False, True])
+    probability_B = torch.tensor([0.6, 0.6, 0.4, 0.9, 0.7, 0.7, 0.1])
+    found = rated(pair_B, first_wins_B, probability_B.log())
+    assert (found["rows"], found["pairs"]) == (5, 2)
+    # Of three votes 2 : 1, p(1-p) is estimated by 2·1/(3·2); the votes of a pair weigh alike.
+    assert found["brier"]["floors"]["brier"]["value"] == pytest.approx((3 * (1 / 3) + 2 * 0) / 5)
+    assert found["agreement"]["value"] == pytest.approx(1 - 2 * found["brier"]["floors"]["brier"]["value"])
+    brier = (2 * 0.4**2 + 0.6**2 + 2 * 0.3**2) / 5
+    assert found["brier"]["model"]["value"] == pytest.approx(brier)
+    assert found["brier"]["excess"]["value"] == pytest.approx(brier - 1 / 5)
+    assert found["accuracy"]["model"]["value"] == pytest.approx(4 / 5)
+    assert found["nll"]["model"]["value"] == pytest.approx(-probability_B[[0, 1, 2, 4, 5]].log().mean().item())
+    assert found["nll"]["floors"]["lower"]["value"] <= found["nll"]["floors"]["upper"]["value"]
+
+
+def test_without_shared_pairs_there_is_no_floor_of_raters():
+    assert rated(torch.tensor([0, 1, -1, -1]), torch.tensor([True] * 4), torch.full((4,), -0.5)) == {}

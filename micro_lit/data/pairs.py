@@ -31,7 +31,8 @@ class Pairs:
     """N pairs as columns. Indexing with a tensor of rows gives the pairs of a batch: the same class, fewer rows.
 
     triplets_N3: rows of the text table: context, chosen response, rejected response.
-    labels_NC: codes of the columns `LABELS` (source, attribute, group, user_id); -1 where the data does not say.
+    labels_NC: codes of the columns `LABELS` (source, attribute, group, user_id, pair_id); -1 where the data does not
+        say. Rows with one code of pair_id are judgments of one pair by different raters: a rater's second one has -1.
     rating_gap_N: rating of the chosen minus rating of the rejected response, NaN where the data does not say.
     reference_log_probs_NF: log-probability, in nats, that each reference predictor of a known population gives to the
         label; no columns where no population is known.
@@ -66,6 +67,11 @@ class Pairs:
     def rejected_N(self) -> Int64[Tensor, " N"]:
         return self.triplets_N3[:, 2]
 
+    @property
+    def first_wins_N(self) -> Bool[Tensor, " N"]:
+        """Whether the response that comes first in the text table was chosen: one meaning for all raters of a pair."""
+        return self.chosen_N < self.rejected_N
+
     def label_N(self, name: str) -> Int64[Tensor, " N"]:
         return self.labels_NC[:, LABELS.index(name)]
 
@@ -91,6 +97,7 @@ class PreferenceData:
     splits: rows of `pairs` for each of `SPLITS`.
     counts: per set, what was read, dropped and cut. set_N: which of these sets a pair is from.
     population: the planted population the pairs were drawn from, when there is one.
+    bayes: which reference predictor knows all that the data show, and nothing else.
     """
 
     texts: list[Text] | Float32[Tensor, "M D"]
@@ -100,6 +107,7 @@ class PreferenceData:
     counts: dict[str, Counts]
     set_N: Int64[Tensor, " N"]
     population: Population | None = None
+    bayes: str | None = None
 
     def split(self, name: str) -> Pairs:
         return self.pairs[self.splits[name]]
@@ -134,6 +142,7 @@ def from_records(
     """
     text_rows: dict[Text, int] = {}
     label_codes: dict[str, dict[str, int]] = {name: {} for name in LABELS}
+    judged: set[tuple[str, str]] = set()
     triplets, labels, gaps = [], [], []
     for record in records:
         texts = (
@@ -141,7 +150,9 @@ def from_records(
             Text(record.prompt, record.chosen),
             Text(record.prompt, record.rejected),
         )
-        triplets.append([text_rows.setdefault(text, len(text_rows)) for text in texts])
+        triplet = [text_rows.setdefault(text, len(text_rows)) for text in texts]
+        triplets.append(triplet)
+        record = record._replace(pair_id=_pair_judged(record, triplet, judged))
         labels.append([_code(getattr(record, name), label_codes[name]) for name in LABELS])
         gaps.append(float("nan") if record.rating_gap is None else record.rating_gap)
     pairs = Pairs(
@@ -161,6 +172,16 @@ def from_records(
         counts=counts,
         set_N=torch.tensor([0] * len(records) if sets is None else sets, dtype=torch.int64),
     )
+
+
+def _pair_judged(record: Record, triplet: list[int], judged: set[tuple[str, str]]) -> str | None:
+    """The pair that a record judges, by its id or else its texts; None when its user is in `judged` for it already."""
+    pair = record.pair_id or "texts {} {} {}".format(triplet[0], *sorted(triplet[1:]))
+    if record.user_id is not None:
+        if (pair, record.user_id) in judged:
+            return None
+        judged.add((pair, record.user_id))
+    return pair
 
 
 def _code(value: str | None, codes: dict[str, int]) -> int:

@@ -27,7 +27,7 @@ class Planted:
     train, validation, test: how many pairs of each.
     raters_per_pair: how many raters judge each pair.
     users_per_group: how many raters a group has; 0 leaves raters without an id.
-    criteria: whether the context says what the rater's group wants; a router can then reach the oracle floor.
+    criteria: whether the context says what the rater's group wants; a gate can then reach the oracle floor.
     """
 
     def __init__(
@@ -54,10 +54,12 @@ class Planted:
         draws = [self.population.draw(size, generator, self.raters_per_pair) for size in self.sizes.values()]
         splits = np.repeat(SPLITS, [len(draw.topic_N) for draw in draws]).tolist()
         draw = Draw(*(np.concatenate(columns) for columns in zip(*draws, strict=True)))
+        draw = draw._replace(pair_N=np.arange(sum(self.sizes.values())).repeat(self.raters_per_pair))
         data = self._show(draw, splits, generator)
         references_NF = torch.from_numpy(self.population.reference_log_probs(draw)).float()
         pairs = dataclasses.replace(data.pairs, reference_log_probs_NF=references_NF)
-        return dataclasses.replace(data, pairs=pairs, population=self.population)
+        bayes = "oracle" if self.criteria else "marginal"
+        return dataclasses.replace(data, pairs=pairs, population=self.population, bayes=bayes)
 
     def _users(self, draw: Draw, generator: np.random.Generator) -> np.ndarray:
         """Users of group k have the numbers k * users_per_group onwards."""
@@ -73,23 +75,35 @@ class PlantedFeatures(Planted):
     """The population as vectors: a response is its levels, a context its topic (one-hot; with criteria, then rewards).
 
     Responses and contexts share one width; the part that belongs to the other is zero.
+    prompt_in_response: whether a response's vector holds the topic as well, as a text read after its prompt does.
     """
+
+    def __init__(self, population: Mapping[str, Any], prompt_in_response: bool = False, **settings: Any) -> None:
+        super().__init__(population, **settings)
+        self.prompt_in_response = prompt_in_response
 
     def _show(self, draw: Draw, splits: list[str], generator: np.random.Generator) -> PreferenceData:
         population = self.population
         num_items, num_attributes = population.items_IA.shape
         context_N = draw.topic_N * population.num_groups + draw.group_N if self.criteria else draw.topic_N
         contexts_MD = self._contexts(population)
-        vectors_MD = torch.zeros(num_items + len(contexts_MD), num_attributes + contexts_MD.shape[1])
-        vectors_MD[:num_items, :num_attributes] = torch.from_numpy(population.items_IA)
-        vectors_MD[num_items:, num_attributes:] = contexts_MD
-        triplets_N3 = np.stack([num_items + context_N, draw.chosen_N, draw.rejected_N], axis=1)
+        # Every response once, or once for each topic.
+        topics_ST = torch.eye(population.num_topics) if self.prompt_in_response else torch.zeros(1, 1)
+        num_responses = len(topics_ST) * num_items
+        vectors_MD = torch.zeros(num_responses + len(contexts_MD), num_attributes + contexts_MD.shape[1])
+        responses_MD, vectors_MD[num_responses:, num_attributes:] = vectors_MD[:num_responses], contexts_MD
+        responses_MD[:, :num_attributes] = torch.from_numpy(population.items_IA).repeat(len(topics_ST), 1)
+        responses_MD[:, num_attributes:][:, : topics_ST.shape[1]] = topics_ST.repeat_interleave(num_items, dim=0)
+        first_N = draw.topic_N * num_items if self.prompt_in_response else 0
+        triplets_N3 = np.stack([num_responses + context_N, first_N + draw.chosen_N, first_N + draw.rejected_N], axis=1)
         unknown_N = np.full(len(context_N), -1)
+        user_N = self._users(draw, generator)
         columns = {
             "source": draw.topic_N,
             "attribute": draw.group_N if self.criteria else unknown_N,
             "group": draw.group_N,
-            "user_id": self._users(draw, generator),
+            "user_id": user_N,
+            "pair_id": self._judged_pair(draw.pair_N, user_N),
         }
         labels_NC = np.stack([columns[name] for name in LABELS], axis=1)
         names = {
@@ -97,6 +111,7 @@ class PlantedFeatures(Planted):
             "attribute": list(population.groups) if self.criteria else [],
             "group": list(population.groups),
             "user_id": [f"user_{number}" for number in range(population.num_groups * self.users_per_group)],
+            "pair_id": [f"pair_{number}" for number in range(sum(self.sizes.values()))],
         }
         split_of_row = np.array(splits)
         return PreferenceData(
@@ -112,6 +127,13 @@ class PlantedFeatures(Planted):
             counts={"planted_features": Counts(rows=len(context_N))},
             set_N=torch.zeros(len(context_N), dtype=torch.int64),
         )
+
+    def _judged_pair(self, pair_N: np.ndarray, user_N: np.ndarray) -> np.ndarray:
+        """The pair of each row, -1 where its user has judged it before."""
+        if not self.users_per_group:
+            return pair_N
+        _, first = np.unique(np.stack([pair_N, user_N]), axis=1, return_index=True)
+        return np.where(np.isin(np.arange(len(pair_N)), first), pair_N, -1)
 
     def _contexts(self, population: Population) -> Tensor:
         topics_TT = torch.eye(population.num_topics)
@@ -159,7 +181,7 @@ class PlantedText(Planted):
         shown: dict[int, str] = {}
         for row, (topic, chosen, rejected, group, pair) in enumerate(zip(*rows, strict=True)):
             # Every rater of a pair sees the same texts; only the order (chosen, rejected) is the rater's own.
-            same_pair = bool(records) and records[-1].pair_id == f"{splits[row]}_{pair}"
+            same_pair = bool(records) and records[-1].pair_id == f"pair_{pair}"
             if not same_pair:
                 pool = prompts[topic][splits[row]]
                 prompt = (Message("user", pool[generator.integers(len(pool))]),)
@@ -174,7 +196,7 @@ class PlantedText(Planted):
                     group=population.groups[group],
                     user_id=f"user_{user_N[row]}" if self.users_per_group else None,
                     source=rendering.TOPICS[topic],
-                    pair_id=f"{splits[row]}_{pair}",
+                    pair_id=f"pair_{pair}",
                 )
             )
         return from_records(records, splits, {"planted_text": Counts(rows=len(records))})

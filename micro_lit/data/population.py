@@ -7,14 +7,14 @@ Dimension letters: N pairs, K groups, A attributes, T topics, I items (all combi
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_expit, logsumexp
+from scipy.special import cosdg, log_expit, logsumexp, sindg
 
 from micro_lit.errors import UserError
 from micro_lit.floors import exact
@@ -22,7 +22,7 @@ from micro_lit.floors import exact
 LEVELS = (-1, 0, 1)
 MAX_ITEMS = 3**7
 
-REFERENCES = ("oracle", "marginal", "single_bt_conditional", "single_bt_linear")
+REFERENCES = ("oracle", "marginal", "marginal_static", "single_bt_conditional", "single_bt_linear")
 
 
 class Draw(NamedTuple):
@@ -49,8 +49,13 @@ class Population:
 
     def __post_init__(self) -> None:
         sums_T = self.group_weights_TK.sum(axis=1)
-        if (self.group_weights_TK < 0).any() or not np.allclose(sums_T, 1.0):
+        if (self.group_weights_TK < 0).any() or not (abs(sums_T - 1.0) <= exact.SUM_TOLERANCE).all():
             raise UserError(f"group weights must be at least 0 and sum to 1 for every topic; the sums are {sums_T}")
+        unheard = [name for name, most in zip(self.groups, self.group_weights_TK.max(axis=0), strict=True) if most == 0]
+        if unheard:
+            raise UserError(
+                f"groups without weight on any topic: {', '.join(unheard)}; leave them out or give them weight"
+            )
         if len(LEVELS) ** len(self.attributes) > MAX_ITEMS:
             raise UserError(f"{len(self.attributes)} attributes are too many for exact floors; use at most 7")
 
@@ -95,20 +100,54 @@ class Population:
 
     @cached_property
     def floors(self) -> dict[str, float]:
-        """The floors of `REFERENCES`, in nats, by exact summation over all pairs of distinct items and all topics."""
-        probability_KII = self._probability_KII
-        mass_II = self._mass_II
-        flat_mass = (mass_II / self.num_topics).ravel()
-        flat_probability_NK = probability_KII.reshape(self.num_groups, -1).T
-        oracle, marginal, conditional, linear = 0.0, 0.0, 0.0, 0.0
-        for topic, weights_K in enumerate(self.group_weights_TK):
-            oracle += exact.oracle_floor(weights_K[None], flat_probability_NK, flat_mass)
-            marginal += exact.marginal_floor(weights_K[None], flat_probability_NK, flat_mass)
-            mixed_II = np.tensordot(weights_K, probability_KII, 1)
-            conditional += (mass_II * exact.bt_cross_entropy(mixed_II, _margins(self._conditional_TI[topic]))).sum()
-            linear += (mass_II * exact.bt_cross_entropy(mixed_II, _margins(self.items_IA @ self.linear_A))).sum()
-        values = (oracle, marginal, conditional / self.num_topics, linear / self.num_topics)
-        return {name: float(value) for name, value in zip(REFERENCES, values, strict=True)}
+        """The floors of `REFERENCES`, in nats, by exact summation over all pairs of distinct items and all topics.
+
+        marginal_static is E[h(Σ_k g_k σ_k)], g the mean weights over topics: the floor of a predictor that sees the
+        pair but not the prompt, which is what a static mixture can reach.
+        """
+        probability_NK, mass_N, mean_1K = self._probability_NK, self._mass_II.ravel(), self._mean_weights_K[None]
+        floors = (
+            # Topic and pair are independent, so that the oracle's mean over topics is one over groups.
+            exact.oracle_floor(mean_1K, probability_NK, mass_N).value,
+            self._mean_over_topics(exact.marginal_floor),
+            exact.marginal_floor(mean_1K, probability_NK, mass_N).value,
+            float(np.mean([solution.floor.value for solution in self._conditional_solutions])),
+            self._linear_solution.floor.value,
+        )
+        return dict(zip(REFERENCES, floors, strict=True))
+
+    @cached_property
+    def gaps(self) -> dict[str, float]:
+        """What stands between the floors, in nats, and lower bounds of the first; exact sums.
+
+        mutual_information: F1 - F0, what only knowing the person wins. misspecification: F2 (conditional) - F1, what
+        only a mixture wins. prompt: F2 (linear) - F2 (conditional), what a gate on the prompt wins, and so would a
+        richer single BT. variance_bound, pinsker_bound, printed_bound: see `micro_lit.floors.exact`.
+        """
+        floors, weights_TK = self.floors, self.group_weights_TK
+        equal_1K = np.full((1, self.num_groups), 1.0 / self.num_groups)
+        # Both bounds are 2 ρ K times a variance that does not see the topic: with equal weights twice that variance.
+        scale = float(weights_TK.min()) * self.num_groups
+        variance, printed = (
+            bound(equal_1K, self._probability_NK, self._mass_II.ravel()).value
+            for bound in (exact.variance_bound, exact.printed_bound)
+        )
+        return {
+            "mutual_information": floors["marginal"] - floors["oracle"],
+            "misspecification": floors["single_bt_conditional"] - floors["marginal"],
+            "prompt": floors["single_bt_linear"] - floors["single_bt_conditional"],
+            "variance_bound": scale * variance,
+            "pinsker_bound": self._mean_over_topics(exact.pinsker_bound),
+            "printed_bound": scale * printed,
+        }
+
+    @cached_property
+    def certificates(self) -> dict[str, float]:
+        """The gradient norm at which the solver of each floor that is a minimum stopped; of all topics, the largest."""
+        return {
+            "single_bt_conditional": max(solution.gradient_norm for solution in self._conditional_solutions),
+            "single_bt_linear": self._linear_solution.gradient_norm,
+        }
 
     def reference_log_probs(self, draw: Draw) -> NDArray[np.float64]:
         """Log-probability [N, F] of each label under the predictors that reach the floors, in order of `REFERENCES`.
@@ -120,6 +159,7 @@ class Population:
         log_prob_KN = log_expit(margin_KN)
         with np.errstate(divide="ignore"):
             log_weights_KN = np.log(self.group_weights_TK[draw.topic_N]).T
+        log_mean_weights_K1 = np.log(self._mean_weights_K)[:, None]
         conditional_N = self._conditional_TI[draw.topic_N, draw.chosen_N]
         conditional_N = conditional_N - self._conditional_TI[draw.topic_N, draw.rejected_N]
         linear_N = (self.items_IA[draw.chosen_N] - self.items_IA[draw.rejected_N]) @ self.linear_A
@@ -127,27 +167,52 @@ class Population:
             [
                 log_prob_KN[draw.group_N, np.arange(len(draw.group_N))],
                 logsumexp(log_weights_KN + log_prob_KN, axis=0),
+                logsumexp(log_mean_weights_K1 + log_prob_KN, axis=0),
                 log_expit(conditional_N),
                 log_expit(linear_N),
             ],
             axis=1,
         )
 
-    @cached_property
+    @property
     def linear_A(self) -> NDArray[np.float64]:
         """The best single reward that is linear in the attributes and does not see the prompt."""
-        mixed_II = np.tensordot(self.group_weights_TK.mean(axis=0), self._probability_KII, 1)
-        differences_NA = (self.items_IA[:, None] - self.items_IA[None, :]).reshape(-1, len(self.attributes))
-        return exact.linear_bt(differences_NA, mixed_II.ravel(), self._mass_II.ravel())
+        return self._linear_solution.parameters
 
     @cached_property
+    def _linear_solution(self) -> exact.Solution:
+        differences_NA = (self.items_IA[:, None] - self.items_IA[None, :]).reshape(-1, len(self.attributes))
+        return exact.linear_bt(differences_NA, self._probability_NK @ self._mean_weights_K, self._mass_II.ravel())
+
+    @property
     def _conditional_TI(self) -> NDArray[np.float64]:
         """The best single score of each item for each topic: any function of prompt and response."""
-        scores = []
+        return np.stack([solution.parameters for solution in self._conditional_solutions])
+
+    @cached_property
+    def _conditional_solutions(self) -> list[exact.Solution]:
+        return [
+            exact.bt_projection(np.tensordot(weights_K, self._probability_KII, 1), self._mass_II)
+            for weights_K in self.group_weights_TK
+        ]
+
+    def _mean_over_topics(self, quantity: Callable[..., exact.Estimate]) -> float:
+        """The mean of a function of (weights, probabilities, mass); groups that a topic does not know are left out."""
+        values = []
         for weights_K in self.group_weights_TK:
-            mixed_II = np.tensordot(weights_K, self._probability_KII, 1)
-            scores.append(exact.bt_projection(mixed_II, self._mass_II))
-        return np.stack(scores)
+            known_K = weights_K > 0
+            estimate = quantity(weights_K[None, known_K], self._probability_NK[:, known_K], self._mass_II.ravel())
+            values.append(estimate.value)
+        return float(np.mean(values))
+
+    @property
+    def _mean_weights_K(self) -> NDArray[np.float64]:
+        return self.group_weights_TK.mean(axis=0)
+
+    @property
+    def _probability_NK(self) -> NDArray[np.float64]:
+        """Every ordered pair of items, as rows."""
+        return self._probability_KII.reshape(self.num_groups, -1).T
 
     @cached_property
     def _probability_KII(self) -> NDArray[np.float64]:
@@ -170,6 +235,7 @@ def plant(
     strength: float = 3.0,
     topics: int = 8,
     group_weights: float | Sequence[Sequence[float]] = 0.3,
+    angle: float | None = None,
     seed: int = 0,
 ) -> Population:
     """A population from a few settings.
@@ -178,13 +244,17 @@ def plant(
     strength: multiplies the rewards. A drawn group's rewards are ±1 before that.
     group_weights: concentration of a symmetric Dirichlet from which each topic's weights are drawn (small: each topic
         has its own group; large: all topics alike), or the weights themselves, a row a topic.
+    angle: of two groups, the degrees between their rewards, which are of length 1 before `strength`: 0 for groups that
+        want the same, 180 for the opposite. They agree on the first attribute and differ on the second.
     seed: of the draws of groups and weights; the pairs have their own.
     """
     generator = np.random.default_rng(seed)
     attributes = tuple(attributes)
     if not (groups if isinstance(groups, int) else len(groups)):
         raise UserError("data.population.groups is empty; a population needs at least one group")
-    if isinstance(groups, int):
+    if angle is not None:
+        names, rewards_KA = ("group_0", "group_1"), _angled_rewards(len(attributes), groups, angle)
+    elif isinstance(groups, int):
         names = tuple(f"group_{number}" for number in range(groups))
         rewards_KA = _draw_rewards(len(attributes), groups, relevant, generator)
     else:
@@ -216,4 +286,16 @@ def _draw_rewards(num_attributes: int, groups: int, relevant: int, generator: np
     for reward_A in rewards_KA:
         chosen = generator.choice(num_attributes, size=relevant, replace=False)
         reward_A[chosen] = generator.choice([-1.0, 1.0], size=relevant)
+    return rewards_KA
+
+
+def _angled_rewards(num_attributes: int, groups: int | Mapping, angle: float) -> NDArray:
+    if groups != 2:
+        raise UserError(f"data.population.angle={angle} is between two drawn groups; it needs data.population.groups=2")
+    if not 0 <= angle <= 180:
+        raise UserError(f"data.population.angle={angle}: an angle between rewards is from 0 to 180 degrees")
+    if num_attributes < 2:
+        raise UserError(f"data.population.angle={angle} needs at least two attributes to turn in; there is one")
+    rewards_KA = np.zeros((2, num_attributes))
+    rewards_KA[:, 0], rewards_KA[:, 1] = cosdg(angle / 2), sindg(angle / 2) * np.array([1.0, -1.0])
     return rewards_KA

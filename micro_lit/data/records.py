@@ -33,7 +33,7 @@ class Record(NamedTuple):
 
 
 FIELDS = Record._fields
-LABELS = ("source", "attribute", "group", "user_id")
+LABELS = ("source", "attribute", "group", "user_id", "pair_id")
 
 
 class BadRow(ValueError):
@@ -62,7 +62,7 @@ def parse_record(row: Mapping[str, Any]) -> Record:
             raise BadRow(f"{name!r} is empty")
     if chosen == rejected:
         raise BadRow("chosen and rejected are the same text")
-    texts = {name: _optional_text(row.get(name), name) for name in ("criterion", *LABELS, "pair_id")}
+    texts = {name: _optional_text(row.get(name), name) for name in ("criterion", *LABELS)}
     return Record(prompt, chosen, rejected, rating_gap=_rating_gap(row.get("rating_gap")), **texts)
 
 

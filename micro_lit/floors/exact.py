@@ -1,22 +1,57 @@
 """Irreducible error of known populations: the least negative log-likelihood (nats) each kind of predictor can reach.
 
 A population is a table of pairs with, for each pair, the probability σ_k that group k prefers the first response, the
-group weights γ_k, and the probability that the pair is asked. All functions are NumPy in float64.
+group weights γ_k, and the mass of the pair: the probability that it is asked. With a mass every function is an exact
+sum. Without one (`mass_N=None`) the pairs are an i.i.d. sample, and what is returned is an estimate with its standard
+error.
 
-Dimension letters: N pairs, K groups, D features, I items.
+`weights_NK` may have one row for all pairs. Input that is no population raises `ValueError`. All functions are NumPy in
+float64; what is large is worked through in blocks of rows.
+
+Dimension letters: N pairs, B pairs of a block, K groups, D features, I items, A items that are asked, T contexts,
+E pairs of items that are asked, each once whatever its order.
 """
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.special import entr, expit
 
 Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+NewtonTerms = Callable[[Array], tuple[float, Array, Array]]
 
+BLOCK_VALUES = 2**20
 MAX_NEWTON_STEPS = 100
+SUM_TOLERANCE = 1e-5  # float32 weights and typed thirds pass
 
 
 class NotConverged(ArithmeticError):
     """A convex solve did not reach its tolerance; the message holds the gradient norm it stopped at."""
+
+
+class Estimate(NamedTuple):
+    """A number in nats and its standard error: 0.0 where the mass of every pair is known and the number is exact."""
+
+    value: float
+    se: float
+
+
+class Solution(NamedTuple):
+    """The best predictor of a convex class and its floor, with a certificate.
+
+    gradient_norm: Euclidean norm of the gradient of the expected loss at `parameters`. The problem is convex, so the
+        loss there is above the least one by at most this times the distance to the optimum.
+    """
+
+    parameters: Array
+    floor: Estimate
+    gradient_norm: float
+    steps: int
 
 
 def binary_entropy(probability: Array) -> Array:
@@ -29,77 +64,384 @@ def bt_cross_entropy(probability: Array, margin: Array) -> Array:
     return np.logaddexp(0.0, -margin) + (1.0 - probability) * margin
 
 
-def oracle_floor(weights_NK: Array, probabilities_NK: Array, mass_N: Array) -> float:
+# Floors and gaps of a mixture: means over pairs of a function of (γ, σ)
+
+
+def oracle_floor(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> Estimate:
     """F0 = E[Σ_k γ_k h(σ_k)]: the floor of a predictor that knows the rater's group."""
-    return float(mass_N @ (weights_NK * binary_entropy(probabilities_NK)).sum(axis=-1))
+    return _mean_over_pairs(_oracle, weights_NK, probabilities_NK, mass_N)
 
 
-def marginal_floor(weights_NK: Array, probabilities_NK: Array, mass_N: Array) -> float:
+def marginal_floor(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> Estimate:
     """F1 = E[h(Σ_k γ_k σ_k)]: the floor of a predictor that knows everything but the group."""
-    return float(mass_N @ binary_entropy((weights_NK * probabilities_NK).sum(axis=-1)))
+    return _mean_over_pairs(_marginal, weights_NK, probabilities_NK, mass_N)
 
 
-def linear_bt(differences_ND: Array, probability_N: Array, mass_N: Array, tolerance: float = 1e-10) -> Array:
-    """The reward vector θ_D whose single Bradley-Terry model σ(θ · (φ_first − φ_second)) has the least expected loss.
+def mutual_information(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> Estimate:
+    """F1 - F0 = I(group; label | prompt, pair): what only knowing the person can win.
+
+    The difference is taken pair by pair, so its standard error is smaller than those of the two floors suggest.
+    """
+    return _mean_over_pairs(lambda *pair: _marginal(*pair) - _oracle(*pair), weights_NK, probabilities_NK, mass_N)
+
+
+def pinsker_bound(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> Estimate:
+    """2 E[Σ_k γ_k (σ_k - p̄)²], a lower bound of F1 - F0 and so of every such predictor's distance from F0.
+
+    For each pair F1 - F0 is Σ_k γ_k KL(σ_k ‖ p̄), and Pinsker's inequality says KL(σ ‖ p̄) ≥ 2 (σ - p̄)². It is never
+    below `variance_bound`: γ_k ≥ ρ, and the mean is the point with the least sum of squared distances, so
+    Σ_k γ_k (σ_k - p̄)² ≥ ρ Σ_k (σ_k - p̄)² ≥ ρ K Var_k[σ_k].
+    """
+    return _mean_over_pairs(_weighted_variance, weights_NK, probabilities_NK, mass_N)
+
+
+def variance_bound(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> Estimate:
+    """2 ρ K E[Var_k σ_k], the useful form of MiCRo's Theorem 3.2 (arXiv 2505.24846): a lower bound of F1 - F0.
+
+    Var has equal weights 1/K. ρ is the least weight of any group on any pair that is asked; on a sample, the least in
+    it, which the standard error takes for the truth.
+    """
+    spread = _mean_over_pairs(
+        lambda _, probabilities_BK: probabilities_BK.var(axis=1), weights_NK, probabilities_NK, mass_N
+    )
+    scale = 2.0 * probabilities_NK.shape[1] * _least_weight(weights_NK, mass_N)
+    return Estimate(scale * spread.value, scale * spread.se)
+
+
+def printed_bound(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> Estimate:
+    """2 ρ K Var_k[E σ_k]: Theorem 3.2 of MiCRo (arXiv 2505.24846) as printed. It is 0 for every population.
+
+    Its expectation, over i.i.d. response pairs, stands inside the variance. Both orders of a pair are then equally
+    likely, and σ_k of one is 1 - σ_k of the other, so E σ_k = 1/2 for every group. The pairs must come in both orders:
+    with the chosen response always first this is another number, and no bound.
+
+    On a sample let s be the mean of the σ over pairs, Σ their covariance and Var_k(s) = sᵀPs. On average sᵀPs is too
+    large by tr(PΣ)/N. That is taken off, so the estimate may be negative. Its variance is
+    4 μᵀPΣPμ/N + 2 tr((PΣ)²)/N², μ the true mean. With s for μ the first term is too large by 4 tr((PΣ)²)/N². That
+    is taken off as well, down to 0, so the standard error is safe near 0: up to √2 too large.
+    """
+    _check(probabilities_NK, mass_N, weights_NK)
+    num_pairs, num_groups = probabilities_NK.shape
+    scale = 2.0 * num_groups * _least_weight(weights_NK, mass_N)
+    if mass_N is not None:
+        return Estimate(scale * float((mass_N @ probabilities_NK).var()), 0.0)
+    mean_K = probabilities_NK.mean(axis=0)
+    covariance_KK = np.zeros((num_groups, num_groups))
+    for rows in _blocks(num_pairs, num_groups):
+        centred_BK = probabilities_NK[rows] - mean_K
+        covariance_KK += centred_BK.T @ centred_BK / (num_pairs - 1)
+    projector_KK = (np.eye(num_groups) - 1.0 / num_groups) / num_groups
+    noise_KK = projector_KK @ covariance_KK / num_pairs
+    noise_of_noise = float((noise_KK @ noise_KK).trace())
+    slope = float(mean_K @ noise_KK @ projector_KK @ mean_K)
+    variance = 4.0 * max(slope - noise_of_noise, 0.0) + 2.0 * noise_of_noise
+    return Estimate(scale * float(mean_K.var() - noise_KK.trace()), scale * variance**0.5)
+
+
+def _marginal_probability(weights_BK: Array, probabilities_BK: Array) -> Array:
+    # Weights whose sum rounds to above 1 would make an entropy of -inf.
+    return np.minimum((weights_BK * probabilities_BK).sum(axis=1), 1.0)
+
+
+def _oracle(weights_BK: Array, probabilities_BK: Array) -> Array:
+    return (weights_BK * binary_entropy(probabilities_BK)).sum(axis=1)
+
+
+def _marginal(weights_BK: Array, probabilities_BK: Array) -> Array:
+    return binary_entropy(_marginal_probability(weights_BK, probabilities_BK))
+
+
+def _weighted_variance(weights_BK: Array, probabilities_BK: Array) -> Array:
+    centred_BK = probabilities_BK - _marginal_probability(weights_BK, probabilities_BK)[:, None]
+    return 2.0 * (weights_BK * centred_BK**2).sum(axis=1)
+
+
+def _mean_over_pairs(
+    per_pair: Callable[[Array, Array], Array], weights_NK: Array, probabilities_NK: Array, mass_N: Array | None
+) -> Estimate:
+    _check(probabilities_NK, mass_N, weights_NK)
+    value_N = np.empty(len(probabilities_NK))
+    for rows in _blocks(*probabilities_NK.shape):
+        weights_BK = weights_NK if len(weights_NK) == 1 else weights_NK[rows]
+        value_N[rows] = per_pair(weights_BK / weights_BK.sum(axis=1, keepdims=True), probabilities_NK[rows])
+    return _estimate(value_N, mass_N)
+
+
+def _least_weight(weights_NK: Array, mass_N: Array | None) -> float:
+    least_N = weights_NK.min(axis=1)
+    return float((least_N if mass_N is None or len(least_N) == 1 else least_N[mass_N > 0]).min())
+
+
+def _estimate(value_N: Array, mass_N: Array | None, optimism: float = 0.0) -> Estimate:
+    """The mean of a quantity over pairs. `optimism`, what an in-sample mean flatters by, is added on a sample alone."""
+    if mass_N is not None:
+        return Estimate(float(mass_N @ value_N), 0.0)
+    return Estimate(float(value_N.mean()) + optimism, float(value_N.std(ddof=1)) / len(value_N) ** 0.5)
+
+
+# Floors of single Bradley-Terry models: convex problems
+
+
+def linear_bt(
+    differences_ND: Array, probability_N: Array, mass_N: Array | None = None, tolerance: float = 1e-10
+) -> Solution:
+    """The reward vector θ_D whose single Bradley-Terry model σ(θ · (φ_first - φ_second)) has the least expected loss.
+
+    differences_ND: φ_first - φ_second. probability_N: that the first response wins, the group summed out.
+
+    On a sample of N pairs the least loss is below what the same θ loses on new pairs, and below the floor, by
+    tr(H⁻¹J)/(2N) to first order. J is the second moment of a pair's gradient (σ - p)(φ_first - φ_second), H the Hessian
+    of the mean loss. The floor includes this correction (Takeuchi 1976); it wants many more pairs than features. Where
+    the features leave H singular, the directions that no pair sees do not count.
 
     Newton's method on a convex problem; raises `NotConverged` when the gradient norm stays above `tolerance`. Where
     labels are separable the optimum lies at infinity: the loss at θ is then right to the tolerance, θ itself arbitrary.
     """
+    _check(probability_N, mass_N)
+    num_pairs = len(probability_N)
+    if differences_ND.ndim != 2 or len(differences_ND) != num_pairs or differences_ND.size == 0:
+        raise ValueError(
+            f"differences_ND has shape {differences_ND.shape}; {num_pairs} pairs need a row of features each"
+        )
+    if not (np.isfinite(differences_ND.min()) and np.isfinite(differences_ND.max())):
+        pair, feature = np.argwhere(~np.isfinite(differences_ND))[0]
+        raise ValueError(f"pair {pair}, feature {feature}: {differences_ND[pair, feature]} is not finite; leave it out")
+    share_N = np.full(num_pairs, 1.0 / num_pairs) if mass_N is None else mass_N
 
     def newton_terms(theta_D: Array) -> tuple[float, Array, Array]:
         margin_N = differences_ND @ theta_D
         predicted_N = expit(margin_N)
-        gradient_D = differences_ND.T @ (mass_N * (predicted_N - probability_N))
-        curvature_N = mass_N * predicted_N * (1.0 - predicted_N)
-        hessian_DD = (differences_ND.T * curvature_N) @ differences_ND
-        return float(mass_N @ bt_cross_entropy(probability_N, margin_N)), gradient_D, hessian_DD
+        gradient_D = differences_ND.T @ (share_N * (predicted_N - probability_N))
+        hessian_DD = _second_moment(differences_ND, share_N * predicted_N * (1.0 - predicted_N))
+        return float(share_N @ bt_cross_entropy(probability_N, margin_N)), gradient_D, hessian_DD
 
-    return _minimise(newton_terms, np.zeros(differences_ND.shape[1]), tolerance)
+    theta_D, gradient_norm, steps = _minimise(newton_terms, np.zeros(differences_ND.shape[1]), tolerance)
+    margin_N = differences_ND @ theta_D
+    optimism = 0.0
+    if mass_N is None:
+        predicted_N = expit(margin_N)
+        hessian_DD = _second_moment(differences_ND, share_N * predicted_N * (1.0 - predicted_N))
+        moment_DD = _second_moment(differences_ND, share_N * (predicted_N - probability_N) ** 2)
+        optimism = _trace_of_quotient(hessian_DD, moment_DD) / (2.0 * num_pairs)
+    floor = _estimate(bt_cross_entropy(probability_N, margin_N), mass_N, optimism)
+    return Solution(theta_D, floor, gradient_norm, steps)
 
 
-def bt_projection(probability_II: Array, mass_II: Array, tolerance: float = 1e-10) -> Array:
-    """Scores r_I whose Bradley-Terry model σ(r_i − r_j) is closest, in expected loss, to a matrix of probabilities.
+def bt_projection(
+    probability_II: Array, mass_II: Array, tolerance: float = 1e-10, num_pairs: int | None = None
+) -> Solution:
+    """Scores r_I whose Bradley-Terry model σ(r_i - r_j) is closest, in expected loss, to a matrix of probabilities.
 
-    probability_II[i, j] is the probability that item i is preferred to j, with p_ij + p_ji = 1 off the diagonal;
+    probability_II[i, j] is the probability that item i is preferred to j, with p_ij + p_ji = 1 wherever it is asked;
     mass_II[i, j] how often the pair is asked, symmetric, summing to one; the diagonal has no say.
-    The scores have mean zero. Raises `NotConverged` as `linear_bt` does.
+    num_pairs: when the mass is only the shares of an i.i.d. sample of so many pairs, their number. The floor is then an
+        estimate, corrected for optimism as in `linear_bt`.
+    The scores have mean zero over every set of items that comparisons connect; an item that is never asked gets 0.
+    Raises `NotConverged` as `linear_bt` does.
     """
-    num_items = len(probability_II)
-    mass_II = np.where(np.eye(num_items, dtype=bool), 0.0, mass_II)
+    edges = _edges_of_matrix(probability_II, mass_II)
+    if num_pairs is not None and num_pairs < 2:
+        raise ValueError(f"num_pairs is {num_pairs}; a standard error needs at least two pairs")
+    fit = _fit_scores(edges, len(probability_II), tolerance, sampled=num_pairs is not None)
+    loss_E = bt_cross_entropy(edges.probability_E, fit.score_I[edges.first_E] - fit.score_I[edges.second_E])
+    floor = Estimate(float(edges.mass_E @ loss_E), 0.0)
+    if num_pairs is not None:
+        variance = float(edges.mass_E @ (loss_E - floor.value) ** 2) / (num_pairs - 1)
+        floor = Estimate(floor.value + fit.quotient / (2.0 * num_pairs), variance**0.5)
+    return Solution(fit.score_I, floor, fit.gradient_norm, fit.steps)
 
-    def newton_terms(score_I: Array) -> tuple[float, Array, Array]:
-        margin_II = score_I[:, None] - score_I[None, :]
-        predicted_II = expit(margin_II)
-        curvature_II = mass_II * predicted_II * (1.0 - predicted_II)
-        # Antisymmetry folds the two occurrences of an item (first, second) into one sum, hence the factor 2.
-        gradient_I = 2.0 * (mass_II * (predicted_II - probability_II)).sum(axis=1)
-        hessian_II = 2.0 * (np.diag(curvature_II.sum(axis=1)) - curvature_II)
-        # The loss does not see a constant added to all scores; this term fixes their mean and leaves the rest alone.
-        hessian_II += hessian_II.trace() / num_items**2
-        return float((mass_II * bt_cross_entropy(probability_II, margin_II)).sum()), gradient_I, hessian_II
 
-    if not np.isclose(mass_II.sum(), 1.0):
-        raise ValueError(f"mass_II off the diagonal sums to {mass_II.sum():.6g}; it must sum to 1")
+def conditional_bt(
+    context_N: Integers,
+    first_N: Integers,
+    second_N: Integers,
+    probability_N: Array,
+    num_items: int,
+    mass_N: Array | None = None,
+    tolerance: float = 1e-10,
+) -> Solution:
+    """The best single Bradley-Terry model whose score may be any function of context and item, from a list of pairs.
+
+    context_N: number of the context, from 0. first_N, second_N: the two items, below `num_items`. probability_N: that
+    the first wins. A pair listed several times, in either order, counts by its mean: the loss is linear in it.
+
+    One `bt_projection` a context. The parameters are scores [T, I]: mean zero over every set of items that comparisons
+    in the context connect, and 0 for an item that is never asked there. The floor is over all contexts; on a sample it
+    is corrected for optimism as in `linear_bt`, which wants many more pairs than the contexts together have items.
+    gradient_norm and steps are the largest of any context's own problem. Raises `NotConverged` with the context.
+    """
+    _check(probability_N, mass_N)
+    _check_items(context_N, first_N, second_N, num_items, len(probability_N))
+    scores_TI = np.zeros((int(context_N.max()) + 1, num_items))
+    if mass_N is not None:
+        asked_N = mass_N > 0
+        context_N, first_N, second_N = context_N[asked_N], first_N[asked_N], second_N[asked_N]
+        probability_N, mass_N = probability_N[asked_N], mass_N[asked_N]
+    context_E, edges = _edges_of_pairs(context_N, first_N, second_N, probability_N, num_items, mass_N)
+    quotient, gradient_norm, steps = 0.0, 0.0, 0
+    ends_T = np.searchsorted(context_E, np.arange(len(scores_TI)), side="right")
+    for context, end in enumerate(ends_T):
+        start = ends_T[context - 1] if context else 0
+        if start == end:
+            continue
+        own = _Edges(*(column_E[start:end] for column_E in edges))
+        own = own._replace(mass_E=own.mass_E / own.mass_E.sum())
+        try:
+            fit = _fit_scores(own, num_items, tolerance, sampled=mass_N is None)
+        except NotConverged as error:
+            raise NotConverged(f"context {context}: {error}") from error
+        scores_TI[context] = fit.score_I
+        quotient += fit.quotient
+        gradient_norm, steps = max(gradient_norm, fit.gradient_norm), max(steps, fit.steps)
+    margin_N = scores_TI[context_N, first_N] - scores_TI[context_N, second_N]
+    floor = _estimate(bt_cross_entropy(probability_N, margin_N), mass_N, quotient / (2.0 * len(probability_N)))
+    return Solution(scores_TI, floor, gradient_norm, steps)
+
+
+class _Edges(NamedTuple):
+    """Pairs of items that are asked, each in one order.
+
+    spread_E: variance of the probability over the listed pairs that became one.
+    """
+
+    first_E: Integers
+    second_E: Integers
+    probability_E: Array
+    mass_E: Array
+    spread_E: Array
+
+
+class _Fit(NamedTuple):
+    score_I: Array
+    gradient_norm: float
+    steps: int
+    quotient: float  # tr(H⁻¹J); 0 where nothing is sampled
+
+
+def _edges_of_matrix(probability_II: Array, mass_II: Array) -> _Edges:
+    shape = probability_II.shape
+    if len(shape) != 2 or shape[0] != shape[1] or mass_II.shape != shape:
+        raise ValueError(
+            f"probability_II has shape {shape} and mass_II {mass_II.shape}; both need a row and a column an item"
+        )
+    mass_II = np.where(np.eye(len(mass_II), dtype=bool), 0.0, mass_II)
+    if not np.isclose(mass_II.sum(), 1.0, atol=SUM_TOLERANCE):
+        raise ValueError(
+            f"mass_II off the diagonal sums to {mass_II.sum():.6g}; it must sum to 1: divide it by its sum"
+        )
+    asked_II = mass_II > 0
+    for broken_II, complaint in (
+        (mass_II < 0, "the mass is not at least 0; give the probability that the pair is asked"),
+        (abs(mass_II - mass_II.T) > SUM_TOLERANCE * mass_II, "the mass is not symmetric; give each order half of it"),
+        (
+            asked_II & ~((probability_II >= 0) & (probability_II <= 1.0 + SUM_TOLERANCE)),
+            "the probability is not in [0, 1]",
+        ),
+        (
+            asked_II & ~(abs(probability_II + probability_II.T - 1.0) <= SUM_TOLERANCE),
+            "it does not sum to 1 with that of the other order",
+        ),
+    ):
+        if broken_II.any():
+            first, second = np.argwhere(broken_II)[0]
+            facts = f"probability {probability_II[first, second]}, mass {mass_II[first, second]}"
+            raise ValueError(f"items {first} and {second} ({facts}): {complaint}")
+    first_E, second_E = np.nonzero(np.triu(mass_II))
+    mass_E = mass_II[first_E, second_E] + mass_II[second_E, first_E]
+    return _Edges(first_E, second_E, probability_II[first_E, second_E], mass_E, np.zeros(len(mass_E)))
+
+
+def _edges_of_pairs(
+    context_N: Integers,
+    first_N: Integers,
+    second_N: Integers,
+    probability_N: Array,
+    num_items: int,
+    mass_N: Array | None,
+) -> tuple[Integers, _Edges]:
+    """The context of each edge, in rising order, and the edges; their mass sums to one over all contexts."""
+    share_N = np.full(len(probability_N), 1.0 / len(probability_N)) if mass_N is None else mass_N
+    low_N, high_N = np.minimum(first_N, second_N), np.maximum(first_N, second_N)
+    wins_N = np.where(first_N < second_N, probability_N, 1.0 - probability_N)
+    cell_N = (context_N.astype(np.int64) * num_items + low_N) * num_items + high_N
+    cell_E, edge_N = np.unique(cell_N, return_inverse=True)
+    mass_E = np.bincount(edge_N, share_N)
+    wins_E = np.bincount(edge_N, share_N * wins_N) / mass_E
+    spread_E = np.bincount(edge_N, share_N * (wins_N - wins_E[edge_N]) ** 2) / mass_E
+    context_low_E, high_E = np.divmod(cell_E, num_items)
+    context_E, low_E = np.divmod(context_low_E, num_items)
+    return context_E, _Edges(low_E, high_E, wins_E, mass_E, spread_E)
+
+
+def _fit_scores(edges: _Edges, num_items: int, tolerance: float, sampled: bool) -> _Fit:
+    """The Bradley-Terry scores of least expected loss; the mass of the edges sums to one."""
+    asked_A, place_2E = np.unique(np.concatenate([edges.first_E, edges.second_E]), return_inverse=True)
+    edges = edges._replace(first_E=place_2E[: len(edges.first_E)], second_E=place_2E[len(edges.first_E) :])
+    first_E, second_E, probability_E, mass_E, spread_E = edges
+
+    def newton_terms(score_A: Array) -> tuple[float, Array, Array]:
+        margin_E = score_A[first_E] - score_A[second_E]
+        predicted_E = expit(margin_E)
+        residual_E = mass_E * (predicted_E - probability_E)
+        gradient_A = np.bincount(first_E, residual_E, len(score_A)) - np.bincount(second_E, residual_E, len(score_A))
+        hessian_AA = _laplacian(edges, mass_E * predicted_E * (1.0 - predicted_E), len(score_A))
+        return float(mass_E @ bt_cross_entropy(probability_E, margin_E)), gradient_A, hessian_AA
+
     # From zero, where the curvature is largest. A start at the groups' mean reward looks closer, but where
     # probabilities are near 0 and 1 the loss is flat there, and Newton's steps do not find back.
-    return _minimise(newton_terms, np.zeros(num_items), tolerance)
+    score_A, gradient_norm, steps = _minimise(newton_terms, np.zeros(len(asked_A)), tolerance)
+    quotient = 0.0
+    if sampled:
+        predicted_E = expit(score_A[first_E] - score_A[second_E])
+        hessian_AA = _laplacian(edges, mass_E * predicted_E * (1.0 - predicted_E), len(score_A))
+        moment_AA = _laplacian(edges, mass_E * ((predicted_E - probability_E) ** 2 + spread_E), len(score_A))
+        quotient = _trace_of_quotient(hessian_AA, moment_AA)
+    score_I = np.zeros(num_items)
+    # The loss does not see a constant added to all scores that comparisons connect.
+    graph_AA = coo_array((mass_E, (first_E, second_E)), shape=(len(score_A), len(score_A)))
+    part_A = connected_components(graph_AA, directed=False)[1]
+    score_I[asked_A] = score_A - (np.bincount(part_A, score_A) / np.bincount(part_A))[part_A]
+    return _Fit(score_I, gradient_norm, steps, quotient)
 
 
-def _minimise(newton_terms, start: Array, tolerance: float) -> Array:
-    """Newton's method with step halving; `newton_terms` maps a point to loss, gradient and Hessian."""
+def _laplacian(edges: _Edges, weight_E: Array, num_items: int) -> Array:
+    """Σ_E weight_E (e_first - e_second)(e_first - e_second)ᵀ."""
+    matrix_II = np.zeros((num_items, num_items))
+    matrix_II[edges.first_E, edges.second_E] = matrix_II[edges.second_E, edges.first_E] = -weight_E
+    np.fill_diagonal(matrix_II, -matrix_II.sum(axis=1))
+    return matrix_II
+
+
+def _second_moment(differences_ND: Array, weight_N: Array) -> Array:
+    """Σ_N weight_N φ_N φ_Nᵀ."""
+    num_features = differences_ND.shape[1]
+    moment_DD = np.zeros((num_features, num_features))
+    for rows in _blocks(*differences_ND.shape):
+        moment_DD += (differences_ND[rows].T * weight_N[rows]) @ differences_ND[rows]
+    return moment_DD
+
+
+def _trace_of_quotient(hessian_DD: Array, moment_DD: Array) -> float:
+    """tr(H⁻¹J), over the directions that H sees."""
+    return float(_solve(hessian_DD, moment_DD, ridge=1e-10).trace())
+
+
+def _minimise(newton_terms: NewtonTerms, start: Array, tolerance: float) -> tuple[Array, float, int]:
+    """Newton's method with step halving: the point, the norm of the gradient there, and the number of steps.
+
+    newton_terms maps a point to loss, gradient and Hessian.
+    """
     point = start
     loss, gradient, hessian = newton_terms(point)
-    for _ in range(MAX_NEWTON_STEPS):
-        if np.linalg.norm(gradient) <= tolerance:
-            return point
-        try:
-            step = np.linalg.solve(hessian, gradient)
-        except np.linalg.LinAlgError:
-            step = np.linalg.lstsq(hessian, gradient, rcond=None)[0]
+    for steps in range(MAX_NEWTON_STEPS):
+        gradient_norm = float(np.linalg.norm(gradient))
+        if gradient_norm <= tolerance:
+            return point, gradient_norm, steps
+        step = _solve(hessian, gradient[:, None], ridge=1e-14)[:, 0]
         size = 1.0
         while True:
             candidate = newton_terms(point - size * step)
-            if candidate[0] <= loss + 1e-12 or size < 1e-6:
+            if candidate[0] <= loss + 1e-12 or size < 1e-18:
                 break
             size /= 2.0
         point = point - size * step
@@ -108,3 +450,88 @@ def _minimise(newton_terms, start: Array, tolerance: float) -> Array:
         f"the gradient norm is {np.linalg.norm(gradient):.3g} after {MAX_NEWTON_STEPS} Newton steps, "
         f"above the tolerance {tolerance:.3g}; are the preferences deterministic?"
     )
+
+
+def _solve(hessian_DD: Array, right_DC: Array, ridge: float) -> Array:
+    """H⁻¹ times columns that lie in the directions H sees.
+
+    Other directions have neither curvature nor a right side: the ridge, relative to a diagonal of 1, keeps rounding from
+    being divided by rounding there, and is too small to matter elsewhere.
+    """
+    diagonal_D = hessian_DD.diagonal()
+    scale_D1 = np.where(diagonal_D > 0, diagonal_D, 1.0)[:, None] ** -0.5
+    scaled_DD = hessian_DD * scale_D1 * scale_D1.T
+    scaled_DD.flat[:: len(scaled_DD) + 1] += ridge
+    return scale_D1 * np.linalg.solve(scaled_DD, scale_D1 * right_DC)
+
+
+def _blocks(num_rows: int, width: int) -> Iterator[slice]:
+    """Slices of rows that hold about BLOCK_VALUES values each."""
+    size = max(1, BLOCK_VALUES // max(1, width))
+    return (slice(start, start + size) for start in range(0, num_rows, size))
+
+
+def _check(probabilities: Array, mass_N: Array | None, weights_NK: Array | None = None) -> None:
+    """Raises `ValueError` that names the row and what to do. probabilities: [N, K] with weights, else [N]."""
+    num_pairs = len(probabilities)
+    letters = ("N",) if weights_NK is None else ("N", "K")
+    if probabilities.ndim != len(letters):
+        raise ValueError(f"the probabilities have shape {probabilities.shape}; they need the axes {', '.join(letters)}")
+    if probabilities.size == 0:
+        raise ValueError(f"there are no pairs: the probabilities have shape {probabilities.shape}; give at least one")
+    # A probability with the groups summed out may round to above 1.
+    most = 1.0 + SUM_TOLERANCE if weights_NK is None else 1.0
+    if not (probabilities.min() >= 0 and probabilities.max() <= most):
+        place = np.argwhere(~((probabilities >= 0) & (probabilities <= most)))[0]
+        where = ", ".join(f"{name} {number}" for name, number in zip(("pair", "group"), place, strict=False))
+        raise ValueError(
+            f"{where}: the probability {probabilities[tuple(place)]} is not in [0, 1]; expit makes one of a margin"
+        )
+    if mass_N is None:
+        if num_pairs < 2:
+            raise ValueError("a single sampled pair has no standard error; sample more, or give mass_N")
+    else:
+        if mass_N.shape != (num_pairs,):
+            raise ValueError(f"mass_N has shape {mass_N.shape}; {num_pairs} pairs need {(num_pairs,)}")
+        if not mass_N.min() >= 0:
+            pair = np.argmax(~(mass_N >= 0))
+            raise ValueError(
+                f"pair {pair}: the mass {mass_N[pair]} is not at least 0; give the probability that the pair is asked"
+            )
+        if not abs(mass_N.sum() - 1.0) <= SUM_TOLERANCE:
+            raise ValueError(f"mass_N sums to {mass_N.sum():.6g}; it must sum to 1: divide it by its sum")
+    if weights_NK is None:
+        return
+    if weights_NK.ndim != 2 or weights_NK.shape not in (probabilities.shape, (1, probabilities.shape[1])):
+        raise ValueError(
+            f"weights_NK has shape {weights_NK.shape} and probabilities_NK {probabilities.shape}; "
+            "give a weight for every group, in one row for each pair or one row for all"
+        )
+    if not weights_NK.min() >= 0:
+        pair, group = np.argwhere(~(weights_NK >= 0))[0]
+        raise ValueError(f"pair {pair}, group {group}: the weight {weights_NK[pair, group]} is not at least 0")
+    sum_N = weights_NK.sum(axis=1)
+    if not abs(sum_N - 1.0).max() <= SUM_TOLERANCE:
+        pair = np.argmax(~(abs(sum_N - 1.0) <= SUM_TOLERANCE))
+        raise ValueError(
+            f"pair {pair}: the weights sum to {sum_N[pair]:.6g}; they must sum to 1: divide the row by its sum"
+        )
+    most_K = weights_NK.max(axis=0)
+    if most_K.min() == 0:
+        raise ValueError(f"group {most_K.argmin()} has zero weight on every pair; leave it out")
+
+
+def _check_items(context_N: Integers, first_N: Integers, second_N: Integers, num_items: int, num_pairs: int) -> None:
+    for name, number_N, most in (
+        ("context", context_N, None), ("first item", first_N, num_items), ("second item", second_N, num_items)
+    ):  # fmt: skip
+        if number_N.shape != (num_pairs,):
+            raise ValueError(f"the {name}s have shape {number_N.shape}; {num_pairs} pairs need {(num_pairs,)}")
+        if number_N.min() < 0 or (most is not None and number_N.max() >= most):
+            pair = np.argmax((number_N < 0) | (number_N >= (np.inf if most is None else most)))
+            raise ValueError(
+                f"pair {pair}: the {name} is number {number_N[pair]}; numbers start at 0 and num_items is {num_items}"
+            )
+    if (first_N == second_N).any():
+        pair = np.argmax(first_N == second_N)
+        raise ValueError(f"pair {pair} compares item {first_N[pair]} with itself; leave it out")

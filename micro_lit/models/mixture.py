@@ -11,9 +11,10 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from micro_lit import objectives
-from micro_lit.metrics import ExcessMetrics, HeadMetrics, PreferenceMetrics
+from micro_lit.metrics import ExcessMetrics, HeadMetrics, PreferenceMetrics, RaterMetrics
 from micro_lit.models.gates import StaticGate
 from micro_lit.models.heads import LinearHeads
 
@@ -34,7 +35,7 @@ class MixtureBT(pl.LightningModule):
 
     backbone: pairs -> representations (`micro_lit.features.backbones`).
     names: values of each label column, for the breakdowns of the test. references: names of the reference predictors
-        whose log-probabilities the pairs bring along.
+        whose log-probabilities the pairs bring along. bayes: which of these knows all that the data show.
     num_heads: K. head, gate: modules built with (width, num_heads).
     link: `probability` mixes Bradley-Terry models, `reward` mixes rewards inside one.
     entropy_weight: of the mean negative entropy of each example's weights; MiCRo sets 0.5, which pulls all to uniform.
@@ -52,6 +53,7 @@ class MixtureBT(pl.LightningModule):
         names: Mapping[str, list[str]],
         num_heads: int,
         references: Sequence[str] = (),
+        bayes: str | None = None,
         head: Callable[..., nn.Module] = LinearHeads,
         gate: Callable[..., nn.Module] = StaticGate,
         link: objectives.Link = "probability",
@@ -86,8 +88,10 @@ class MixtureBT(pl.LightningModule):
             {name: PreferenceMetrics(len(values)) for name, values in self.names.items() if values}
         )
         self.head_metrics = HeadMetrics(num_heads, len(self.names["group"]))
-        self.references = tuple(references)
-        self.excess_metrics = ExcessMetrics(len(self.references))
+        self.rater_metrics = RaterMetrics(len(names.get("pair_id", [])))
+        self.references, self.bayes = tuple(references), bayes
+        if self.references:
+            self.excess_metrics = ExcessMetrics(len(self.references), self.references.index(bayes))
 
     def forward(self, pairs: Any) -> Judgment:
         context_BD, chosen_BD, rejected_BD = self.backbone(pairs, with_context=self.gate.needs_context)
@@ -134,10 +138,9 @@ class MixtureBT(pl.LightningModule):
         self.log_dict({f"val/{name}": facts["value"] for name, facts in result.items()})
 
     def on_test_start(self) -> None:
-        for metrics in (
-            self.test_metrics, *self.test_breakdowns.values(), self.head_metrics, self.excess_metrics
-        ):  # fmt: skip
-            metrics.reset()
+        for metrics in self.modules():
+            if isinstance(metrics, Metric):
+                metrics.reset()
 
     def test_step(self, pairs: Any, batch_index: int) -> None:
         judgment = self(pairs)
@@ -147,6 +150,7 @@ class MixtureBT(pl.LightningModule):
             metrics.update(log_prob_B, pairs.label_N(name))
         log_posterior_BK = objectives.head_log_posterior(judgment.margins_BK, judgment.log_weights_BK)
         self.head_metrics.update(judgment.margins_BK, judgment.log_weights_BK, log_posterior_BK, pairs.label_N("group"))
+        self.rater_metrics.update(log_prob_B, pairs.label_N("pair_id"), pairs.first_wins_N)
         if self.references:
             self.excess_metrics.update(log_prob_B, pairs.reference_log_probs_NF)
 
@@ -157,14 +161,22 @@ class MixtureBT(pl.LightningModule):
     def test_results(self) -> dict[str, Any]:
         """What the last test measured, as plain JSON types; the parts of results.json that a model knows."""
         [overall] = self.test_metrics.compute()
-        results = {"model": self.name, "test": overall, "test_by": {}, "heads": self.head_metrics.compute()}
+        results = {
+            "model": self.name,
+            "test": overall,
+            "test_by": {},
+            "heads": self.head_metrics.compute(),
+            "raters": self.rater_metrics.compute(),
+        }
         if "recovery" in results["heads"]:
             results["heads"]["recovery"] = {"groups": self.names["group"], **results["heads"]["recovery"]}
         for name, metrics in self.test_breakdowns.items():
             cells = dict(zip(self.names[name], metrics.compute(), strict=True))
             results["test_by"][name] = {value: cell for value, cell in cells.items() if cell}
         if self.references:
-            results["excess"] = dict(zip(self.references, self.excess_metrics.compute(), strict=True))
+            excess, risk = self.excess_metrics.compute()
+            results["excess"] = dict(zip(self.references, excess, strict=True))
+            results["excess_risk"] = {"over": self.bayes, **risk}
         return results
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -2,9 +2,12 @@
 
 import json
 import os
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from micro_lit.config import Settings
 from micro_lit.data.pairs import PreferenceData
@@ -13,12 +16,33 @@ COUNTED = ("dropped", "ties", "truncated")
 FILE_NAME = "results.json"
 RECORDED_VERSIONS = ("micro-lit", "torch", "pytorch-lightning", "transformers")
 
+FLOORS = {
+    "oracle": "F0 oracle",
+    "marginal": "F1 marginal",
+    "marginal_static": "F1 marginal, prompt unseen",
+    "single_bt_conditional": "F2 single BT, conditional",
+    "single_bt_linear": "F2 single BT, linear",
+}
+
+
+RATER_FLOORS = {
+    "agreement": "two raters agree",
+    "brier": "Brier floor",
+    "nll_lower": "NLL floor, lower bound",
+    "nll_plug_in": "NLL floor, plug-in (Miller-Madow)",
+    "nll_upper": "NLL floor, upper bound",
+    "accuracy_lower": "accuracy ceiling, lower bound",
+    "accuracy_upper": "accuracy ceiling, upper bound",
+}
+
 
 def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any], seconds: float) -> dict[str, Any]:
     """One run's results as plain JSON types.
 
-    measured: `MixtureBT.test_results()`. `floors` and `excess` (loss above each floor's own predictor on the same test
-    rows) are there when the population is known. Losses are in nats; `se` is a standard error over rows.
+    measured: `MixtureBT.test_results()`. When the population is known there are `floors`, `excess` (loss above each
+    floor's own predictor on the same test rows) and `excess_risk` (expected loss above the floor that applies, the
+    label integrated out). `raters` holds the model's scores beside the floor of the raters themselves, when several
+    judged a pair. Losses are in nats; `se` is a standard error over rows.
     """
     floors = data.population.floors if data.population is not None else {}
     return {
@@ -41,8 +65,39 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
         # Exact sums over the population: no sampling error.
         "floors": {name: {"value": value, "se": 0.0} for name, value in floors.items()},
         "excess": measured.get("excess", {}),
+        "excess_risk": measured.get("excess_risk", {}),
+        "raters": measured["raters"],
         "heads": measured["heads"],
     }
+
+
+def floor_lines(results: Mapping[str, Any], path: str) -> dict[str, Mapping[str, float]]:
+    """The floors to draw beside the quantity at a path of results.json, each {value, se} under its name."""
+    floors = results["floors"]
+    if path == "test.nll":
+        return {name: floors[key] for key, name in FLOORS.items() if key in floors}
+    if path == "excess_risk" and floors:
+        over = results["excess_risk"]["over"]
+        base = floors[over]["value"]
+        above = {key: floor["value"] - base for key, floor in floors.items()}
+        zero = FLOORS[over].split()[0]
+        shown = [key for key in FLOORS if above.get(key, 0.0) > 1e-9]  # no rounding error of an equal floor
+        return {f"{FLOORS[key]} - {zero}": {"value": above[key], "se": 0.0} for key in shown}
+    score = path.removeprefix("raters.").removesuffix(".model")
+    found = results["raters"].get(score, {}).get("floors", {}) if path.startswith("raters.") else {}
+    named = {RATER_FLOORS[score if name == score else f"{score}_{name}"]: floor for name, floor in found.items()}
+    return {name: floor for name, floor in named.items() if name != RATER_FLOORS["nll_plug_in"]}  # no bound, no line
+
+
+def finished(settings: Settings) -> dict[str, Any] | None:
+    """The results that the run folder of these settings holds already, if they were measured with the same settings."""
+    folder = Path(settings["paths"]["run_dir"])
+    if not (folder / FILE_NAME).is_file() or not (folder / "config.yaml").is_file():
+        return None
+    before = yaml.safe_load((folder / "config.yaml").read_text())
+    passing = {"report", "skip_finished"}
+    same = all(before.get(name) == value for name, value in settings.items() if name not in passing)
+    return json.loads((folder / FILE_NAME).read_text()) if same else None
 
 
 def write(results: dict[str, Any], folder: Path) -> None:

@@ -9,18 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from micro_lit.data.pairs import PreferenceData
+from micro_lit.floors.raters import RaterFloors
+from micro_lit.reporting.results import FLOORS, RATER_FLOORS
 
 Z = 1.96
 KEPT = ("results.json", "metrics.csv", "config.yaml", "checkpoints")
 MAX_CELLS = 16
 MAX_EXAMPLE = 300
-
-FLOORS = {
-    "oracle": "F0  oracle floor",
-    "marginal": "F1  marginal floor",
-    "single_bt_conditional": "F2  single BT, conditional",
-    "single_bt_linear": "F2  single BT, linear",
-}
 
 
 def show_data(data: PreferenceData, example: str | None) -> None:
@@ -42,14 +37,22 @@ def show_data(data: PreferenceData, example: str | None) -> None:
         console.print(f"the backbone reads, for example: {shown!r}", markup=False)
 
 
-def show_results(results: Mapping[str, Any], folder: Path) -> None:
-    """The tables of a finished run, then what was written and a command worth running next."""
+def show_results(results: Mapping[str, Any], folder: Path, brief: bool = False) -> None:
+    """The tables of a finished run, then what was written and a command worth running next; brief: one line."""
     console = Console(highlight=False)
     single = results["num_heads"] == 1
+    if brief:
+        nll = results["test"]["nll"]
+        console.print(
+            f"{folder.name}: test NLL {nll['value']:.4f}{_interval(nll, 4)}, {results['seconds']:.0f} s", soft_wrap=True
+        )
+        return
     console.print()
     if results["floors"]:
         console.print(ladder(results), "")
     console.print(scores(results), "")
+    if results["raters"]:
+        console.print(against_raters(results), "")
     if not single:
         console.print(heads(results), "")
     kept = [name for name in KEPT if (folder / name).exists()]
@@ -105,6 +108,28 @@ def scores(results: Mapping[str, Any]) -> Table:
     return table
 
 
+def against_raters(results: Mapping[str, Any]) -> Table:
+    """The model's scores on pairs that several raters judged, beside what their disagreement allows."""
+    facts = results["raters"]
+    table = Table(title="Against the raters' own floor", title_justify="left", caption_justify="left")
+    table.caption = (
+        f"{facts['rows']:,} test rows whose {facts['pairs']:,} pairs two or more raters judged; two of them agree with "
+        f"probability {facts['agreement']['value']:.3f}. No predictor that does not know the person gets past the "
+        "floor; for NLL and accuracy only bounds of it are known. ± is a 95 % interval, pairs as units."
+    )
+    for column in ("", "this model", "floor or ceiling", "model's distance"):
+        table.add_column(column, justify="left" if not column else "right")
+    brier, nll, accuracy = (facts[name] for name in ("brier", "nll", "accuracy"))
+    floor = brier["floors"]["brier"]
+    model = [f"{score['model']['value']:.4f}{_interval(score['model'], 4)}" for score in (brier, nll, accuracy)]
+    distance = _distance(brier["excess"])
+    table.add_row("Brier", model[0], f"{floor['value']:.4f}{_interval(floor, 4)}", distance)
+    for name, score, shown in (("NLL", nll, model[1]), ("accuracy", accuracy, model[2])):
+        low, high = (score["floors"][bound]["value"] for bound in ("lower", "upper"))
+        table.add_row(name, shown, f"between {low:.4f} and {high:.4f}", "")
+    return table
+
+
 def _add_scores(table: Table, name: str, cell: Mapping[str, Any]) -> None:
     certain = (f"{cell[metric]['value']:.3f}{_interval(cell[metric], 3)}" for metric in ("nll", "accuracy"))
     table.add_row(
@@ -145,3 +170,50 @@ def _interval(facts: Mapping[str, float], digits: int) -> str:
 
 def _distance(facts: Mapping[str, float]) -> str:
     return f"{facts['value']:+.4f} ± {Z * facts['se']:.4f}"
+
+
+GAPS = {
+    "mutual_information": ("F1 - F0, the mutual information of group and label", "knowing the person"),
+    "misspecification": ("F2 conditional - F1", "a mixture"),
+    "prompt": ("F2 linear - F2 conditional", "a gate on the prompt, or a richer single BT"),
+    "pinsker_bound": ("bound of F1 - F0 from below: 2 E Σ γ (σ - p̄)²", ""),
+    "variance_bound": ("bound of F1 - F0 from below: 2ρK E Var σ", ""),
+    "printed_bound": ("the same as printed in MiCRo, Theorem 3.2: vacuous", ""),
+}
+
+
+def population_floors(found: Mapping[str, Mapping[str, float]]) -> Table:
+    """Exact floors of a planted population, their gaps, and bounds of the gaps."""
+    table = Table(title="Floors of the population, in nats", title_justify="left", caption_justify="left")
+    norm = max(found["gradient_norms"].values())
+    table.caption = (
+        f"Exact sums. The two single-BT floors are convex solves, with a gradient norm of at most {norm:.1e}."
+    )
+    table.add_column("")
+    table.add_column("nats", justify="right")
+    table.add_column("who can win it")
+    for key, value in sorted(found["floors"].items(), key=lambda item: item[1]):
+        table.add_row(FLOORS[key], f"{value:.4f}", "")
+    table.add_section()
+    for key, (name, winner) in GAPS.items():
+        table.add_row(name, f"{found['gaps'][key]:.4f}", winner)
+    return table
+
+
+def rater_floors(found: RaterFloors) -> Table:
+    """What the disagreement of raters allows a predictor that does not know the person, with bootstrap intervals."""
+    table = Table(title="Floor of the raters themselves", title_justify="left", caption_justify="left")
+    raters = "unnamed raters" if found.raters is None else f"{found.raters:,} raters"
+    caption = [
+        f"{found.rows:,} votes of {raters} on {found.pairs:,} pairs that two or more of them judged "
+        f"({found.raters_per_pair:.1f} a pair, {found.covered:.0%} of the rows). Intervals: 95 %, bootstrap."
+    ]
+    table.caption = "\n".join([*caption, *(f"Warning: {warning}" for warning in found.warnings)])
+    table.add_column("")
+    for column in ("estimate", "over pairs", "over raters"):
+        table.add_column(column, justify="right")
+    for key, name in RATER_FLOORS.items():
+        floor = found.floors[key]
+        intervals = ("" if span is None else f"{span[0]:.4f} to {span[1]:.4f}" for span in floor[2:])
+        table.add_row(name, f"{floor.value:.4f}", *intervals)
+    return table

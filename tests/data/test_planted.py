@@ -85,7 +85,8 @@ def test_vectors_labels_and_references_are_those_of_the_same_draw(criteria):
     reference_NF = data.pairs.reference_log_probs_NF.numpy()
     np.testing.assert_allclose(reference_NF[:, 0], log_prob_NK[np.arange(200), group_N], atol=1e-5)
     np.testing.assert_allclose(reference_NF[:, 1], np.log((weights_NK * np.exp(log_prob_NK)).sum(axis=1)), atol=1e-5)
-    np.testing.assert_allclose(reference_NF[:, 3], log_expit(levels_NA @ population.linear_A), atol=1e-5)
+    linear_N = reference_NF[:, REFERENCES.index("single_bt_linear")]
+    np.testing.assert_allclose(linear_N, log_expit(levels_NA @ population.linear_A), atol=1e-5)
 
 
 def test_vectors_of_contexts_and_responses_share_no_dimension():
@@ -189,6 +190,42 @@ def test_users_change_nothing_but_their_column(face):
     without, with_users = make(face).load(0), make(face, users_per_group=4).load(0)
     torch.testing.assert_close(without.pairs.reference_log_probs_NF, with_users.pairs.reference_log_probs_NF)
     assert column(without, "group") == column(with_users, "group")
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_judgments_of_one_pair_share_its_code(face):
+    data = make(face, raters_per_pair=3).load(0)
+    pair_PR = data.pairs.label_N("pair_id").reshape(-1, 3)
+    assert (pair_PR == pair_PR[:, :1]).all()
+    assert len(pair_PR[:, 0].unique()) == len(pair_PR)
+    assert {int(code) for code in pair_PR.unique()} < set(range(len(data.names["pair_id"]) + 1))
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_a_users_second_judgment_of_a_pair_has_no_pair(face):
+    """With one user a group, raters of one pair and group are the same person."""
+    data = make(face, raters_per_pair=4, users_per_group=1).load(0)
+    pair_N, user_N = data.pairs.label_N("pair_id").tolist(), data.pairs.label_N("user_id").tolist()
+    seen = set()
+    for row, (pair, user) in enumerate(zip(pair_N, user_N, strict=True)):
+        assert (pair == -1) == ((row // 4, user) in seen)
+        seen.add((row // 4, user))
+    assert -1 in pair_N
+
+
+def test_a_response_can_hold_its_prompt_as_texts_do():
+    plain, holding = make(PlantedFeatures).load(0), make(PlantedFeatures, prompt_in_response=True).load(0)
+    torch.testing.assert_close(plain.pairs.reference_log_probs_NF, holding.pairs.reference_log_probs_NF)
+    for (context, *responses), (same, *others) in zip(shown(plain), shown(holding), strict=True):
+        assert torch.equal(context, same)
+        for response, other in zip(responses, others, strict=True):
+            assert torch.equal(other, response + context)
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize(("criteria", "bayes"), [(False, "marginal"), (True, "oracle")])
+def test_the_data_name_the_reference_that_knows_what_they_show(face, criteria, bayes):
+    assert make(face, criteria=criteria).load(0).bayes == bayes
 
 
 def test_text_refuses_attributes_and_topics_it_has_no_words_for():

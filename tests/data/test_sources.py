@@ -368,6 +368,35 @@ def test_a_batch_of_pairs_is_pairs():
     assert [data.texts[index].response for index in batch.chosen_N.tolist()] == ["Yes 3.", "Yes 1."]
 
 
+def pair_codes(*records):
+    data = from_records(records, ["train"] * len(records), {})
+    return data.pairs.label_N("pair_id").tolist()
+
+
+def test_rows_of_one_pair_share_a_code_by_its_id_or_else_by_prompt_and_responses():
+    record = Record((Message("user", "Question?"),), "Yes.", "No.")
+    swapped = record._replace(chosen="No.", rejected="Yes.")
+    other = record._replace(prompt=(Message("user", "Another?"),))
+    assert pair_codes(record, swapped, other, record) == [0, 0, 1, 0]
+    assert pair_codes(record._replace(criterion="Be brief."), record) == [0, 1]
+    assert pair_codes(record._replace(criterion="Be brief.", pair_id="a"), swapped._replace(pair_id="a")) == [0, 0]
+    assert pair_codes(record._replace(pair_id="a"), record._replace(pair_id="b"), record) == [0, 1, 2]
+
+
+def test_a_users_second_row_of_a_pair_has_no_code():
+    record = Record((Message("user", "Question?"),), "Yes.", "No.", user_id="u", pair_id="a")
+    swapped = record._replace(chosen="No.", rejected="Yes.")
+    assert pair_codes(record, swapped, record._replace(user_id="v"), record._replace(pair_id="b")) == [0, -1, 0, 1]
+    assert pair_codes(record._replace(user_id=None), swapped._replace(user_id=None)) == [0, 0]
+
+
+def test_the_first_response_of_a_pair_is_the_same_for_all_its_raters():
+    record = Record((Message("user", "Question?"),), "Yes.", "No.")
+    swapped = record._replace(chosen="No.", rejected="Yes.")
+    data = from_records([swapped, record, swapped], ["train"] * 3, {})
+    assert data.pairs.first_wins_N.tolist() in ([True, False, True], [False, True, False])
+
+
 # Real sets, as the YAML files describe them
 
 

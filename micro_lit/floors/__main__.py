@@ -1,0 +1,55 @@
+"""`python -m micro_lit.floors data=polis`: the irreducible error of a data set, before any model is trained."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from micro_lit.config import Settings, build, entry_point
+from micro_lit.errors import UserError
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Prints floors as tables and writes them to floors.json in the run folder; returns what it holds.
+
+    A planted population has exact floors; any set whose pairs several raters judged has those of its raters. Raises
+    `UserError` for what the user can mend, such as real data with one rater a pair.
+    """
+    from rich.console import Console
+
+    from micro_lit.floors import raters
+    from micro_lit.reporting import terminal
+
+    data = build(settings["data"]).load(settings["seed"])
+    pairs = data.pairs if settings["split"] == "all" else data.split(settings["split"])
+    terminal.show_data(data, None)
+    console = Console(highlight=False)
+    found: dict[str, Any] = {}
+    if data.population is not None:
+        found["population"] = {
+            "floors": data.population.floors,
+            "gaps": data.population.gaps,
+            "gradient_norms": data.population.certificates,
+        }
+        console.print("", terminal.population_floors(found["population"]))
+    columns = (pairs.label_N("pair_id"), pairs.first_wins_N, pairs.label_N("user_id"))
+    try:
+        votes = raters.gather(*(column.numpy() for column in columns))
+    except ValueError as error:
+        if data.population is None:
+            raise UserError(f"split={settings['split']}: {error}") from error
+    else:
+        estimated = raters.rater_floors(votes, settings["replicates"], settings["seed"])
+        found["raters"] = dataclasses.asdict(estimated)
+        console.print("", terminal.rater_floors(estimated))
+    folder = Path(settings["paths"]["run_dir"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "floors.json").write_text(json.dumps(found, indent=2) + "\n")
+    console.print(f"\nwrote {folder}/floors.json", soft_wrap=True)
+    return found
+
+
+main = entry_point("floors")(run)
+
+if __name__ == "__main__":
+    main()

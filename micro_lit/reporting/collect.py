@@ -1,0 +1,179 @@
+"""Runs read back from their folders: what was set, what was measured, and which settings tell them apart."""
+
+import glob
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from micro_lit.errors import UserError
+from micro_lit.reporting.results import FILE_NAME
+
+# Settings in which repetitions of one run differ, or that have no say in what it measures.
+INCIDENTAL = ("seed", "name", "ckpt_path", "skip_finished", "paths", "report", "logger", "packages")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One run folder.
+
+    settings: what config.yaml says, as dotted keys, without the incidental. chosen: what the command line named, see
+    `_choices`. labels: the settings that tell the run from the others of its collection; repetitions share them.
+    """
+
+    folder: Path
+    seed: int
+    results: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    chosen: Mapping[str, Any]
+    labels: Mapping[str, Any] = field(default_factory=dict)
+
+    def setting(self, name: str) -> Any:
+        """A setting in words: the option for a group, the value in config.yaml for a key; None for neither."""
+        if name in self.labels:
+            return self.labels[name]
+        option = self.chosen.get(name)
+        return self.settings.get(name) if option is None else option
+
+
+def collect(paths: Sequence[str]) -> list[FinishedRun]:
+    """Every finished run in the given run folders, sweeps, folders of sweeps, or patterns of these.
+
+    Runs are labelled by the fewest settings that tell them apart, in words their user typed where these do: the
+    overrides and group options of the command line first, then whatever else differs in their config.yaml. Runs with
+    the same labels differ in their seed alone; of two with the same seed the one finished last is kept.
+    Raises `UserError` when there is no run, or a file cannot be read.
+    """
+    folders = {path.parent for pattern in paths for path in _result_files(pattern)}
+    if not folders:
+        raise UserError(f"runs={list(paths)}: no {FILE_NAME} below; give the folder of a run, of a sweep or of many")
+    runs = [_read(folder) for folder in sorted(folders, key=lambda folder: (_finished_at(folder), folder))]
+    cells = [_cell(run) for run in runs]
+    speakers = dict(zip(cells, runs, strict=True))  # of runs with the same settings the last one names them
+    names = _telling_names(list(speakers.values()))
+    latest = {}
+    for cell, run in zip(cells, runs, strict=True):
+        latest[cell, run.seed] = replace(run, labels={name: speakers[cell].setting(name) for name in names})
+    return sorted(latest.values(), key=lambda run: [*map(_order, run.labels.values()), _order(run.seed)])
+
+
+def split(runs: Sequence[FinishedRun], *names: str) -> dict[str, list[FinishedRun]]:
+    """Runs by what the given settings say, in words; all together when none is given."""
+    parts: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        parts.setdefault(", ".join(_in_words(name, run.setting(name)) for name in names), []).append(run)
+    return parts
+
+
+def split_by_number(runs: Sequence[FinishedRun], name: str) -> dict[float, list[FinishedRun]]:
+    """Runs by the number that a setting is, in rising order. Raises `UserError` when it is none."""
+    parts: dict[float, list[FinishedRun]] = {}
+    for run in runs:
+        number = run.setting(name)
+        if not isinstance(number, int | float):
+            telling = f"these tell the runs apart: {', '.join(run.labels)}" if run.labels else "nothing else does"
+            raise UserError(f"report.x={name}: {number!r} in {run.folder} is no number; {telling}")
+        parts.setdefault(float(number), []).append(run)
+    return dict(sorted(parts.items()))
+
+
+def values_of(runs: Sequence[FinishedRun], path: str) -> list[float]:
+    """The quantity at a dotted path of results.json, of the runs that measured it."""
+    return [facts["value"] for run in runs if (facts := look_up(run.results, path))]
+
+
+def look_up(results: Mapping[str, Any], path: str) -> dict[str, float] | None:
+    """The quantity at a dotted path of results.json, as {value, maybe se and n}; None when it was not measured."""
+    found: Any = results
+    for part in path.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            return None
+        found = found[part]
+    if isinstance(found, Mapping):
+        return dict(found) if "value" in found else None
+    return {"value": float(found)} if isinstance(found, int | float) else None
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys; lists stay whole."""
+    if not isinstance(node, Mapping) or not node:
+        return {prefix: node}
+    return {
+        key: value
+        for name, child in node.items()
+        for key, value in flatten(child, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
+
+
+def _result_files(pattern: str) -> list[Path]:
+    found = [pattern] if Path(pattern).exists() else glob.glob(pattern)  # a folder's name may look like a pattern
+    return [path for folder in found for path in Path(folder).rglob(FILE_NAME)]
+
+
+def _finished_at(folder: Path) -> int:
+    return (folder / FILE_NAME).stat().st_mtime_ns
+
+
+def _read(folder: Path) -> FinishedRun:
+    try:
+        results = json.loads((folder / FILE_NAME).read_text())
+        settings = flatten(yaml.safe_load((folder / "config.yaml").read_text()))
+        # Where a run's files lie, wherever that is named, is no setting that tells it from others.
+        places = settings["paths.run_dir"], f"{settings['paths.data_dir']}/"
+        telling = {name: _without(places, value) for name, value in settings.items() if not _is_incidental(name)}
+        return FinishedRun(folder, results["seed"], results, telling, _choices(folder))
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{folder}: not the folder of a finished run ({reason})") from error
+
+
+def _choices(folder: Path) -> dict[str, Any]:
+    """What was chosen on the command line: the options of groups, in the order typed, then those never mentioned."""
+    path = folder / ".hydra" / "hydra.yaml"
+    if not path.is_file():
+        return {}
+    hydra = yaml.safe_load(path.read_text())["hydra"]
+    options = {name: option for name, option in hydra["runtime"]["choices"].items() if not name.startswith("hydra/")}
+    typed = [override.split("=")[0].lstrip("+~") for override in hydra["overrides"]["task"]]
+    return {name: options.get(name) for name in [*typed, *options] if not _is_incidental(name)}
+
+
+def _without(places: Sequence[str], value: Any) -> Any:
+    text = str(value)
+    for place in places:
+        text = text.replace(place, "")
+    return value if text == str(value) else text
+
+
+def _is_incidental(name: str) -> bool:
+    return any(name == other or name.startswith(f"{other}.") for other in INCIDENTAL)
+
+
+def _cell(run: FinishedRun) -> frozenset[tuple[str, str]]:
+    """All that repetitions of a run share."""
+    return frozenset((name, str(value)) for name, value in run.settings.items() if value is not None)
+
+
+def _telling_names(runs: Sequence[FinishedRun]) -> list[str]:
+    """The settings, the most telling first, that tell all the runs apart."""
+    candidates = dict.fromkeys(name for run in runs for name in run.chosen)
+    candidates |= dict.fromkeys(name for run in runs for name in sorted(run.settings))
+    names: list[str] = []
+    for name in candidates:
+        if len(split(runs, *names, name)) > len(split(runs, *names)):
+            names.append(name)
+    return names
+
+
+def _in_words(name: str, value: Any) -> str:
+    """An option speaks for itself; a number needs its name."""
+    return str(value) if isinstance(value, str) else f"{name.split('.')[-1]} {value}"
+
+
+def _order(label: Any) -> tuple:
+    """Numbers by size, then words, so that K = 16 follows K = 8."""
+    number = isinstance(label, int | float) and not isinstance(label, bool)
+    return (0, label, "") if number else (1, 0, str(label))

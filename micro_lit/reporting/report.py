@@ -1,0 +1,102 @@
+"""The report of many runs: one table and one figure, on the terminal, as files, and as W&B panels."""
+
+import functools
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from micro_lit.errors import UserError
+from micro_lit.reporting import tables
+from micro_lit.reporting.collect import FinishedRun, collect, split
+from micro_lit.reporting.results import FLOORS
+
+CAPTION = "Mean ± standard deviation over n seeds."
+
+
+def write(paths: Sequence[str], spec: Mapping[str, Any], folder: Path, wandb: Mapping[str, Any] | None = None) -> int:
+    """Writes and shows the report of the runs found in `paths` (see `collect`); returns how many there are.
+
+    spec: the settings `report`. In `folder` are then table.md, table.csv and table.tex (a row a setting), runs.csv (a
+    row a run), figure.png and figure.svg. wandb: settings of the W&B logger, to log table and figure there as well.
+    Raises `UserError` before anything is written.
+    """
+    runs = collect(paths)
+    metrics = tables.measured(runs, spec["metrics"])
+    if not metrics:
+        raise UserError(f"report.metrics={spec['metrics']}: no run has measured any of these")
+    save_figure = _figure(runs, spec)
+    summary = tables.summary(runs, metrics)
+    shown = tables.shown(summary, metrics)
+    notes = [CAPTION, *filter(None, [tables.floors_line(runs, FLOORS)]), *_slope_lines(runs, spec)]
+    notes += [f"No run has measured {path}." for path in spec["metrics"] or () if path not in metrics]
+    texts = {
+        "table.md": "\n".join([tables.markdown(shown), *(f"{note}\n" for note in notes)]),
+        "table.tex": tables.latex(shown),
+        "table.csv": summary.to_csv(index=False),
+        "runs.csv": tables.per_run(runs, metrics).to_csv(index=False),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (folder / name).write_text(text)
+        pictures = save_figure(folder)
+    except OSError as error:
+        raise UserError(f"report.out={folder}: cannot be written ({error.strerror})") from error
+    Console(highlight=False, markup=False).print("", _on_terminal(shown, spec["title"]), *notes, sep="\n")
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not pictures:
+        console.print("no figure: matplotlib is not installed (pip install 'micro-lit[report]')")
+    console.print(f"wrote {folder}/: {', '.join(sorted([*texts, *(path.name for path in pictures)]))}")
+    if wandb is not None:
+        _log(shown, pictures, folder, wandb)
+    return len(runs)
+
+
+def _figure(runs: Sequence[FinishedRun], spec: Mapping[str, Any]) -> Callable[[Path], list[Path]]:
+    """Draws the figure; returns what saves it in a folder, as no file where matplotlib is not installed."""
+    try:
+        from micro_lit.reporting import figures
+    except ImportError:
+        return lambda folder: []
+    return functools.partial(figures.save, figures.draw(runs, spec))
+
+
+def _slope_lines(runs: Sequence[FinishedRun], spec: Mapping[str, Any]) -> list[str]:
+    if not (spec["log"] and spec["x"]):
+        return []
+    lines = []
+    for path in spec["y"]:
+        for name, group in split(runs, *(label for label in runs[0].labels if label != spec["x"])).items():
+            if values := tables.slopes(group, spec["x"], path):
+                spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+                lines.append(
+                    f"Log-log slope of {tables.name_of(path)} over the last decade of {tables.name_of(spec['x'])}, "
+                    f"{name or 'all runs'}: {statistics.mean(values):.3f}{spread}, n = {len(values)}"
+                )
+    return lines
+
+
+def _on_terminal(shown: pd.DataFrame, title: str | None) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(shown):
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    for cells in shown.to_numpy().tolist():
+        table.add_row(*cells)
+    return table
+
+
+def _log(shown: pd.DataFrame, pictures: Sequence[Path], folder: Path, settings: Mapping[str, Any]) -> None:
+    import wandb
+
+    shared = {name: settings.get(name) for name in ("project", "entity", "group")}
+    mode = "offline" if settings.get("offline") else None
+    with wandb.init(**shared, name="report", job_type="report", dir=folder, mode=mode) as run:
+        run.log({"report/table": wandb.Table(dataframe=shown)})
+        for path in pictures:
+            if path.suffix == ".png":
+                run.log({"report/figure": wandb.Image(str(path))})

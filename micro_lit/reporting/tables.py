@@ -1,0 +1,127 @@
+"""Tables of many runs: mean and standard deviation over seeds, as Markdown, CSV and LaTeX."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from micro_lit.reporting.collect import FinishedRun, look_up, split, split_by_number, values_of
+
+# Columns of a table nobody asked anything of; those that no run has measured are left out.
+METRICS = ("test.nll", "excess_risk", "test.accuracy", "test.brier", "test.ece", "raters.brier.excess")
+NAMES = {
+    "test.nll": "NLL",
+    "test.accuracy": "accuracy",
+    "test.brier": "Brier",
+    "test.ece": "ECE",
+    "excess_risk": "excess risk",
+    "excess.oracle": "above F0",
+    "excess.marginal": "above F1",
+    "excess.marginal_static": "above F1, prompt unseen",
+    "excess.single_bt_conditional": "above F2 conditional",
+    "excess.single_bt_linear": "above F2 linear",
+    "raters.brier.model": "Brier, shared pairs",
+    "raters.brier.excess": "above the raters' floor",
+    "raters.nll.model": "NLL, shared pairs",
+    "raters.accuracy.model": "accuracy, shared pairs",
+    "heads.effective": "effective heads",
+    "heads.entropy_per_example": "entropy of an example's weights",
+    "model.num_heads": "heads K",
+    "data.train": "training pairs",
+    "data.population.angle": "angle between tastes (°)",
+}
+
+
+def name_of(path: str) -> str:
+    """What people call a setting or a quantity of results.json."""
+    return NAMES.get(path, path)
+
+
+def measured(runs: Sequence[FinishedRun], metrics: Sequence[str] | None) -> list[str]:
+    """The quantities asked for, or the usual ones, that at least one run has."""
+    return [path for path in metrics or METRICS if any(look_up(run.results, path) for run in runs)]
+
+
+def per_run(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> pd.DataFrame:
+    """A row a run: its labels, seed, quantities with their standard errors over test rows, and floors."""
+    rows = []
+    for run in runs:
+        row = {**run.labels, "seed": run.seed}
+        for path in metrics:
+            facts = look_up(run.results, path) or {}
+            row[path] = facts.get("value")
+            if "se" in facts:
+                row[f"{path}.se"] = facts["se"]
+        row |= {f"floors.{name}": floor["value"] for name, floor in run.results["floors"].items()}
+        row["seconds"] = run.results["seconds"]
+        rows.append(row)
+    return pd.DataFrame(rows, dtype=object)  # else a label that some runs lack would turn 8 into 8.0
+
+
+def summary(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> pd.DataFrame:
+    """A row a setting: its labels, how many runs (seeds), then mean and sd of each quantity."""
+    rows = []
+    for group in split(runs, *runs[0].labels).values():
+        row = {**group[0].labels, "n": len(group)}
+        for path in metrics:
+            values = values_of(group, path)
+            row[f"{path}.mean"] = statistics.mean(values) if values else None
+            row[f"{path}.sd"] = statistics.stdev(values) if len(values) > 1 else None
+        rows.append(row)
+    return pd.DataFrame(rows, dtype=object)
+
+
+def shown(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """A summary for people: 'mean ± sd', and the mean alone where there is one run."""
+    labels = [column for column in frame if column != "n" and not column.endswith((".mean", ".sd"))]
+    table = frame[[*labels, "n"]].rename(columns=name_of).map(lambda cell: "-" if cell is None else str(cell))
+    for path in metrics:
+        pairs = zip(frame[f"{path}.mean"], frame[f"{path}.sd"], strict=True)
+        table[name_of(path)] = [_mean_sd(mean, sd) for mean, sd in pairs]
+    return table
+
+
+def markdown(table: pd.DataFrame) -> str:
+    cells = [list(table), ["---"] * table.shape[1], *table.to_numpy().tolist()]
+    lines = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in cells)
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def latex(table: pd.DataFrame) -> str:
+    """For a paper that loads booktabs."""
+    text = table.to_latex(index=False, escape=True, column_format="l" * table.shape[1])
+    return text.replace("±", r"$\pm$")
+
+
+def floors_line(runs: Sequence[FinishedRun], names: Mapping[str, str]) -> str | None:
+    """The floors in a sentence, when all runs share them."""
+    [first, *others] = [run.results["floors"] for run in runs]
+    if not first or any(floors != first for floors in others):
+        return None
+    floors = sorted((floor["value"], name) for name, floor in first.items())
+    return "Floors of the NLL: " + ", ".join(f"{names[name]} {value:.4f}" for value, name in floors)
+
+
+def slopes(runs: Sequence[FinishedRun], x: str, path: str) -> list[float]:
+    """Log-log slopes of a quantity over the last decade of the setting `x`, one for each seed."""
+    curves: dict[int, list[tuple[float, float]]] = {}
+    for place, group in split_by_number(runs, x).items():
+        for run in group:
+            value = (look_up(run.results, path) or {"value": 0.0})["value"]
+            if value > 0:
+                curves.setdefault(run.seed, []).append((place, value))
+    found = []
+    for points in curves.values():
+        last = [point for point in points if point[0] >= points[-1][0] / 10.01]  # 10, and the rounding of a grid
+        if len(last) > 1:
+            x_N, y_N = np.log(last).T
+            found.append(float(np.polyfit(x_N, y_N, 1)[0]))
+    return found
+
+
+def _mean_sd(mean: float | None, sd: float | None) -> str:
+    if mean is None:
+        return "-"
+    digits = ".1e" if 0 < abs(mean) < 1e-3 else ".4f"
+    return f"{mean:{digits}}" if sd is None else f"{mean:{digits}} ± {sd:{digits}}"
