@@ -87,9 +87,13 @@ def _whole(least: int, most: float = math.inf, null: bool = False) -> Rule:
     )
 
 
-def _number(least: float, below: float | None = None) -> Rule:
-    allowed = f"a number of at least {least}" + ("" if below is None else f" and below {below}")
-    return Rule(allowed, lambda value: _is_number(value) and least <= value and (below is None or value < below))
+def _number(least: float, below: float = math.inf, most: float = math.inf, null: bool = False) -> Rule:
+    allowed = f"a number of at least {least}"
+    allowed += (f" and below {below}" if below < math.inf else "") + (f" and at most {most}" if most < math.inf else "")
+    return Rule(
+        allowed + (", or null" if null else ""),
+        lambda value: (null and value is None) or (_is_number(value) and least <= value <= most and value < below),
+    )
 
 
 def _one_of(*values: Any) -> Rule:
@@ -137,6 +141,7 @@ RULES: dict[str, Rule] = {
     "data.prompt_in_response": _yes_or_no(),
     "data.population.topics": _whole(1),
     "data.population.strength": _number(0.0),
+    "data.population.angle": _number(0.0, most=180.0, null=True),
     "backbone.pooling": _one_of("last", "mean", "cls"),
     "backbone.causal": _yes_or_no(),
     "backbone.frozen": _yes_or_no(),

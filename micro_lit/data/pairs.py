@@ -143,8 +143,9 @@ def from_records(
     text_rows: dict[Text, int] = {}
     label_codes: dict[str, dict[str, int]] = {name: {} for name in LABELS}
     judged: set[tuple[str, str]] = set()
+    sets = [0] * len(records) if sets is None else sets
     triplets, labels, gaps = [], [], []
-    for record in records:
+    for record, number in zip(records, sets, strict=True):
         texts = (
             Text(with_criterion(record.prompt, record.criterion)),
             Text(record.prompt, record.chosen),
@@ -152,7 +153,7 @@ def from_records(
         )
         triplet = [text_rows.setdefault(text, len(text_rows)) for text in texts]
         triplets.append(triplet)
-        record = record._replace(pair_id=_pair_judged(record, triplet, judged))
+        record = record._replace(pair_id=_pair_judged(record, number, triplet, judged))
         labels.append([_code(getattr(record, name), label_codes[name]) for name in LABELS])
         gaps.append(float("nan") if record.rating_gap is None else record.rating_gap)
     pairs = Pairs(
@@ -170,13 +171,16 @@ def from_records(
             for name in SPLITS
         },
         counts=counts,
-        set_N=torch.tensor([0] * len(records) if sets is None else sets, dtype=torch.int64),
+        set_N=torch.tensor(sets, dtype=torch.int64),
     )
 
 
-def _pair_judged(record: Record, triplet: list[int], judged: set[tuple[str, str]]) -> str | None:
-    """The pair that a record judges, by its id or else its texts; None when its user is in `judged` for it already."""
-    pair = record.pair_id or "texts {} {} {}".format(triplet[0], *sorted(triplet[1:]))
+def _pair_judged(record: Record, number: int, triplet: list[int], judged: set[tuple[str, str]]) -> str | None:
+    """The pair that a record judges, by its id or else its texts; None when its user is in `judged` for it already.
+
+    number: of the record's set, for ids of two sets may be the same.
+    """
+    pair = f"{number}: {record.pair_id or '{} {} {}'.format(triplet[0], *sorted(triplet[1:]))}"
     if record.user_id is not None:
         if (pair, record.user_id) in judged:
             return None

@@ -17,7 +17,18 @@ from numpy.typing import NDArray
 from scipy.special import cosdg, log_expit, logsumexp, sindg
 
 from micro_lit.errors import UserError
-from micro_lit.floors import exact
+from micro_lit.floors import (
+    SUM_TOLERANCE,
+    Estimate,
+    Solution,
+    bt_projection,
+    linear_bt,
+    marginal_floor,
+    oracle_floor,
+    pinsker_bound,
+    printed_bound,
+    variance_bound,
+)
 
 LEVELS = (-1, 0, 1)
 MAX_ITEMS = 3**7
@@ -49,7 +60,7 @@ class Population:
 
     def __post_init__(self) -> None:
         sums_T = self.group_weights_TK.sum(axis=1)
-        if (self.group_weights_TK < 0).any() or not (abs(sums_T - 1.0) <= exact.SUM_TOLERANCE).all():
+        if (self.group_weights_TK < 0).any() or not (abs(sums_T - 1.0) <= SUM_TOLERANCE).all():
             raise UserError(f"group weights must be at least 0 and sum to 1 for every topic; the sums are {sums_T}")
         unheard = [name for name, most in zip(self.groups, self.group_weights_TK.max(axis=0), strict=True) if most == 0]
         if unheard:
@@ -108,9 +119,9 @@ class Population:
         probability_NK, mass_N, mean_1K = self._probability_NK, self._mass_II.ravel(), self._mean_weights_K[None]
         floors = (
             # Topic and pair are independent, so that the oracle's mean over topics is one over groups.
-            exact.oracle_floor(mean_1K, probability_NK, mass_N).value,
-            self._mean_over_topics(exact.marginal_floor),
-            exact.marginal_floor(mean_1K, probability_NK, mass_N).value,
+            oracle_floor(mean_1K, probability_NK, mass_N).value,
+            self._mean_over_topics(marginal_floor),
+            marginal_floor(mean_1K, probability_NK, mass_N).value,
             float(np.mean([solution.floor.value for solution in self._conditional_solutions])),
             self._linear_solution.floor.value,
         )
@@ -122,7 +133,7 @@ class Population:
 
         mutual_information: F1 - F0, what only knowing the person wins. misspecification: F2 (conditional) - F1, what
         only a mixture wins. prompt: F2 (linear) - F2 (conditional), what a gate on the prompt wins, and so would a
-        richer single BT. variance_bound, pinsker_bound, printed_bound: see `micro_lit.floors.exact`.
+        richer single BT. variance_bound, pinsker_bound, printed_bound: see `micro_lit.floors.groups`.
         """
         floors, weights_TK = self.floors, self.group_weights_TK
         equal_1K = np.full((1, self.num_groups), 1.0 / self.num_groups)
@@ -130,14 +141,14 @@ class Population:
         scale = float(weights_TK.min()) * self.num_groups
         variance, printed = (
             bound(equal_1K, self._probability_NK, self._mass_II.ravel()).value
-            for bound in (exact.variance_bound, exact.printed_bound)
+            for bound in (variance_bound, printed_bound)
         )
         return {
             "mutual_information": floors["marginal"] - floors["oracle"],
             "misspecification": floors["single_bt_conditional"] - floors["marginal"],
             "prompt": floors["single_bt_linear"] - floors["single_bt_conditional"],
             "variance_bound": scale * variance,
-            "pinsker_bound": self._mean_over_topics(exact.pinsker_bound),
+            "pinsker_bound": self._mean_over_topics(pinsker_bound),
             "printed_bound": scale * printed,
         }
 
@@ -180,9 +191,9 @@ class Population:
         return self._linear_solution.parameters
 
     @cached_property
-    def _linear_solution(self) -> exact.Solution:
+    def _linear_solution(self) -> Solution:
         differences_NA = (self.items_IA[:, None] - self.items_IA[None, :]).reshape(-1, len(self.attributes))
-        return exact.linear_bt(differences_NA, self._probability_NK @ self._mean_weights_K, self._mass_II.ravel())
+        return linear_bt(differences_NA, self._probability_NK @ self._mean_weights_K, self._mass_II.ravel())
 
     @property
     def _conditional_TI(self) -> NDArray[np.float64]:
@@ -190,13 +201,13 @@ class Population:
         return np.stack([solution.parameters for solution in self._conditional_solutions])
 
     @cached_property
-    def _conditional_solutions(self) -> list[exact.Solution]:
+    def _conditional_solutions(self) -> list[Solution]:
         return [
-            exact.bt_projection(np.tensordot(weights_K, self._probability_KII, 1), self._mass_II)
+            bt_projection(np.tensordot(weights_K, self._probability_KII, 1), self._mass_II)
             for weights_K in self.group_weights_TK
         ]
 
-    def _mean_over_topics(self, quantity: Callable[..., exact.Estimate]) -> float:
+    def _mean_over_topics(self, quantity: Callable[..., Estimate]) -> float:
         """The mean of a function of (weights, probabilities, mass); groups that a topic does not know are left out."""
         values = []
         for weights_K in self.group_weights_TK:

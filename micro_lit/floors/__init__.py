@@ -1,1 +1,41 @@
-"""Irreducible error: what a predictor of a given kind can never do better than."""
+"""Irreducible error: what a predictor of a given kind can never do better than.
+
+Of known populations exactly or from a sample (`groups`, `bradley_terry`), of real people from repeated raters
+(`raters`).
+"""
+
+from micro_lit.floors.bradley_terry import (
+    NotConverged,
+    Solution,
+    bt_cross_entropy,
+    bt_projection,
+    conditional_bt,
+    linear_bt,
+)
+from micro_lit.floors.estimates import SUM_TOLERANCE, Estimate, binary_entropy
+from micro_lit.floors.groups import (
+    marginal_floor,
+    mutual_information,
+    oracle_floor,
+    pinsker_bound,
+    printed_bound,
+    variance_bound,
+)
+
+__all__ = [
+    "SUM_TOLERANCE",
+    "Estimate",
+    "NotConverged",
+    "Solution",
+    "binary_entropy",
+    "bt_cross_entropy",
+    "bt_projection",
+    "conditional_bt",
+    "linear_bt",
+    "marginal_floor",
+    "mutual_information",
+    "oracle_floor",
+    "pinsker_bound",
+    "printed_bound",
+    "variance_bound",
+]

@@ -21,7 +21,8 @@ from scipy.sparse import csr_array
 from scipy.special import entr
 from scipy.stats import binom
 
-Array = NDArray[np.float64]
+from micro_lit.floors.estimates import Array, Estimate
+
 Integers = NDArray[np.integer]
 
 BOUNDS = ("nll_lower", "nll_upper", "accuracy_lower", "accuracy_upper")
@@ -32,13 +33,6 @@ TINY = 1e-9  # the least distance from 0 and 1/4 of a mean of v
 MARGIN = 1e-4  # the least distance from 1/4 at which a polynomial touches
 DRAWN = 1.0 - math.exp(-1.0)  # the share of raters that a replicate draws at least once
 CHUNK = 2**20  # numbers in an array of a bootstrap
-
-
-class Estimate(NamedTuple):
-    """A mean and its standard error."""
-
-    value: float
-    se: float
 
 
 class Interval(NamedTuple):

@@ -390,6 +390,12 @@ def test_a_users_second_row_of_a_pair_has_no_code():
     assert pair_codes(record._replace(user_id=None), swapped._replace(user_id=None)) == [0, 0]
 
 
+def test_ids_of_two_sets_do_not_meet():
+    record = Record((Message("user", "Question?"),), "Yes.", "No.", pair_id="1")
+    data = from_records([record] * 3, ["train"] * 3, {}, sets=[0, 1, 0])
+    assert data.pairs.label_N("pair_id").tolist() == [0, 1, 0]
+
+
 def test_the_first_response_of_a_pair_is_the_same_for_all_its_raters():
     record = Record((Message("user", "Question?"),), "Yes.", "No.")
     swapped = record._replace(chosen="No.", rejected="Yes.")

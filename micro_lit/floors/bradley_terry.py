@@ -1,44 +1,29 @@
-"""Irreducible error of known populations: the least negative log-likelihood (nats) each kind of predictor can reach.
+"""Floors of single Bradley-Terry models: convex problems, solved with a certificate.
 
-A population is a table of pairs with, for each pair, the probability σ_k that group k prefers the first response, the
-group weights γ_k, and the mass of the pair: the probability that it is asked. With a mass every function is an exact
-sum. Without one (`mass_N=None`) the pairs are an i.i.d. sample, and what is returned is an estimate with its standard
-error.
+`mass_N=None` makes the pairs a sample (`micro_lit.floors.estimates`). Input that is no population raises `ValueError`.
+NumPy in float64; what is large is worked through in blocks of rows.
 
-`weights_NK` may have one row for all pairs. Input that is no population raises `ValueError`. All functions are NumPy in
-float64; what is large is worked through in blocks of rows.
-
-Dimension letters: N pairs, B pairs of a block, K groups, D features, I items, A items that are asked, T contexts,
-E pairs of items that are asked, each once whatever its order.
+Dimension letters: N pairs, K groups, D features, I items, A items that are asked, T contexts, E pairs of items that are
+asked, each once whatever its order.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.special import entr, expit
+from scipy.special import expit
 
-Array = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from micro_lit.floors.estimates import SUM_TOLERANCE, Array, Estimate, Integers, blocks, check, mean_estimate
+
 NewtonTerms = Callable[[Array], tuple[float, Array, Array]]
 
-BLOCK_VALUES = 2**20
 MAX_NEWTON_STEPS = 100
-SUM_TOLERANCE = 1e-5  # float32 weights and typed thirds pass
 
 
 class NotConverged(ArithmeticError):
     """A convex solve did not reach its tolerance; the message holds the gradient norm it stopped at."""
-
-
-class Estimate(NamedTuple):
-    """A number in nats and its standard error: 0.0 where the mass of every pair is known and the number is exact."""
-
-    value: float
-    se: float
 
 
 class Solution(NamedTuple):
@@ -54,132 +39,9 @@ class Solution(NamedTuple):
     steps: int
 
 
-def binary_entropy(probability: Array) -> Array:
-    """h(p) in nats, elementwise; 0 at p = 0 and p = 1."""
-    return entr(probability) + entr(1.0 - probability)
-
-
 def bt_cross_entropy(probability: Array, margin: Array) -> Array:
     """Expected loss, in nats, of the Bradley-Terry prediction σ(margin) when the truth is `probability`."""
     return np.logaddexp(0.0, -margin) + (1.0 - probability) * margin
-
-
-# Floors and gaps of a mixture: means over pairs of a function of (γ, σ)
-
-
-def oracle_floor(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> Estimate:
-    """F0 = E[Σ_k γ_k h(σ_k)]: the floor of a predictor that knows the rater's group."""
-    return _mean_over_pairs(_oracle, weights_NK, probabilities_NK, mass_N)
-
-
-def marginal_floor(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> Estimate:
-    """F1 = E[h(Σ_k γ_k σ_k)]: the floor of a predictor that knows everything but the group."""
-    return _mean_over_pairs(_marginal, weights_NK, probabilities_NK, mass_N)
-
-
-def mutual_information(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> Estimate:
-    """F1 - F0 = I(group; label | prompt, pair): what only knowing the person can win.
-
-    The difference is taken pair by pair, so its standard error is smaller than those of the two floors suggest.
-    """
-    return _mean_over_pairs(lambda *pair: _marginal(*pair) - _oracle(*pair), weights_NK, probabilities_NK, mass_N)
-
-
-def pinsker_bound(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> Estimate:
-    """2 E[Σ_k γ_k (σ_k - p̄)²], a lower bound of F1 - F0 and so of every such predictor's distance from F0.
-
-    For each pair F1 - F0 is Σ_k γ_k KL(σ_k ‖ p̄), and Pinsker's inequality says KL(σ ‖ p̄) ≥ 2 (σ - p̄)². It is never
-    below `variance_bound`: γ_k ≥ ρ, and the mean is the point with the least sum of squared distances, so
-    Σ_k γ_k (σ_k - p̄)² ≥ ρ Σ_k (σ_k - p̄)² ≥ ρ K Var_k[σ_k].
-    """
-    return _mean_over_pairs(_weighted_variance, weights_NK, probabilities_NK, mass_N)
-
-
-def variance_bound(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> Estimate:
-    """2 ρ K E[Var_k σ_k], the useful form of MiCRo's Theorem 3.2 (arXiv 2505.24846): a lower bound of F1 - F0.
-
-    Var has equal weights 1/K. ρ is the least weight of any group on any pair that is asked; on a sample, the least in
-    it, which the standard error takes for the truth.
-    """
-    spread = _mean_over_pairs(
-        lambda _, probabilities_BK: probabilities_BK.var(axis=1), weights_NK, probabilities_NK, mass_N
-    )
-    scale = 2.0 * probabilities_NK.shape[1] * _least_weight(weights_NK, mass_N)
-    return Estimate(scale * spread.value, scale * spread.se)
-
-
-def printed_bound(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> Estimate:
-    """2 ρ K Var_k[E σ_k]: Theorem 3.2 of MiCRo (arXiv 2505.24846) as printed. It is 0 for every population.
-
-    Its expectation, over i.i.d. response pairs, stands inside the variance. Both orders of a pair are then equally
-    likely, and σ_k of one is 1 - σ_k of the other, so E σ_k = 1/2 for every group. The pairs must come in both orders:
-    with the chosen response always first this is another number, and no bound.
-
-    On a sample let s be the mean of the σ over pairs, Σ their covariance and Var_k(s) = sᵀPs. On average sᵀPs is too
-    large by tr(PΣ)/N. That is taken off, so the estimate may be negative. Its variance is
-    4 μᵀPΣPμ/N + 2 tr((PΣ)²)/N², μ the true mean. With s for μ the first term is too large by 4 tr((PΣ)²)/N². That
-    is taken off as well, down to 0, so the standard error is safe near 0: up to √2 too large.
-    """
-    _check(probabilities_NK, mass_N, weights_NK)
-    num_pairs, num_groups = probabilities_NK.shape
-    scale = 2.0 * num_groups * _least_weight(weights_NK, mass_N)
-    if mass_N is not None:
-        return Estimate(scale * float((mass_N @ probabilities_NK).var()), 0.0)
-    mean_K = probabilities_NK.mean(axis=0)
-    covariance_KK = np.zeros((num_groups, num_groups))
-    for rows in _blocks(num_pairs, num_groups):
-        centred_BK = probabilities_NK[rows] - mean_K
-        covariance_KK += centred_BK.T @ centred_BK / (num_pairs - 1)
-    projector_KK = (np.eye(num_groups) - 1.0 / num_groups) / num_groups
-    noise_KK = projector_KK @ covariance_KK / num_pairs
-    noise_of_noise = float((noise_KK @ noise_KK).trace())
-    slope = float(mean_K @ noise_KK @ projector_KK @ mean_K)
-    variance = 4.0 * max(slope - noise_of_noise, 0.0) + 2.0 * noise_of_noise
-    return Estimate(scale * float(mean_K.var() - noise_KK.trace()), scale * variance**0.5)
-
-
-def _marginal_probability(weights_BK: Array, probabilities_BK: Array) -> Array:
-    # Weights whose sum rounds to above 1 would make an entropy of -inf.
-    return np.minimum((weights_BK * probabilities_BK).sum(axis=1), 1.0)
-
-
-def _oracle(weights_BK: Array, probabilities_BK: Array) -> Array:
-    return (weights_BK * binary_entropy(probabilities_BK)).sum(axis=1)
-
-
-def _marginal(weights_BK: Array, probabilities_BK: Array) -> Array:
-    return binary_entropy(_marginal_probability(weights_BK, probabilities_BK))
-
-
-def _weighted_variance(weights_BK: Array, probabilities_BK: Array) -> Array:
-    centred_BK = probabilities_BK - _marginal_probability(weights_BK, probabilities_BK)[:, None]
-    return 2.0 * (weights_BK * centred_BK**2).sum(axis=1)
-
-
-def _mean_over_pairs(
-    per_pair: Callable[[Array, Array], Array], weights_NK: Array, probabilities_NK: Array, mass_N: Array | None
-) -> Estimate:
-    _check(probabilities_NK, mass_N, weights_NK)
-    value_N = np.empty(len(probabilities_NK))
-    for rows in _blocks(*probabilities_NK.shape):
-        weights_BK = weights_NK if len(weights_NK) == 1 else weights_NK[rows]
-        value_N[rows] = per_pair(weights_BK / weights_BK.sum(axis=1, keepdims=True), probabilities_NK[rows])
-    return _estimate(value_N, mass_N)
-
-
-def _least_weight(weights_NK: Array, mass_N: Array | None) -> float:
-    least_N = weights_NK.min(axis=1)
-    return float((least_N if mass_N is None or len(least_N) == 1 else least_N[mass_N > 0]).min())
-
-
-def _estimate(value_N: Array, mass_N: Array | None, optimism: float = 0.0) -> Estimate:
-    """The mean of a quantity over pairs. `optimism`, what an in-sample mean flatters by, is added on a sample alone."""
-    if mass_N is not None:
-        return Estimate(float(mass_N @ value_N), 0.0)
-    return Estimate(float(value_N.mean()) + optimism, float(value_N.std(ddof=1)) / len(value_N) ** 0.5)
-
-
-# Floors of single Bradley-Terry models: convex problems
 
 
 def linear_bt(
@@ -197,7 +59,7 @@ def linear_bt(
     Newton's method on a convex problem; raises `NotConverged` when the gradient norm stays above `tolerance`. Where
     labels are separable the optimum lies at infinity: the loss at θ is then right to the tolerance, θ itself arbitrary.
     """
-    _check(probability_N, mass_N)
+    check(probability_N, mass_N)
     num_pairs = len(probability_N)
     if differences_ND.ndim != 2 or len(differences_ND) != num_pairs or differences_ND.size == 0:
         raise ValueError(
@@ -222,8 +84,10 @@ def linear_bt(
         predicted_N = expit(margin_N)
         hessian_DD = _second_moment(differences_ND, share_N * predicted_N * (1.0 - predicted_N))
         moment_DD = _second_moment(differences_ND, share_N * (predicted_N - probability_N) ** 2)
-        optimism = _trace_of_quotient(hessian_DD, moment_DD) / (2.0 * num_pairs)
-    floor = _estimate(bt_cross_entropy(probability_N, margin_N), mass_N, optimism)
+        scale_D1 = _unit_scale(hessian_DD)
+        inverse_DD = scale_D1 * np.linalg.pinv(scale_D1 * hessian_DD * scale_D1.T, 1e-10, hermitian=True) * scale_D1.T
+        optimism = float((inverse_DD * moment_DD).sum()) / (2.0 * num_pairs)
+    floor = mean_estimate(bt_cross_entropy(probability_N, margin_N), mass_N, optimism)
     return Solution(theta_D, floor, gradient_norm, steps)
 
 
@@ -270,7 +134,7 @@ def conditional_bt(
     is corrected for optimism as in `linear_bt`, which wants many more pairs than the contexts together have items.
     gradient_norm and steps are the largest of any context's own problem. Raises `NotConverged` with the context.
     """
-    _check(probability_N, mass_N)
+    check(probability_N, mass_N)
     _check_items(context_N, first_N, second_N, num_items, len(probability_N))
     scores_TI = np.zeros((int(context_N.max()) + 1, num_items))
     if mass_N is not None:
@@ -294,7 +158,7 @@ def conditional_bt(
         quotient += fit.quotient
         gradient_norm, steps = max(gradient_norm, fit.gradient_norm), max(steps, fit.steps)
     margin_N = scores_TI[context_N, first_N] - scores_TI[context_N, second_N]
-    floor = _estimate(bt_cross_entropy(probability_N, margin_N), mass_N, quotient / (2.0 * len(probability_N)))
+    floor = mean_estimate(bt_cross_entropy(probability_N, margin_N), mass_N, quotient / (2.0 * len(probability_N)))
     return Solution(scores_TI, floor, gradient_norm, steps)
 
 
@@ -390,17 +254,20 @@ def _fit_scores(edges: _Edges, num_items: int, tolerance: float, sampled: bool) 
     # From zero, where the curvature is largest. A start at the groups' mean reward looks closer, but where
     # probabilities are near 0 and 1 the loss is flat there, and Newton's steps do not find back.
     score_A, gradient_norm, steps = _minimise(newton_terms, np.zeros(len(asked_A)), tolerance)
+    # The loss does not see a constant added to all scores that comparisons connect.
+    graph_AA = coo_array((mass_E, (first_E, second_E)), shape=(len(score_A), len(score_A)))
+    part_A = connected_components(graph_AA, directed=False)[1]
+    score_I = np.zeros(num_items)
+    score_I[asked_A] = score_A - (np.bincount(part_A, score_A) / np.bincount(part_A))[part_A]
     quotient = 0.0
     if sampled:
         predicted_E = expit(score_A[first_E] - score_A[second_E])
         hessian_AA = _laplacian(edges, mass_E * predicted_E * (1.0 - predicted_E), len(score_A))
         moment_AA = _laplacian(edges, mass_E * ((predicted_E - probability_E) ** 2 + spread_E), len(score_A))
-        quotient = _trace_of_quotient(hessian_AA, moment_AA)
-    score_I = np.zeros(num_items)
-    # The loss does not see a constant added to all scores that comparisons connect.
-    graph_AA = coo_array((mass_E, (first_E, second_E)), shape=(len(score_A), len(score_A)))
-    part_A = connected_components(graph_AA, directed=False)[1]
-    score_I[asked_A] = score_A - (np.bincount(part_A, score_A) / np.bincount(part_A))[part_A]
+        # With one score of each part held fixed, H has an inverse, and tr(H⁻¹J) is the same.
+        held = np.unique(part_A, return_index=True)[1]
+        hessian_AA, moment_AA = (np.delete(np.delete(m_AA, held, 0), held, 1) for m_AA in (hessian_AA, moment_AA))
+        quotient = float(_solve(hessian_AA, moment_AA).trace())
     return _Fit(score_I, gradient_norm, steps, quotient)
 
 
@@ -416,14 +283,9 @@ def _second_moment(differences_ND: Array, weight_N: Array) -> Array:
     """Σ_N weight_N φ_N φ_Nᵀ."""
     num_features = differences_ND.shape[1]
     moment_DD = np.zeros((num_features, num_features))
-    for rows in _blocks(*differences_ND.shape):
+    for rows in blocks(*differences_ND.shape):
         moment_DD += (differences_ND[rows].T * weight_N[rows]) @ differences_ND[rows]
     return moment_DD
-
-
-def _trace_of_quotient(hessian_DD: Array, moment_DD: Array) -> float:
-    """tr(H⁻¹J), over the directions that H sees."""
-    return float(_solve(hessian_DD, moment_DD, ridge=1e-10).trace())
 
 
 def _minimise(newton_terms: NewtonTerms, start: Array, tolerance: float) -> tuple[Array, float, int]:
@@ -437,7 +299,7 @@ def _minimise(newton_terms: NewtonTerms, start: Array, tolerance: float) -> tupl
         gradient_norm = float(np.linalg.norm(gradient))
         if gradient_norm <= tolerance:
             return point, gradient_norm, steps
-        step = _solve(hessian, gradient[:, None], ridge=1e-14)[:, 0]
+        step = _solve(hessian, gradient[:, None])[:, 0]
         size = 1.0
         while True:
             candidate = newton_terms(point - size * step)
@@ -452,73 +314,22 @@ def _minimise(newton_terms: NewtonTerms, start: Array, tolerance: float) -> tupl
     )
 
 
-def _solve(hessian_DD: Array, right_DC: Array, ridge: float) -> Array:
+def _solve(hessian_DD: Array, right_DC: Array) -> Array:
     """H⁻¹ times columns that lie in the directions H sees.
 
-    Other directions have neither curvature nor a right side: the ridge, relative to a diagonal of 1, keeps rounding from
-    being divided by rounding there, and is too small to matter elsewhere.
+    Other directions have neither curvature nor a right side: the ridge, relative to a diagonal of 1, keeps rounding
+    from being divided by rounding there, and is too small to matter elsewhere.
     """
-    diagonal_D = hessian_DD.diagonal()
-    scale_D1 = np.where(diagonal_D > 0, diagonal_D, 1.0)[:, None] ** -0.5
-    scaled_DD = hessian_DD * scale_D1 * scale_D1.T
-    scaled_DD.flat[:: len(scaled_DD) + 1] += ridge
+    scale_D1 = _unit_scale(hessian_DD)
+    scaled_DD = scale_D1 * hessian_DD * scale_D1.T
+    scaled_DD.flat[:: len(scaled_DD) + 1] += 1e-14
     return scale_D1 * np.linalg.solve(scaled_DD, scale_D1 * right_DC)
 
 
-def _blocks(num_rows: int, width: int) -> Iterator[slice]:
-    """Slices of rows that hold about BLOCK_VALUES values each."""
-    size = max(1, BLOCK_VALUES // max(1, width))
-    return (slice(start, start + size) for start in range(0, num_rows, size))
-
-
-def _check(probabilities: Array, mass_N: Array | None, weights_NK: Array | None = None) -> None:
-    """Raises `ValueError` that names the row and what to do. probabilities: [N, K] with weights, else [N]."""
-    num_pairs = len(probabilities)
-    letters = ("N",) if weights_NK is None else ("N", "K")
-    if probabilities.ndim != len(letters):
-        raise ValueError(f"the probabilities have shape {probabilities.shape}; they need the axes {', '.join(letters)}")
-    if probabilities.size == 0:
-        raise ValueError(f"there are no pairs: the probabilities have shape {probabilities.shape}; give at least one")
-    # A probability with the groups summed out may round to above 1.
-    most = 1.0 + SUM_TOLERANCE if weights_NK is None else 1.0
-    if not (probabilities.min() >= 0 and probabilities.max() <= most):
-        place = np.argwhere(~((probabilities >= 0) & (probabilities <= most)))[0]
-        where = ", ".join(f"{name} {number}" for name, number in zip(("pair", "group"), place, strict=False))
-        raise ValueError(
-            f"{where}: the probability {probabilities[tuple(place)]} is not in [0, 1]; expit makes one of a margin"
-        )
-    if mass_N is None:
-        if num_pairs < 2:
-            raise ValueError("a single sampled pair has no standard error; sample more, or give mass_N")
-    else:
-        if mass_N.shape != (num_pairs,):
-            raise ValueError(f"mass_N has shape {mass_N.shape}; {num_pairs} pairs need {(num_pairs,)}")
-        if not mass_N.min() >= 0:
-            pair = np.argmax(~(mass_N >= 0))
-            raise ValueError(
-                f"pair {pair}: the mass {mass_N[pair]} is not at least 0; give the probability that the pair is asked"
-            )
-        if not abs(mass_N.sum() - 1.0) <= SUM_TOLERANCE:
-            raise ValueError(f"mass_N sums to {mass_N.sum():.6g}; it must sum to 1: divide it by its sum")
-    if weights_NK is None:
-        return
-    if weights_NK.ndim != 2 or weights_NK.shape not in (probabilities.shape, (1, probabilities.shape[1])):
-        raise ValueError(
-            f"weights_NK has shape {weights_NK.shape} and probabilities_NK {probabilities.shape}; "
-            "give a weight for every group, in one row for each pair or one row for all"
-        )
-    if not weights_NK.min() >= 0:
-        pair, group = np.argwhere(~(weights_NK >= 0))[0]
-        raise ValueError(f"pair {pair}, group {group}: the weight {weights_NK[pair, group]} is not at least 0")
-    sum_N = weights_NK.sum(axis=1)
-    if not abs(sum_N - 1.0).max() <= SUM_TOLERANCE:
-        pair = np.argmax(~(abs(sum_N - 1.0) <= SUM_TOLERANCE))
-        raise ValueError(
-            f"pair {pair}: the weights sum to {sum_N[pair]:.6g}; they must sum to 1: divide the row by its sum"
-        )
-    most_K = weights_NK.max(axis=0)
-    if most_K.min() == 0:
-        raise ValueError(f"group {most_K.argmin()} has zero weight on every pair; leave it out")
+def _unit_scale(hessian_DD: Array) -> Array:
+    """A column that, multiplied into rows and columns, brings the diagonal to 1 where it is not 0."""
+    diagonal_D = hessian_DD.diagonal()
+    return np.where(diagonal_D > 0, diagonal_D, 1.0)[:, None] ** -0.5
 
 
 def _check_items(context_N: Integers, first_N: Integers, second_N: Integers, num_items: int, num_pairs: int) -> None:

@@ -1,4 +1,4 @@
-"""Tests of `micro_lit.floors.exact`."""
+"""Tests of the floors of known populations: `micro_lit.floors.groups` and `micro_lit.floors.bradley_terry`."""
 
 import itertools
 import math
@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from micro_lit.floors import exact
+from micro_lit import floors
+from micro_lit.floors import estimates
 
 FEW = settings(max_examples=30, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)
 MIXTURE = (
-    exact.oracle_floor,
-    exact.marginal_floor,
-    exact.mutual_information,
-    exact.pinsker_bound,
-    exact.variance_bound,
-    exact.printed_bound,
+    floors.oracle_floor,
+    floors.marginal_floor,
+    floors.mutual_information,
+    floors.pinsker_bound,
+    floors.variance_bound,
+    floors.printed_bound,
 )
 
 
@@ -65,11 +66,11 @@ class Listed(NamedTuple):
         return self.weights_NK[rows], self.probabilities_NK[rows]
 
     def linear(self, rows=slice(None), mass_N=None):
-        return exact.linear_bt(self.differences_ND[rows], self.marginal_N[rows], mass_N)
+        return floors.linear_bt(self.differences_ND[rows], self.marginal_N[rows], mass_N)
 
     def conditional(self, rows=slice(None), mass_N=None, tolerance=1e-10):
         places = self.context_N[rows], self.first_N[rows], self.second_N[rows]
-        return exact.conditional_bt(*places, self.marginal_N[rows], 5, mass_N, tolerance)
+        return floors.conditional_bt(*places, self.marginal_N[rows], 5, mass_N, tolerance)
 
 
 def listed(seed, num_contexts=2, num_groups=3, num_items=5, num_features=2):
@@ -94,14 +95,14 @@ def listed(seed, num_contexts=2, num_groups=3, num_items=5, num_features=2):
 
 
 def test_entropy_is_zero_at_the_ends_and_log_two_in_the_middle():
-    assert exact.binary_entropy(np.array([0.0, 1.0])).tolist() == [0.0, 0.0]
-    assert exact.binary_entropy(np.array([0.5])) == pytest.approx([np.log(2)], abs=1e-15)
+    assert floors.binary_entropy(np.array([0.0, 1.0])).tolist() == [0.0, 0.0]
+    assert floors.binary_entropy(np.array([0.5])) == pytest.approx([np.log(2)], abs=1e-15)
 
 
 @settings(deadline=None)
 @given(st.floats(1e-12, 1 - 1e-12))
 def test_entropy_is_symmetric_and_below_log_two(probability):
-    entropy, reverse = exact.binary_entropy(np.array([probability, 1 - probability]))
+    entropy, reverse = floors.binary_entropy(np.array([probability, 1 - probability]))
     assert 0 < entropy <= np.log(2) + 1e-15
     assert entropy == pytest.approx(reverse, rel=1e-4)
 
@@ -110,7 +111,7 @@ def test_entropy_is_symmetric_and_below_log_two(probability):
 @given(st.floats(0, 1), st.floats(-30, 30))
 def test_cross_entropy_is_that_of_the_two_outcomes(probability, margin):
     expected = probability * np.logaddexp(0, -margin) + (1 - probability) * np.logaddexp(0, margin)
-    assert exact.bt_cross_entropy(np.array([probability]), np.array([margin])) == pytest.approx([expected], abs=1e-9)
+    assert floors.bt_cross_entropy(np.array([probability]), np.array([margin])) == pytest.approx([expected], abs=1e-9)
 
 
 @settings(deadline=None)
@@ -118,7 +119,7 @@ def test_cross_entropy_is_that_of_the_two_outcomes(probability, margin):
 def test_cross_entropy_of_the_truth_is_its_entropy(margin):
     margin_N = np.array([margin])
     truth = expit(margin_N)
-    assert exact.bt_cross_entropy(truth, margin_N) == pytest.approx(exact.binary_entropy(truth), abs=1e-9)
+    assert floors.bt_cross_entropy(truth, margin_N) == pytest.approx(floors.binary_entropy(truth), abs=1e-9)
 
 
 # Floors and gaps of a mixture
@@ -135,8 +136,8 @@ def test_floors_of_a_population_by_hand():
     mass_N = np.array([0.2, 0.8])
     oracle = 0.2 * entropy_of(0.1) + 0.8 * 0.25 * np.log(2)
     marginal = 0.2 * entropy_of(0.25 * 0.9 + 0.75 * 0.1) + 0.8 * entropy_of(0.25 * 0.5 + 0.75)
-    assert exact.oracle_floor(weights_NK, probabilities_NK, mass_N) == pytest.approx((oracle, 0), abs=1e-14)
-    assert exact.marginal_floor(weights_NK, probabilities_NK, mass_N) == pytest.approx((marginal, 0), abs=1e-14)
+    assert floors.oracle_floor(weights_NK, probabilities_NK, mass_N) == pytest.approx((oracle, 0), abs=1e-14)
+    assert floors.marginal_floor(weights_NK, probabilities_NK, mass_N) == pytest.approx((marginal, 0), abs=1e-14)
 
 
 def test_bounds_of_a_population_by_hand():
@@ -148,9 +149,9 @@ def test_bounds_of_a_population_by_hand():
     pinsker = 2 * (0.2 * (0.25 * 0.6**2 + 0.75 * 0.2**2) + 0.8 * (0.25 * 0.375**2 + 0.75 * 0.125**2))
     # The groups' means over pairs are 0.58 and 0.82.
     printed = 2 * 0.25 * 2 * 0.12**2
-    assert exact.variance_bound(weights_NK, probabilities_NK, mass_N) == pytest.approx((variance, 0), abs=1e-14)
-    assert exact.pinsker_bound(weights_NK, probabilities_NK, mass_N) == pytest.approx((pinsker, 0), abs=1e-14)
-    assert exact.printed_bound(weights_NK, probabilities_NK, mass_N) == pytest.approx((printed, 0), abs=1e-14)
+    assert floors.variance_bound(weights_NK, probabilities_NK, mass_N) == pytest.approx((variance, 0), abs=1e-14)
+    assert floors.pinsker_bound(weights_NK, probabilities_NK, mass_N) == pytest.approx((pinsker, 0), abs=1e-14)
+    assert floors.printed_bound(weights_NK, probabilities_NK, mass_N) == pytest.approx((printed, 0), abs=1e-14)
 
 
 def brute_force(population):
@@ -196,7 +197,7 @@ def test_a_sample_of_every_pair_once_has_the_mean_of_the_exact_sum_and_the_stand
             function(*(column[row : row + 1] for column in mixture), np.ones(1)).value for row in range(num_pairs)
         ]
         assert sampled.value == pytest.approx(function(*mixture, even_N).value, abs=1e-14)
-        if function is not exact.variance_bound:  # its ρ is not that of a pair
+        if function is not floors.variance_bound:  # its ρ is not that of a pair
             assert sampled.se == pytest.approx(np.std(by_pair, ddof=1) / num_pairs**0.5, rel=1e-12)
 
 
@@ -223,7 +224,7 @@ def test_blocks_of_rows_do_not_change_the_sum(function, with_mass, monkeypatch):
     population = listed(2)
     mass_N = population.mass_N if with_mass else None
     whole = function(*population.mixture, mass_N)
-    monkeypatch.setattr(exact, "BLOCK_VALUES", 21)
+    monkeypatch.setattr(estimates, "BLOCK_VALUES", 21)
     assert function(*population.mixture, mass_N) == pytest.approx(whole, abs=1e-15)
 
 
@@ -235,7 +236,7 @@ def test_bounds_are_in_order_below_the_exact_gap(seed, num_groups, with_mass):
     information, pinsker, variance = (function(*population.mixture, mass_N).value for function in MIXTURE[2:5])
     assert -1e-12 <= variance <= pinsker + 1e-12
     assert pinsker <= information + 1e-12
-    assert exact.printed_bound(*population.mixture, population.mass_N).value == pytest.approx(0.0, abs=1e-24)
+    assert floors.printed_bound(*population.mixture, population.mass_N).value == pytest.approx(0.0, abs=1e-24)
 
 
 @FEW
@@ -272,7 +273,7 @@ def test_groups_that_agree_leave_no_gap(seed):
     population = population._replace(probabilities_NK=np.repeat(population.probabilities_NK[:, :1], 3, axis=1))
     for function in MIXTURE[2:]:
         assert function(*population.mixture, population.mass_N).value == pytest.approx(0.0, abs=1e-13)
-    oracle = exact.oracle_floor(*population.mixture, population.mass_N).value
+    oracle = floors.oracle_floor(*population.mixture, population.mass_N).value
     for solution in (population.conditional(mass_N=population.mass_N), population.linear(mass_N=population.mass_N)):
         assert solution.floor.value == pytest.approx(oracle, abs=1e-10)
 
@@ -284,9 +285,9 @@ def test_opposite_groups_of_one_size_make_labels_a_coin_toss():
         weights_NK=np.full((len(probability_N1), 2), 0.5),
         probabilities_NK=np.hstack([probability_N1, 1 - probability_N1]),
     )
-    assert exact.marginal_floor(*population.mixture, population.mass_N).value == pytest.approx(np.log(2), abs=1e-12)
+    assert floors.marginal_floor(*population.mixture, population.mass_N).value == pytest.approx(np.log(2), abs=1e-12)
     assert population.conditional(mass_N=population.mass_N).floor.value == pytest.approx(np.log(2), abs=1e-12)
-    assert exact.oracle_floor(*population.mixture, population.mass_N).value < 0.6
+    assert floors.oracle_floor(*population.mixture, population.mass_N).value < 0.6
 
 
 def test_weights_whose_sum_is_rounded_leave_the_floors_finite_and_the_gap_zero():
@@ -294,22 +295,22 @@ def test_weights_whose_sum_is_rounded_leave_the_floors_finite_and_the_gap_zero()
     rounded_NK = weights_NK.astype(np.float32).astype(np.float64)
     assert (weights_NK.sum(axis=1) > 1).any()
     for given_NK in (weights_NK, rounded_NK):
-        assert exact.marginal_floor(given_NK, np.ones((500, 8))).value == pytest.approx(0.0, abs=1e-14)
-        assert exact.mutual_information(given_NK, np.full((500, 8), 0.3)).value == pytest.approx(0.0, abs=1e-14)
+        assert floors.marginal_floor(given_NK, np.ones((500, 8))).value == pytest.approx(0.0, abs=1e-14)
+        assert floors.mutual_information(given_NK, np.full((500, 8), 0.3)).value == pytest.approx(0.0, abs=1e-14)
 
 
 def test_a_pair_that_is_never_asked_does_not_lower_the_least_weight():
     weights_NK, probabilities_NK = np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([[0.9, 0.1], [0.9, 0.1]])
-    bound = exact.variance_bound(weights_NK, probabilities_NK, np.array([1.0, 0.0]))
+    bound = floors.variance_bound(weights_NK, probabilities_NK, np.array([1.0, 0.0]))
     assert bound.value == pytest.approx(2 * 0.5 * 2 * 0.4**2, abs=1e-15)
-    assert exact.variance_bound(weights_NK, probabilities_NK, np.array([0.5, 0.5])).value == 0.0
+    assert floors.variance_bound(weights_NK, probabilities_NK, np.array([0.5, 0.5])).value == 0.0
 
 
 def test_the_printed_bound_says_nothing_where_the_others_do():
     population = listed(0)
     bounds = {function: function(*population.mixture, population.mass_N).value for function in MIXTURE}
-    assert bounds[exact.printed_bound] < 1e-24
-    assert bounds[exact.variance_bound] > 0.01
+    assert bounds[floors.printed_bound] < 1e-24
+    assert bounds[floors.variance_bound] > 0.01
 
 
 # Single Bradley-Terry models
@@ -320,9 +321,9 @@ def test_linear_bt_recovers_the_reward_that_made_the_probabilities(seed):
     generator = np.random.default_rng(seed)
     differences_ND, theta_D = generator.normal(size=(50, 4)), generator.normal(size=4)
     mass_N, probability_N = generator.dirichlet(np.ones(50)), expit(differences_ND @ theta_D)
-    found = exact.linear_bt(differences_ND, probability_N, mass_N)
+    found = floors.linear_bt(differences_ND, probability_N, mass_N)
     np.testing.assert_allclose(found.parameters, theta_D, atol=1e-7)
-    assert found.floor == pytest.approx((mass_N @ exact.binary_entropy(probability_N), 0.0), abs=1e-12)
+    assert found.floor == pytest.approx((mass_N @ floors.binary_entropy(probability_N), 0.0), abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -332,7 +333,7 @@ def test_the_certificate_of_linear_bt_is_the_norm_of_its_gradient(seed, with_mas
     differences_ND, probability_N = generator.normal(size=(50, 4)), generator.random(50)
     mass_N = generator.dirichlet(np.ones(50)) if with_mass else None
     for tolerance in (1e-10, 0.05):
-        found = exact.linear_bt(differences_ND, probability_N, mass_N, tolerance)
+        found = floors.linear_bt(differences_ND, probability_N, mass_N, tolerance)
         share_N = np.full(50, 1 / 50) if mass_N is None else mass_N
         gradient_D = differences_ND.T @ (share_N * (expit(differences_ND @ found.parameters) - probability_N))
         assert found.gradient_norm == pytest.approx(np.linalg.norm(gradient_D), abs=1e-12)
@@ -343,7 +344,7 @@ def test_the_certificate_of_linear_bt_is_the_norm_of_its_gradient(seed, with_mas
 def test_linear_bt_does_not_mind_a_column_twice():
     generator = np.random.default_rng(0)
     column_N1, mass_N = generator.normal(size=(40, 1)), np.full(40, 1 / 40)
-    found = exact.linear_bt(np.repeat(column_N1, 2, axis=1), expit(1.5 * column_N1[:, 0]), mass_N)
+    found = floors.linear_bt(np.repeat(column_N1, 2, axis=1), expit(1.5 * column_N1[:, 0]), mass_N)
     assert found.parameters.sum() == pytest.approx(1.5, abs=1e-7)
 
 
@@ -352,10 +353,10 @@ def test_columns_twice_or_empty_and_units_far_apart_change_neither_floor_nor_sta
     """Newton's method once lost its way here: rounding was divided by rounding where the Hessian is singular."""
     generator = np.random.default_rng(seed)
     differences_ND, probability_N = generator.normal(size=(40, 3)), (generator.random(40) < 0.6).astype(np.float64)
-    expected = exact.linear_bt(differences_ND, probability_N)
+    expected = floors.linear_bt(differences_ND, probability_N)
     units_ND = differences_ND * np.array([1e-2, 1.0, 1e3])
     awkward_ND = np.hstack([units_ND, units_ND[:, [1, 0]] @ np.ones((2, 1)), units_ND[:, :1], np.zeros((40, 1))])
-    found = exact.linear_bt(awkward_ND, probability_N)
+    found = floors.linear_bt(awkward_ND, probability_N)
     assert found.floor == pytest.approx(expected.floor, abs=1e-9)
 
 
@@ -364,20 +365,20 @@ def test_a_step_from_where_predictions_are_too_sure_is_halved_until_it_helps(see
     """The loss is flat there, a step of Newton's method is far too long, and twenty halvings were too few."""
     generator = np.random.default_rng(seed)
     differences_ND = generator.normal(size=(6, 3)) * np.array([30.0, 3.0, 0.1])
-    assert exact.linear_bt(differences_ND, expit(8.0 * generator.normal(size=6))).gradient_norm <= 1e-10
+    assert floors.linear_bt(differences_ND, expit(8.0 * generator.normal(size=6))).gradient_norm <= 1e-10
 
 
 def test_a_summed_probability_that_is_rounded_to_above_one_is_a_probability():
     above = np.nextafter(1.0, 2.0)
-    assert exact.linear_bt(np.ones((2, 1)), np.array([above, 0.5])).parameters == pytest.approx([np.log(3)])
-    solution = exact.bt_projection(np.array([[0.5, above], [0.0, 0.5]]), uniform_mass(2))
+    assert floors.linear_bt(np.ones((2, 1)), np.array([above, 0.5])).parameters == pytest.approx([np.log(3)])
+    solution = floors.bt_projection(np.array([[0.5, above], [0.0, 0.5]]), uniform_mass(2))
     assert solution.floor.value == pytest.approx(0.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_bt_projection_recovers_scores_from_bradley_terry_probabilities(scale):
     score_I = scale * np.random.default_rng(1).normal(size=6)
-    found = exact.bt_projection(expit(margins(score_I)), uniform_mass(6))
+    found = floors.bt_projection(expit(margins(score_I)), uniform_mass(6))
     np.testing.assert_allclose(found.parameters, score_I - score_I.mean(), atol=1e-7)
 
 
@@ -390,12 +391,12 @@ def test_bt_projection_is_as_good_as_a_generic_minimiser(seed):
         first_II = np.logaddexp(0.0, -margins(score_I))
         return (mass_II * (probability_II * first_II + (1 - probability_II) * first_II.T)).sum()
 
-    found = exact.bt_projection(probability_II, mass_II)
+    found = floors.bt_projection(probability_II, mass_II)
     best = minimize(loss, np.zeros(5), method="BFGS", options={"gtol": 1e-7})
     assert found.floor == pytest.approx((best.fun, 0.0), abs=1e-10)
     assert found.floor.value == pytest.approx(loss(found.parameters), abs=1e-14)
     np.testing.assert_allclose(found.parameters, best.x - best.x.mean(), atol=1e-4)
-    marginal = exact.marginal_floor(np.ones((1, 1)), probability_II.reshape(-1, 1), mass_II.ravel())
+    marginal = floors.marginal_floor(np.ones((1, 1)), probability_II.reshape(-1, 1), mass_II.ravel())
     assert found.floor.value > marginal.value + 1e-6
 
 
@@ -404,7 +405,7 @@ def test_bt_projection_is_as_good_as_a_generic_minimiser(seed):
 def test_bt_projection_wins_each_item_as_often_as_the_truth_and_has_mean_zero(seed):
     """The condition of the optimum: for every item, expected wins under the model and the truth agree."""
     probability_II, mass_II = mixed_population(seed)
-    found = exact.bt_projection(probability_II, mass_II)
+    found = floors.bt_projection(probability_II, mass_II)
     assert found.parameters.mean() == pytest.approx(0.0, abs=1e-12)
     excess_I = (mass_II * (expit(margins(found.parameters)) - probability_II)).sum(axis=1)
     assert np.abs(excess_I).max() < 1e-9
@@ -415,33 +416,33 @@ def test_the_diagonal_has_no_say_and_neither_have_pairs_that_are_not_asked():
     probability_II, mass_II = mixed_population(0)
     other = probability_II.copy()
     np.fill_diagonal(other, np.nan)
-    expected = exact.bt_projection(probability_II, mass_II).parameters
-    found = exact.bt_projection(other, mass_II + 0.3 * np.eye(5)).parameters
+    expected = floors.bt_projection(probability_II, mass_II).parameters
+    found = floors.bt_projection(other, mass_II + 0.3 * np.eye(5)).parameters
     np.testing.assert_allclose(found, expected, atol=1e-8)
     wider_II, wider_mass_II = np.full((6, 6), np.nan), np.zeros((6, 6))
     wider_II[:5, :5], wider_mass_II[:5, :5] = probability_II, mass_II
-    np.testing.assert_allclose(exact.bt_projection(wider_II, wider_mass_II).parameters, [*expected, 0.0], atol=1e-8)
+    np.testing.assert_allclose(floors.bt_projection(wider_II, wider_mass_II).parameters, [*expected, 0.0], atol=1e-8)
 
 
 def test_the_loss_of_separable_preferences_falls_to_its_infimum():
     """Their optimum lies at infinity; what is returned is as good as it to the tolerance of the gradient."""
     differences_ND = np.array([[1.0], [2.0], [0.5]])
     for mass_N in (np.full(3, 1 / 3), None):
-        assert exact.linear_bt(differences_ND, np.ones(3), mass_N).floor == pytest.approx((0.0, 0.0), abs=1e-9)
+        assert floors.linear_bt(differences_ND, np.ones(3), mass_N).floor == pytest.approx((0.0, 0.0), abs=1e-9)
     for num_pairs in (None, 6):
-        found = exact.bt_projection(np.triu(np.ones((3, 3))), uniform_mass(3), num_pairs=num_pairs)
+        found = floors.bt_projection(np.triu(np.ones((3, 3))), uniform_mass(3), num_pairs=num_pairs)
         assert found.parameters[0] > found.parameters[1] > found.parameters[2]
         assert found.floor == pytest.approx((0.0, 0.0), abs=1e-9)
 
 
 def test_a_tolerance_that_is_not_met_is_an_error_with_the_gradient_norm():
     probability_II, mass_II = mixed_population(0)
-    with pytest.raises(exact.NotConverged, match=r"gradient norm is .* above the tolerance"):
-        exact.bt_projection(probability_II, mass_II, tolerance=-1.0)
-    with pytest.raises(exact.NotConverged, match=r"gradient norm is .* above the tolerance"):
-        exact.linear_bt(np.array([[1.0], [2.0]]), np.array([0.6, 0.7]), np.full(2, 0.5), tolerance=-1.0)
-    with pytest.raises(exact.NotConverged, match=r"context 3: the gradient norm is .* above the tolerance"):
-        exact.conditional_bt(*np.array([[3, 3], [0, 1], [1, 2]]), np.array([0.6, 0.7]), 3, tolerance=-1.0)
+    with pytest.raises(floors.NotConverged, match=r"gradient norm is .* above the tolerance"):
+        floors.bt_projection(probability_II, mass_II, tolerance=-1.0)
+    with pytest.raises(floors.NotConverged, match=r"gradient norm is .* above the tolerance"):
+        floors.linear_bt(np.array([[1.0], [2.0]]), np.array([0.6, 0.7]), np.full(2, 0.5), tolerance=-1.0)
+    with pytest.raises(floors.NotConverged, match=r"context 3: the gradient norm is .* above the tolerance"):
+        floors.conditional_bt(*np.array([[3, 3], [0, 1], [1, 2]]), np.array([0.6, 0.7]), 3, tolerance=-1.0)
 
 
 # Conditional scores from a list
@@ -461,7 +462,7 @@ def test_conditional_bt_is_a_projection_in_every_context(seed):
         mass_II[population.first_N[own], population.second_N[own]] = (
             population.mass_N[own] / population.mass_N[own].sum()
         )
-        projection = exact.bt_projection(probability_II, mass_II, tolerance=1e-3)
+        projection = floors.bt_projection(probability_II, mass_II, tolerance=1e-3)
         np.testing.assert_allclose(found.parameters[context], projection.parameters, atol=1e-10)
         total += population.mass_N[own].sum() * projection.floor.value
         norm = max(norm, projection.gradient_norm)
@@ -474,7 +475,7 @@ def test_a_pair_in_either_order_any_number_of_times_counts_by_its_mean():
     context_N, first_N = generator.integers(2, size=300), generator.integers(4, size=300)
     second_N = (first_N + generator.integers(1, 4, size=300)) % 4
     probability_N, mass_N = generator.random(300), generator.dirichlet(np.ones(300))
-    found = exact.conditional_bt(context_N, first_N, second_N, probability_N, 4, mass_N)
+    found = floors.conditional_bt(context_N, first_N, second_N, probability_N, 4, mass_N)
 
     def loss(score_V):
         score_TI = score_V.reshape(2, 4)
@@ -485,7 +486,7 @@ def test_a_pair_in_either_order_any_number_of_times_counts_by_its_mean():
     assert found.floor.value == pytest.approx(best.fun, abs=1e-10)
     centred_TI = best.x.reshape(2, 4) - best.x.reshape(2, 4).mean(axis=1, keepdims=True)
     np.testing.assert_allclose(found.parameters, centred_TI, atol=1e-5)
-    reverse = exact.conditional_bt(context_N, second_N, first_N, 1 - probability_N, 4, mass_N)
+    reverse = floors.conditional_bt(context_N, second_N, first_N, 1 - probability_N, 4, mass_N)
     np.testing.assert_allclose(reverse.parameters, found.parameters, atol=1e-9)
 
 
@@ -496,7 +497,7 @@ def test_a_sample_as_a_list_and_as_a_matrix_is_the_same_sample():
     probability_II, counts_II = np.full((5, 5), 0.5), np.zeros((5, 5))
     probability_II[population.first_N, population.second_N] = population.marginal_N
     np.add.at(counts_II, (population.first_N[rows], population.second_N[rows]), 1 / 400)
-    matrix = exact.bt_projection(probability_II, counts_II + counts_II.T, num_pairs=200)
+    matrix = floors.bt_projection(probability_II, counts_II + counts_II.T, num_pairs=200)
     np.testing.assert_allclose(matrix.parameters, found.parameters[0], atol=1e-9)
     assert matrix.floor == pytest.approx(found.floor, abs=1e-9)
     assert found.floor.se > 0
@@ -507,16 +508,16 @@ def test_items_without_comparisons_score_zero_and_islands_have_mean_zero_each():
     context_N, first_N, second_N = np.array([[0, 0, 0, 2], [0, 1, 4, 3], [1, 2, 5, 1]])
     margin_N = np.array([1.0, 0.5, -2.0, 3.0])
     for mass_N in (np.array([0.1, 0.2, 0.3, 0.4]), None):
-        found = exact.conditional_bt(context_N, first_N, second_N, expit(margin_N), 7, mass_N)
+        found = floors.conditional_bt(context_N, first_N, second_N, expit(margin_N), 7, mass_N)
         expected = [[2.5 / 3, -0.5 / 3, -2 / 3, 0, -1, 1, 0], [0] * 7, [0, -1.5, 0, 1.5, 0, 0, 0]]
         np.testing.assert_allclose(found.parameters, expected, atol=1e-8)
         share_N = np.full(4, 0.25) if mass_N is None else mass_N
-        assert found.floor.value == pytest.approx(share_N @ exact.binary_entropy(expit(margin_N)), abs=1e-9)
+        assert found.floor.value == pytest.approx(share_N @ floors.binary_entropy(expit(margin_N)), abs=1e-9)
 
 
 def test_a_pair_without_mass_is_not_asked():
     context_N, first_N, second_N = np.array([[0, 0, 1], [0, 1, 0], [1, 2, 1]])
-    found = exact.conditional_bt(context_N, first_N, second_N, np.array([0.7, 0.9, 0.1]), 3, np.array([1.0, 0.0, 0.0]))
+    found = floors.conditional_bt(context_N, first_N, second_N, np.array([0.7, 0.9, 0.1]), 3, np.array([1.0, 0.0, 0.0]))
     half = np.log(0.7 / 0.3) / 2
     np.testing.assert_allclose(found.parameters, [[half, -half, 0], [0, 0, 0]], atol=1e-9)
 
@@ -530,7 +531,7 @@ def test_the_few_labels_of_a_sample_always_have_a_solution(seed):
     context_N, first_N = generator.integers(3, size=num_pairs), generator.integers(6, size=num_pairs)
     second_N = (first_N + generator.integers(1, 6, size=num_pairs)) % 6
     label_N = generator.integers(2, size=num_pairs).astype(np.float64)
-    found = exact.conditional_bt(context_N, first_N, second_N, label_N, 6)
+    found = floors.conditional_bt(context_N, first_N, second_N, label_N, 6)
     assert np.isfinite(found.floor).all()
     assert found.gradient_norm <= 1e-10
     assert found.floor.value >= 0
@@ -561,13 +562,13 @@ def test_the_printed_bound_of_a_sample_never_sets_a_pair_beside_itself():
     centred_NK = probabilities_NK - probabilities_NK.mean(axis=1, keepdims=True)
     products_NN = centred_NK @ centred_NK.T / 3
     expected = 2 * 3 * weights_NK.min() * (products_NN.sum() - products_NN.trace()) / (30 * 29)
-    assert exact.printed_bound(weights_NK, probabilities_NK).value == pytest.approx(expected, rel=1e-10)
+    assert floors.printed_bound(weights_NK, probabilities_NK).value == pytest.approx(expected, rel=1e-10)
 
 
 def test_the_printed_bound_of_a_sample_is_zero_on_average_within_its_standard_error():
     """Its variance is 2 tr((PΣ)²)/N² there; the standard error finds it, up to √2 too large."""
     population, num_groups, num_pairs = listed(4), 3, 100
-    estimates = [exact.printed_bound(*population.mixture_of(rows)) for rows in draws(population, 1000, num_pairs)]
+    estimates = [floors.printed_bound(*population.mixture_of(rows)) for rows in draws(population, 1000, num_pairs)]
     value, se = np.array(estimates).T
     projector_KK = (np.eye(num_groups) - 1 / num_groups) / num_groups
     covariance_KK = np.cov(population.probabilities_NK.T, aweights=population.mass_N, ddof=0)
@@ -584,8 +585,8 @@ def test_the_printed_bound_of_a_sample_covers_the_exact_value_where_that_is_not_
     population = listed(4)
     sorted_N = population.mass_N * (population.marginal_N > 0.5)
     population = population._replace(mass_N=sorted_N / sorted_N.sum())
-    truth = exact.printed_bound(*population.mixture, population.mass_N).value
-    estimates = [exact.printed_bound(*population.mixture_of(rows)) for rows in draws(population, 200, 500)]
+    truth = floors.printed_bound(*population.mixture, population.mass_N).value
+    estimates = [floors.printed_bound(*population.mixture_of(rows)) for rows in draws(population, 200, 500)]
     value, se = np.array(estimates).T
     assert truth > 3 * se.mean()
     assert abs(value.mean() - truth) < 3 * value.std() / 200**0.5
@@ -616,16 +617,16 @@ def test_single_floors_from_samples_cover_the_exact_value_once_their_optimism_is
         if labels:
             probability_N = (generator.random(num_pairs) < probability_N).astype(np.float64)
         if kind == "linear":
-            found = exact.linear_bt(population.differences_ND[rows], probability_N)
+            found = floors.linear_bt(population.differences_ND[rows], probability_N)
             own_N = population.differences_ND[rows] @ found.parameters
         else:
             places = population.context_N[rows], population.first_N[rows], population.second_N[rows]
-            found = exact.conditional_bt(*places, probability_N, 5)
+            found = floors.conditional_bt(*places, probability_N, 5)
             own_N = found.parameters[places[0], places[1]] - found.parameters[places[0], places[2]]
-        of_the_true = exact.bt_cross_entropy(probability_N, margin_N[rows]).mean()
+        of_the_true = floors.bt_cross_entropy(probability_N, margin_N[rows]).mean()
         estimates.append(found.floor)
         corrected.append(found.floor.value - of_the_true)
-        flattering.append(exact.bt_cross_entropy(probability_N, own_N).mean() - of_the_true)
+        flattering.append(floors.bt_cross_entropy(probability_N, own_N).mean() - of_the_true)
     value, se = np.array(estimates).T
     assert 0.88 < np.mean(np.abs(value - truth) < 1.96 * se) < 0.995
     assert np.mean(flattering) < 0
@@ -701,9 +702,9 @@ def test_what_is_no_population_is_refused(function, changes, trouble):
 )
 def test_linear_bt_refuses_what_is_no_list_of_pairs(changes, trouble):
     arguments = {"differences_ND": np.ones((2, 1)), "probability_N": np.full(2, 0.5), "mass_N": np.full(2, 0.5)}
-    exact.linear_bt(**arguments)
+    floors.linear_bt(**arguments)
     with pytest.raises(ValueError, match=trouble):
-        exact.linear_bt(**arguments | changes)
+        floors.linear_bt(**arguments | changes)
 
 
 @pytest.mark.parametrize(
@@ -722,9 +723,9 @@ def test_conditional_bt_refuses_what_is_no_list_of_pairs(changes, trouble):
         "context_N": np.array([0, 1]), "first_N": np.array([1, 0]), "second_N": np.array([2, 2]),
         "probability_N": np.full(2, 0.5), "num_items": 3, "mass_N": np.full(2, 0.5),
     }  # fmt: skip
-    exact.conditional_bt(**arguments)
+    floors.conditional_bt(**arguments)
     with pytest.raises(ValueError, match=trouble):
-        exact.conditional_bt(**arguments | changes)
+        floors.conditional_bt(**arguments | changes)
 
 
 def test_bt_projection_refuses_what_is_no_matrix_of_preferences():
@@ -743,6 +744,6 @@ def test_bt_projection_refuses_what_is_no_matrix_of_preferences():
         (probability_II[:4], mass_II, r"probability_II has shape \(4, 5\) and mass_II \(5, 5\)"),
     ):
         with pytest.raises(ValueError, match=trouble):
-            exact.bt_projection(probability, mass)
+            floors.bt_projection(probability, mass)
     with pytest.raises(ValueError, match=r"num_pairs is 1; a standard error needs at least two"):
-        exact.bt_projection(probability_II, mass_II, num_pairs=1)
+        floors.bt_projection(probability_II, mass_II, num_pairs=1)
