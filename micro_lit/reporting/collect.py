@@ -74,8 +74,8 @@ def split_by_number(runs: Sequence[FinishedRun], name: str) -> dict[float, list[
     for run in runs:
         number = run.setting(name)
         if not isinstance(number, int | float):
-            telling = f"these tell the runs apart: {', '.join(run.labels)}" if run.labels else "nothing else does"
-            raise UserError(f"report.x={name}: {number!r} in {run.folder} is no number; {telling}")
+            telling = ", ".join(run.labels) or "no setting"
+            raise UserError(f"report.x={name}: {run.folder} has no number there; what tells the runs apart: {telling}")
         parts.setdefault(float(number), []).append(run)
     return dict(sorted(parts.items()))
 
@@ -93,7 +93,7 @@ def look_up(results: Mapping[str, Any], path: str) -> dict[str, float] | None:
             return None
         found = found[part]
     if isinstance(found, Mapping):
-        return dict(found) if "value" in found else None
+        return {key: found[key] for key in ("value", "se", "n") if key in found} if "value" in found else None
     return {"value": float(found)} if isinstance(found, int | float) else None
 
 

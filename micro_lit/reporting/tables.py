@@ -26,6 +26,7 @@ NAMES = {
     "raters.nll.model": "NLL, shared pairs",
     "raters.accuracy.model": "accuracy, shared pairs",
     "heads.effective": "effective heads",
+    "heads.distinct": "distinct heads",
     "heads.entropy_per_example": "entropy of an example's weights",
     "model.num_heads": "heads K",
     "data.train": "training pairs",
