@@ -1,0 +1,120 @@
+"""Labelled margins and whose they are: what every adaptation takes in, checked, and taken apart user by user.
+
+A label is the margin of every head on one pair, the reward of the chosen minus the reward of the rejected response, and
+the user who chose. Users may have any number of labels, none included, in any order of rows. A user is whatever weights
+are wanted for: a person, a criterion, or one of several draws of a budget. Margins beyond ±1e100 nats, infinite ones
+too, count as ±1e100.
+
+Dimension letters: N labelled pairs, U users, K heads, B pairs of a block, u users of a block, n labels of a user.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Floats = NDArray[np.floating]
+Integers = NDArray[np.integer]
+
+BLOCK_VALUES = 2**20  # numbers in an array of a block
+LARGEST_MARGIN = 1e100
+SUM_TOLERANCE = 1e-5  # float32 weights and typed thirds pass
+
+
+def check(margins_NK: Floats, user_N: Integers, prior_UK: Floats) -> None:
+    """Raises `ValueError`, with the place and a remedy, unless the three fit together and the prior is one."""
+    check_prior(prior_UK)
+    check_margins(margins_NK, user_N, prior_UK)
+
+
+def check_prior(prior_UK: Floats) -> None:
+    """Raises `ValueError` unless every row holds weights of one or more heads, none negative, that sum to one."""
+    if prior_UK.ndim != 2 or prior_UK.shape[1] == 0:
+        raise ValueError(f"the prior has shape {prior_UK.shape}; give a row a user and a column a head")
+    bad_UK = ~(prior_UK >= 0)
+    if bad_UK.any():
+        user, head = np.argwhere(bad_UK)[0]
+        raise ValueError(
+            f"the prior of user {user} is {prior_UK[user, head]} for head {head}; give weights from 0 to 1"
+        )
+    sum_U = prior_UK.sum(axis=1, dtype=np.float64)
+    bad_U = ~(np.abs(sum_U - 1.0) <= SUM_TOLERANCE)
+    if bad_U.any():
+        user = int(np.argmax(bad_U))
+        raise ValueError(f"the prior of user {user} sums to {sum_U[user]}; divide each row by its sum")
+
+
+def check_margins(margins_NK: Floats, user_N: Integers, prior_UK: Floats) -> None:
+    """Raises `ValueError` unless margins are numbers of the prior's heads, each of one of the prior's users."""
+    num_users, num_heads = prior_UK.shape
+    if margins_NK.ndim != 2 or margins_NK.shape[1] != num_heads:
+        raise ValueError(
+            f"margins have shape {margins_NK.shape}; give a row a labelled pair and a column each of the prior's "
+            f"{num_heads} heads"
+        )
+    if user_N.shape != margins_NK.shape[:1]:
+        raise ValueError(f"users have shape {user_N.shape} for {len(margins_NK)} labelled pairs; give one a pair")
+    bad_N = (user_N < 0) | (user_N >= num_users)
+    if bad_N.any():
+        row = int(np.argmax(bad_N))
+        raise ValueError(
+            f"labelled pair {row} is of user {user_N[row]}; users count from 0 to {num_users - 1}, the rows of the "
+            "prior: give the prior a row for every user"
+        )
+    bad_NK = np.isnan(margins_NK)
+    if bad_NK.any():
+        row, head = np.argwhere(bad_NK)[0]
+        raise ValueError(
+            f"the margin of labelled pair {row} is NaN for head {head}; leave the pair out, or see why that head has "
+            "no reward for one of its responses"
+        )
+
+
+def check_setting(name: str, value: float, zero: bool = False) -> None:
+    """Raises `ValueError` unless the value is a finite number above 0; or 0, where that is allowed."""
+    if not (np.isfinite(value) and (value > 0 or (zero and value == 0))):
+        raise ValueError(f"{name} is {value}; give a number above 0{', or 0' if zero else ''}")
+
+
+def clipped(margins: Floats) -> Array:
+    """Margins in float64, none beyond ±`LARGEST_MARGIN`: sums and differences of them are finite."""
+    return np.clip(margins.astype(np.float64), -LARGEST_MARGIN, LARGEST_MARGIN)
+
+
+def losses(margins: Floats) -> Array:
+    """-log σ(Δ) in nats, elementwise, for margins of any shape; never infinite."""
+    margins = clipped(margins)
+    return np.log1p(np.exp(-np.abs(margins))) - np.minimum(margins, 0.0)
+
+
+def summed_losses(margins_NK: Floats, user_N: Integers, num_users: int) -> Array:
+    """[U, K] the losses -log σ(Δ) of every head, in nats, summed over each user's labels: all a posterior needs."""
+    loss_UK = np.zeros((num_users, margins_NK.shape[1]))
+    order_N = np.argsort(user_N, kind="stable")
+    size = max(1, BLOCK_VALUES // margins_NK.shape[1])
+    for start in range(0, len(order_N), size):
+        row_B = order_N[start : start + size]
+        users_u, first_u = np.unique(user_N[row_B], return_index=True)
+        loss_UK[users_u] += np.add.reduceat(losses(margins_NK[row_B]), first_u, axis=0)
+    return loss_UK
+
+
+def blocks(margins_NK: Floats, user_N: Integers, num_users: int) -> Iterator[tuple[Integers, Array, NDArray[np.bool_]]]:
+    """The labels of some users at a time, side by side: users [u], margins [u, n, K] and which of them are real [u, n].
+
+    Users without labels are in no block. Those of a block have about as many labels: half or more of it is real, and
+    what is padding repeats a label of the user.
+    """
+    count_U = np.bincount(user_N, minlength=num_users)
+    row_N = np.argsort(user_N, kind="stable")
+    first_U = np.cumsum(count_U) - count_U
+    waiting = np.argsort(-count_U, kind="stable")[: np.count_nonzero(count_U)]
+    while len(waiting):
+        most = count_U[waiting[0]]
+        alike = np.count_nonzero(2 * count_U[waiting] >= most)
+        size = max(1, min(alike, BLOCK_VALUES // (most * margins_NK.shape[1])))
+        users_u, waiting = waiting[:size], waiting[size:]
+        real_un = np.arange(most) < count_U[users_u, None]
+        label_un = np.where(real_un, np.arange(most), 0)
+        yield users_u, clipped(margins_NK[row_N[first_U[users_u, None] + label_un]]), real_un
