@@ -1,6 +1,7 @@
 """The one place where a composed config becomes plain, validated settings, and where objects are made of it."""
 
 import functools
+import hashlib
 import inspect
 import math
 import os
@@ -117,6 +118,10 @@ RULES: dict[str, Rule] = {
     "replicates": _whole(1),
     "skip_finished": _yes_or_no(),
     "report.y": Rule("a list of paths into results.json", lambda value: isinstance(value, list) and bool(value)),
+    "report.metrics": Rule(
+        "a list of paths into results.json, or null",
+        lambda value: value is None or (isinstance(value, list) and bool(value)),
+    ),
     "report.log": _yes_or_no(),
     "packages": Rule("a list of names", lambda value: isinstance(value, list) and all(map(str, value))),
     "data": _object(),
@@ -305,7 +310,9 @@ def _wandb_offline() -> bool:
 
 def _job_folder(overrides: str) -> str:
     """What sets a job apart, as the name of its folder inside a sweep."""
-    return overrides.replace("/", "-").replace("+", "")
+    name = overrides.replace("/", "-").replace("+", "")
+    # The length that file systems allow; two long names stay two.
+    return name if len(name.encode()) <= 200 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)

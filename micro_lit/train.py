@@ -12,8 +12,7 @@ def run(settings: Settings) -> float:
     from micro_lit import runs
     from micro_lit.reporting import results, terminal
 
-    finished = results.finished(settings)
-    if settings["skip_finished"] and finished is not None:
+    if settings["skip_finished"] and (finished := results.finished(settings)) is not None:
         print(f"finished before: {settings['paths']['run_dir']}/")
         return finished["test"]["nll"]["value"]
     with runs.Run(settings) as this:

@@ -1,4 +1,5 @@
 import inspect
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,11 @@ from micro_lit import config, train
 from micro_lit.errors import UserError
 
 CONF = config.config_dir()
-GROUPS = ("data", "backbone", "model", "model/head", "model/gate", "model/optimizer", "trainer", "logger", "callbacks")
+GROUPS = (
+    "data", "backbone", "model", "model/head", "model/gate", "model/optimizer", "trainer", "logger", "callbacks",
+    "report",
+)  # fmt: skip
+ADDED = ("study", "rung", "regulariser")  # +group=option: no default
 # What only the code can pass: data, backbones and sizes are made of other settings.
 PASSED = {"backbone", "names", "references", "params", "width", "num_heads"}
 
@@ -24,7 +29,8 @@ def options(group: str) -> list[str]:
 
 
 def choices() -> list[str]:
-    return [f"{group}={option}" for group in GROUPS for option in options(group)]
+    added = [f"+{group}={option}" for group in ADDED for option in options(group)]
+    return [f"{group}={option}" for group in GROUPS for option in options(group)] + added
 
 
 def test_every_group_has_options():
@@ -34,7 +40,11 @@ def test_every_group_has_options():
 @pytest.mark.parametrize("choice", choices())
 def test_every_option_composes_and_fits_the_signatures(choice, settings):
     model = ["model=mixture"] if choice.startswith("model/") else []
-    required = {"data=pairs": ["data.train=x.parquet"], "backbone=hf": ["backbone.model=some/model"]}
+    required = {
+        "data=pairs": ["data.train=x.parquet"],
+        "backbone=hf": ["backbone.model=some/model"],
+        "+rung=single_bt_conditional": ["data=planted_features"],
+    }
     composed = settings(*model, choice, *required.get(choice, []))
     nodes = list(targets(composed))
     assert nodes
@@ -75,6 +85,68 @@ def test_every_experiment_says_how_to_run_it(experiment):
     lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"
     assert lines[1].startswith(f"# python -m micro_lit.train +experiment={experiment}")
+
+
+@pytest.mark.parametrize("study", options("study"))
+def test_every_study_says_how_to_run_it(study):
+    lines = (CONF / "study" / f"{study}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    comment = list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+    assert any(f"python -m micro_lit.train -m +study={study} " in f"{line} " for line in comment)
+    assert len(comment) > 2
+
+
+@pytest.mark.parametrize("rung", options("rung"))
+def test_every_rung_says_what_it_is(rung):
+    first, second = (CONF / "rung" / f"{rung}.yaml").read_text().splitlines()[:2]
+    assert first == "# @package _global_"
+    assert second.startswith("# ")
+
+
+@pytest.mark.parametrize("regulariser", options("regulariser"))
+def test_a_regulariser_changes_one_number_of_the_model(regulariser, settings):
+    plain, regularised = settings("model=mixture"), settings("model=mixture", f"+regulariser={regulariser}")
+    changed = {name for name, value in regularised["model"].items() if value != plain["model"][name]}
+    assert len(changed) == (regulariser != "none")
+    assert {name for name, value in plain.items() if regularised[name] != value} == ({"model"} if changed else set())
+
+
+@pytest.mark.parametrize("data", options("data"))
+def test_every_data_set_composes_for_floors(data, settings):
+    required = {"pairs": ["data.train=x.parquet"]}
+    composed = settings(f"data={data}", *required.get(data, []), config="floors")
+    assert (composed["name"], composed["split"], composed["packages"]) == ("floors", "all", [])
+    for node in targets(composed):
+        check_signature(node)
+
+
+def test_reports_take_the_settings_of_a_sweep(settings):
+    composed = settings("runs=[a,b]", config="report")
+    assert composed["runs"] == ["a", "b"]
+    assert composed["report"] == settings()["report"]
+    assert not composed["logger"]
+    assert settings("runs=a", "logger=wandb", config="report")["logger"]["wandb"]["name"] == "report-seed0"
+
+
+@pytest.mark.parametrize(
+    ("command", "override", "message"),
+    [
+        ("floors", "split=some", r"split='some' is not allowed; give one of all, train, validation, test"),
+        ("floors", "replicates=0", r"replicates=0 is not allowed; give a whole number of at least 1"),
+        ("floors", "seed=-1", r"seed=-1"),
+        ("floors", "data=pairs", r"data.train: no value given"),
+        ("report", "report.log=1", r"runs: no value given"),
+        ("report", "runs=x report.log=1", r"report.log=1 is not allowed; give true or false"),
+        ("report", "runs=x report.y=test.nll", r"report.y='test.nll' .* give a list of paths into results.json"),
+        ("report", "runs=x report.y=[]", r"report.y=\[\] is not allowed"),
+        ("train", "report.y=null", r"report.y=None is not allowed"),
+        ("train", "skip_finished=yes", r"skip_finished='yes' is not allowed; give true or false"),
+    ],
+)
+def test_the_rules_of_every_command_hold(command, override, message, settings):
+    with pytest.raises(UserError, match=message) as caught:
+        settings(*override.split(), config=command)
+    assert "\n" not in str(caught.value)
 
 
 def test_every_rule_has_a_key_somewhere(settings):
@@ -207,19 +279,21 @@ def run_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("entry", ["train", "encode"])
+@pytest.mark.parametrize("entry", ["train", "encode", "floors", "report"])
 def test_help_and_errors_answer_without_torch(entry, tmp_path):
+    wrong = ["runs=x", "report.log=1"] if entry == "report" else ["data=polis", "seed=-1"]
     shown = run_command(f"micro_lit.{entry}", "--help", cwd=tmp_path)
     assert f"python -m micro_lit.{entry}" in shown.stdout
     composed = run_command(f"micro_lit.{entry}", "--cfg", "job", cwd=tmp_path)
-    refused = run_command(f"micro_lit.{entry}", "data=polis", "seed=-1", cwd=tmp_path)
+    refused = run_command(f"micro_lit.{entry}", *wrong, cwd=tmp_path)
     assert [shown.returncode, composed.returncode, refused.returncode] == [0, 0, 1]
     for answer in (shown, composed, refused):
         imported = {line.rsplit("|", 1)[-1].strip() for line in answer.stderr.splitlines() if "import time:" in line}
         assert "hydra" in imported
         assert not {"torch", "transformers", "pytorch_lightning", "pyarrow"} & imported
     errors = [line for line in refused.stderr.splitlines() if "import time:" not in line]
-    assert errors == ["error: seed=-1 is not allowed; give a whole number of at least 0 and at most 4294967295"]
+    allowed = "true or false" if entry == "report" else "a whole number of at least 0 and at most 4294967295"
+    assert errors == [f"error: {wrong[1]} is not allowed; give {allowed}"]
 
 
 def test_ddp_inside_a_sweep_is_refused(tmp_path):

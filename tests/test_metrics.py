@@ -152,7 +152,8 @@ def test_excess_cancels_what_both_share():
 @pytest.mark.parametrize("q", [1e-4, 0.3, 0.9])
 def test_divergence_of_two_coins(p, q):
     expected = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
-    found = bernoulli_divergence(*(torch.tensor([value], dtype=torch.float64).log() for value in (p, q)))
+    log_p, log_q = (torch.tensor([value], dtype=torch.float64).log() for value in (p, q))
+    found = bernoulli_divergence(log_p, log_q)
     assert found.item() == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 

@@ -19,6 +19,7 @@ PLANTED = ["single_bt", "mixture_k8", "mixture_static_k8"]
 UNREAL = {"pairs", "planted_text", "planted_features"}
 REAL = ["polis_mixture_k8", "ukp_mixture_k8", "dsp_mixture_k8"]
 FEATURES = ("+experiment=planted_floors_k8", *SMALL_FEATURES)
+QUICK = (*FEATURES, "data.population.attributes=[length,warmth]", "data.population.groups=2", "trainer.max_epochs=1")
 
 
 def results(settings: dict) -> dict:
@@ -121,6 +122,50 @@ def test_a_killed_run_that_is_resumed_ends_where_the_whole_one_does(overrides, k
     assert torch.load(last, weights_only=True)["global_step"] == saved_at
     assert train.run(settings(*overrides, f"ckpt_path={last}")) == expected
     assert (folder / "metrics.1.csv").exists()
+
+
+def test_what_has_finished_is_not_run_again(settings, capsys):
+    run = settings(*QUICK)
+    value = train.run(run)
+    path = Path(run["paths"]["run_dir"]) / "results.json"
+    written = path.stat().st_mtime_ns
+    capsys.readouterr()
+    assert train.run(settings(*QUICK, "skip_finished=true", "report.title=Another")) == value
+    assert capsys.readouterr().out == f"finished before: {path.parent}/\n"
+    assert path.stat().st_mtime_ns == written
+    assert train.run(run) == value
+    assert path.stat().st_mtime_ns > written
+
+
+@pytest.mark.parametrize("change", ["seed=1", "model.optimizer.lr=0.02", "+trainer.enable_autolog_hparams=false"])
+def test_results_of_other_settings_are_not_those_of_this_run(change, settings):
+    train.run(settings(*QUICK))
+    changed = settings(*QUICK, "skip_finished=true", change)
+    train.run(changed)
+    assert yaml.safe_load((Path(changed["paths"]["run_dir"]) / "config.yaml").read_text()) == changed
+
+
+def test_a_run_that_dies_leaves_no_results_of_an_earlier_one(settings):
+    run = settings(*QUICK)
+    train.run(run)
+    kill = ("packages=[micro_lit_testing]", "+callbacks.kill._target_=micro_lit_testing.KillAt")
+    with pytest.raises(micro_lit_testing.Killed):
+        train.run(settings(*QUICK, *kill, "+callbacks.kill.step=2"))
+    assert not (Path(run["paths"]["run_dir"]) / "results.json").exists()
+    train.run(settings(*QUICK, "skip_finished=true"))
+    assert results(run)["test"]["nll"]["n"] == 256
+
+
+def test_a_callback_set_to_null_is_left_out(settings, capsys):
+    """Too high a learning rate would stop this run early, and make its best epoch the one that is tested."""
+    off = [f"callbacks.{name}=null" for name in ("best", "early_stopping", "step_line")]
+    run = settings(*QUICK, "trainer.max_epochs=8", "model.optimizer.lr=1.0", *off)
+    train.run(run)
+    printed = capsys.readouterr().out
+    assert "trained 8 of 8 epochs; testing the weights at hand" in printed
+    assert "pairs/s" not in printed
+    checkpoints = Path(run["paths"]["run_dir"]) / "checkpoints"
+    assert [path.name for path in checkpoints.iterdir()] == ["last.ckpt"]
 
 
 def test_ctrl_c_says_how_to_go_on(settings, capsys):

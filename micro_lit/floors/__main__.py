@@ -40,12 +40,16 @@ def run(settings: Settings) -> dict[str, Any]:
             raise UserError(f"split={settings['split']}: {error}") from error
     else:
         estimated = raters.rater_floors(votes, settings["replicates"], settings["seed"])
-        found["raters"] = dataclasses.asdict(estimated)
+        floors = {name: floor._asdict() for name, floor in estimated.floors.items()}
+        found["raters"] = {**dataclasses.asdict(estimated), "floors": floors}
         console.print("", terminal.rater_floors(estimated))
-    folder = Path(settings["paths"]["run_dir"])
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "floors.json").write_text(json.dumps(found, indent=2) + "\n")
-    console.print(f"\nwrote {folder}/floors.json", soft_wrap=True)
+    path = Path(settings["paths"]["run_dir"]) / "floors.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"paths.run_dir={path.parent}: cannot be written ({error.strerror})") from error
+    console.print(f"\nwrote {path}", soft_wrap=True, markup=False)
     return found
 
 

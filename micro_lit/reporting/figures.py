@@ -14,9 +14,10 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from micro_lit.errors import UserError
-from micro_lit.reporting.collect import FinishedRun, split, split_by_number, values_of
+from micro_lit.reporting.collect import FinishedRun, look_up, split, split_by_number, values_of
 from micro_lit.reporting.results import floor_lines
 from micro_lit.reporting.tables import name_of, slopes
 
@@ -26,7 +27,7 @@ FLOOR_COLOUR = "#555555"
 DASHES = ((0, ()), (0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 3)))
 REPETITIONS = {"linestyle": "none", "alpha": 0.35, "markersize": 4, "markeredgewidth": 0}
 Z = 1.96
-ROW = 0.34  # inches
+ROW, GAP = 0.34, 0.1  # inches: of a row of dots, and from there to the names of floors
 ROUNDING = 1e-9
 STYLE = {
     "font.size": 9,
@@ -59,7 +60,7 @@ def draw(runs: Sequence[FinishedRun], spec: Mapping[str, Any]) -> Figure:
     }
     width, height = 5.9 * len(spec["y"]), 3.9
     if spec["x"] is None:
-        width, height = max(8.0, 5.0 * len(spec["y"])), 1.7 + ROW * len(styles)
+        width, height = max(8.0, 5.0 * len(spec["y"])), 1.9 + ROW * len(styles)
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height * len(panels)), layout="constrained")
         grid = figure.subplots(len(panels), len(spec["y"]), squeeze=False)
@@ -112,11 +113,12 @@ def _floor_lines(axes: Axes, runs: Sequence[FinishedRun], path: str) -> None:
     axes.margins(x=0.06)
     axes.autoscale_view()
     _, width = _inches(axes)
-    above = 1.0 + 0.1 / (ROW * np.ptp(axes.get_ylim()))
+    top = axes.get_xaxis_transform()
+    above = top + ScaledTranslation(0, GAP, axes.figure.dpi_scale_trans)
     places = _apart([floor["value"] for floor in floors.values()], axes.get_xlim(), width)
     for place, (name, floor) in zip(places, floors.items(), strict=True):
         axes.annotate(
-            name, (floor["value"], 1.0), (place, above), xycoords=("data", "axes fraction"), rotation=40, ha="left",
+            name, (floor["value"], 1.0), (place, 1.0), xycoords=top, textcoords=above, rotation=40, ha="left",
             va="bottom", fontsize=7.5, color=FLOOR_COLOUR,
             arrowprops={"arrowstyle": "-", "color": FLOOR_COLOUR, "linewidth": 0.5, "relpos": (0, 0)},
         )  # fmt: skip
@@ -162,7 +164,7 @@ def _floor_curves(axes: Axes, runs: Sequence[FinishedRun], path: str, x: str) ->
             axes.fill_between(places, values - errors, values + errors, color=FLOOR_COLOUR, alpha=0.15, linewidth=0)
         ends.append(values[-1])
     log = axes.get_yscale() == "log"
-    limits, ends = (np.log(values) if log else values for values in (axes.get_ylim(), ends))
+    limits, ends = (np.log(values).tolist() if log else values for values in (axes.get_ylim(), ends))
     height, _ = _inches(axes)
     for place, name in zip(_apart(ends, limits, height), names, strict=True):
         axes.annotate(
@@ -175,7 +177,8 @@ def _agreed_floors(runs: Sequence[FinishedRun], path: str) -> dict[str, dict[str
     """The floors on which all runs that have them agree, to within their standard errors: {value, se} by name."""
     found: dict[str, list[Mapping[str, float]]] = {}
     for run in runs:
-        for name, floor in floor_lines(run.results, path).items():
+        floors = floor_lines(run.results, path) if look_up(run.results, path) else {}
+        for name, floor in floors.items():
             found.setdefault(name, []).append(floor)
     agreed = {}
     for name, floors in found.items():

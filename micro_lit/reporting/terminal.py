@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from micro_lit.data.pairs import PreferenceData
@@ -20,21 +21,21 @@ MAX_EXAMPLE = 300
 
 def show_data(data: PreferenceData, example: str | None) -> None:
     """Rows read, dropped and tied per set, texts that were cut, the splits, and a text as the backbone reads it."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     for name, counts in data.counts.items():
         console.print(
             f"{name}: {counts.rows:,} rows read, {counts.dropped:,} bad rows dropped, {counts.ties:,} ties "
             f"{'dropped' if counts.drops_ties else 'kept'}, {counts.truncated:,} texts cut to fit"
         )
         for reason in counts.reasons:
-            console.print(f"  dropped {reason}", markup=False)
+            console.print(f"  dropped {reason}")
         if counts.dropped > len(counts.reasons):
             console.print(f"  and {counts.dropped - len(counts.reasons):,} more")
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
     console.print(f"pairs: {sizes}; {len(data.texts):,} distinct {'vectors' if data.is_vectors else 'texts'}")
     if example is not None:
         shown = example if len(example) <= MAX_EXAMPLE else f"{example[:MAX_EXAMPLE]} ..."
-        console.print(f"the backbone reads, for example: {shown!r}", markup=False)
+        console.print(f"the backbone reads, for example: {shown!r}")
 
 
 def show_results(results: Mapping[str, Any], folder: Path, brief: bool = False) -> None:
@@ -43,9 +44,8 @@ def show_results(results: Mapping[str, Any], folder: Path, brief: bool = False) 
     single = results["num_heads"] == 1
     if brief:
         nll = results["test"]["nll"]
-        console.print(
-            f"{folder.name}: test NLL {nll['value']:.4f}{_interval(nll, 4)}, {results['seconds']:.0f} s", soft_wrap=True
-        )
+        line = f"{folder.name}: test NLL {nll['value']:.4f}{_interval(nll, 4)}, {results['seconds']:.0f} s"
+        console.print(line, markup=False, soft_wrap=True)
         return
     console.print()
     if results["floors"]:
@@ -56,7 +56,7 @@ def show_results(results: Mapping[str, Any], folder: Path, brief: bool = False) 
     if not single:
         console.print(heads(results), "")
     kept = [name for name in KEPT if (folder / name).exists()]
-    console.print(f"wrote {folder}/ in {results['seconds']:.0f} s: {', '.join(kept)}", soft_wrap=True)
+    console.print(f"wrote {folder}/ in {results['seconds']:.0f} s: {', '.join(kept)}", markup=False, soft_wrap=True)
     console.print(f"next: the same command with model={'mixture' if single else 'single_bt'}, to compare")
 
 
@@ -133,7 +133,10 @@ def against_raters(results: Mapping[str, Any]) -> Table:
 def _add_scores(table: Table, name: str, cell: Mapping[str, Any]) -> None:
     certain = (f"{cell[metric]['value']:.3f}{_interval(cell[metric], 3)}" for metric in ("nll", "accuracy"))
     table.add_row(
-        name, f"{cell['nll']['n']:,}", *certain, *(f"{cell[metric]['value']:.3f}" for metric in ("brier", "ece"))
+        escape(name),
+        f"{cell['nll']['n']:,}",
+        *certain,
+        *(f"{cell[metric]['value']:.3f}" for metric in ("brier", "ece")),
     )
 
 
@@ -150,7 +153,7 @@ def heads(results: Mapping[str, Any]) -> Table:
     table.add_column("head", justify="right")
     table.add_column("mean weight", justify="right")
     for group in groups:
-        table.add_column(group, justify="right")
+        table.add_column(escape(group), justify="right")
     for head, weight in enumerate(facts["mean_weight"]):
         cells = (
             f"{recovery['nll'][number][head]:.3f}{'*' if recovery['matching'][number] == head else ' '}"
@@ -161,7 +164,7 @@ def heads(results: Mapping[str, Any]) -> Table:
 
 
 def _title(results: Mapping[str, Any]) -> str:
-    return f"{results['experiment']} ({results['model']}, K = {results['num_heads']})"
+    return escape(f"{results['experiment']} ({results['model']}, K = {results['num_heads']})")
 
 
 def _interval(facts: Mapping[str, float], digits: int) -> str:

@@ -41,8 +41,8 @@ def write_run(
     differs in what they hold. measured: further parts of results.json, as excess_risk={"value": 0.1}.
     """
     folder.mkdir(parents=True)
-    config = {"name": "made", "seed": seed, "paths.run_dir": str(folder), "paths.data_dir": "data", **(settings or {})}
-    config |= {f"{group}.inside": option for group, option in (options or {}).items()}
+    config = {"name": "made", "seed": seed, "paths.run_dir": str(folder), "paths.data_dir": "data"}
+    config |= {f"{group}.inside": option for group, option in (options or {}).items()} | dict(settings or {})
     (folder / "config.yaml").write_text(yaml.safe_dump(nested(config)))
     results = {
         "experiment": "made",

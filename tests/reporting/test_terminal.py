@@ -1,0 +1,144 @@
+"""Tests of `micro_lit.reporting.terminal`."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from micro_lit.data.pairs import Counts, PreferenceData
+from micro_lit.data.population import plant
+from micro_lit.floors import raters
+from micro_lit.reporting import terminal
+
+
+def text_of(table) -> str:
+    file = io.StringIO()
+    Console(file=file, width=120).print(table)
+    return file.getvalue()
+
+
+def rows_of(table) -> dict[str, list[str]]:
+    """The other cells of each row by its first one."""
+    columns = [[str(cell).strip() for cell in column.cells] for column in table.columns]
+    return {first: rest for first, *rest in zip(*columns, strict=True)}
+
+
+def facts(value, se=0.01, n=100):
+    return {"value": value, "se": se, "n": n}
+
+
+def made(**changes):
+    test = {"nll": facts(0.5), "accuracy": facts(0.75), "brier": facts(0.2), "ece": facts(0.03)}
+    heads = {"mean_weight": [0.25, 0.75], "effective": 1.7}
+    results = {
+        "experiment": "made", "model": "mixture", "num_heads": 2, "seconds": 12.3, "test": test, "test_by": {},
+        "floors": {}, "raters": {}, "heads": heads,
+    }  # fmt: skip
+    return results | changes
+
+
+RATERS = {
+    "rows": 1234,
+    "pairs": 321,
+    "agreement": facts(0.66),
+    "brier": {"model": facts(0.21), "excess": facts(0.0123, 0.001), "floors": {"brier": facts(0.1977)}},
+    "nll": {"model": facts(0.61), "floors": {"lower": facts(0.55), "plug_in": facts(0.56), "upper": facts(0.59)}},
+    "accuracy": {"model": facts(0.71), "floors": {"lower": facts(0.72), "upper": facts(0.77)}},
+}
+
+
+def test_in_a_sweep_a_run_is_one_line(capsys):
+    terminal.show_results(made(raters=RATERS), Path("runs/model.num_heads=2,y=[test.nll],x=[b]"), brief=True)
+    assert capsys.readouterr().out == "model.num_heads=2,y=[test.nll],x=[b]: test NLL 0.5000 ± 0.0196, 12 s\n"
+
+
+def test_a_run_of_its_own_shows_tables_and_what_it_wrote(tmp_path, capsys):
+    (tmp_path / "config.yaml").touch()
+    terminal.show_results(made(raters=RATERS), tmp_path)
+    printed = capsys.readouterr().out
+    for words in ("Test scores of made", "Against the raters' own floor", "1.7 of 2 heads", "model=single_bt"):
+        assert words in printed
+    assert f"wrote {tmp_path}/ in 12 s: config.yaml\n" in printed
+    terminal.show_results(made(), tmp_path)
+    assert "raters" not in capsys.readouterr().out
+
+
+def test_the_table_against_raters_shows_floor_distance_and_bounds():
+    table = terminal.against_raters(made(raters=RATERS))
+    assert rows_of(table) == {
+        "Brier": ["0.2100 ± 0.0196", "0.1977 ± 0.0196", "+0.0123 ± 0.0020"],
+        "NLL": ["0.6100 ± 0.0196", "between 0.5500 and 0.5900", ""],
+        "accuracy": ["0.7100 ± 0.0196", "between 0.7200 and 0.7700", ""],
+    }
+    text = " ".join(text_of(table).split())
+    assert "1,234 test rows whose 321 pairs two or more raters judged" in text
+    assert "probability 0.660" in text
+
+
+def test_floors_of_a_population_and_their_gaps_are_shown():
+    population = plant(["length", "humour", "warmth"], groups=3, topics=4)
+    found = {"floors": population.floors, "gaps": population.gaps, "gradient_norms": population.certificates}
+    table = terminal.population_floors(found)
+    rows = rows_of(table)
+    shown = {name: float(cells[0]) for name, cells in rows.items()}
+    floors = dict(sorted(population.floors.items(), key=lambda item: item[1]))
+    assert list(shown)[:5] == [terminal.FLOORS[key] for key in floors]
+    assert list(shown.values())[:5] == pytest.approx(list(floors.values()), abs=5.1e-5)
+    assert list(shown.values())[5:] == pytest.approx([population.gaps[key] for key in terminal.GAPS], abs=5.1e-5)
+    assert rows["F2 conditional - F1"][1] == "a mixture"
+    assert f"at most {max(population.certificates.values()):.1e}" in text_of(table)
+
+
+def votes(named: bool):
+    """Forty pairs with three votes each, of thirty raters."""
+    generator = np.random.default_rng(0)
+    rater_N = np.concatenate([generator.choice(30, 3, replace=False) for _ in range(40)]) if named else None
+    return raters.gather(np.repeat(np.arange(40), 3), generator.random(120) < 0.7, rater_N)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_floors_of_raters_are_shown_with_their_intervals_and_warnings(named):
+    found = raters.rater_floors(votes(named), replicates=50)
+    table = terminal.rater_floors(found)
+    rows = rows_of(table)
+    assert list(rows) == list(terminal.RATER_FLOORS.values())
+    for key, name in terminal.RATER_FLOORS.items():
+        floor = found.floors[key]
+        over_pairs = f"{floor.over_pairs[0]:.4f} to {floor.over_pairs[1]:.4f}"
+        over_raters = f"{floor.over_raters[0]:.4f} to {floor.over_raters[1]:.4f}" if named else ""
+        assert rows[name] == [f"{floor.value:.4f}", over_pairs, over_raters]
+    text = " ".join(text_of(table).split())
+    assert f"120 votes of {'30 raters' if named else 'unnamed raters'} on 40 pairs" in text
+    assert "(3.0 a pair, 100% of the rows)" in text
+    assert "Warning: Only 40 pairs have two raters" in text
+    assert ("Warning: Raters are unnamed" in text) == (not named)
+
+
+def test_names_of_the_users_data_are_no_markup(capsys):
+    """A set, a source or a group may be called [/b], which rich would take for the end of something bold."""
+    cell = made()["test"]
+    nll = [[0.5, 0.6], [0.7, 0.8]]
+    heads = {**made()["heads"], "recovery": {"groups": ["[/b]", "[red]"], "nll": nll, "matching": [0, 1]}}
+    results = made(experiment="[/a]", test_by={"source": {"[/b]": cell, "[red]": cell}}, heads=heads)
+    assert "Test scores of [/a] (mixture, K = 2)" in text_of(terminal.scores(results))
+    for name in ("source [/b]", "source [red]"):
+        assert name in text_of(terminal.scores(results))
+    assert "[/b]" in text_of(terminal.heads(results))
+    terminal.show_results(results, Path("[/c]"))
+    assert "wrote [/c]/ in 12 s" in capsys.readouterr().out
+
+
+def test_names_of_the_users_sets_are_no_markup_either(capsys, settings):
+    from micro_lit.config import build
+
+    sizes = ("data.train=8", "data.validation=2", "data.test=2")
+    data: PreferenceData = build(settings("data=planted_text", *sizes)["data"]).load(0)
+    data.counts.clear()
+    data.counts["[/b]"] = Counts(rows=12, dropped=1, reasons=["a.jsonl, row 1: [red] is wrong"])
+    terminal.show_data(data, "a [/text]")
+    printed = capsys.readouterr().out
+    assert "[/b]: 12 rows read, 1 bad rows dropped" in printed
+    assert "dropped a.jsonl, row 1: [red] is wrong" in printed
+    assert "'a [/text]'" in printed
