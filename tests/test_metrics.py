@@ -181,7 +181,7 @@ def rated(pair_B, first_wins_B, log_prob_B, num_pairs=4):
 
 
 def test_rater_metrics_compare_the_same_rows():
-    """Pair 0 has three votes (two for the first), pair 2 two that agree; pair 1 has one rater, -1 is a repeated vote."""
+    """Pair 0 has three votes (two for the first), pair 2 two that agree; pair 1 has one rater, -1 repeats a vote."""
     pair_B = torch.tensor([0, 0, 0, 1, 2, 2, -1])
     first_wins_B = torch.tensor([True, True, False, True, False, False, True])
     probability_B = torch.tensor([0.6, 0.6, 0.4, 0.9, 0.7, 0.7, 0.1])
