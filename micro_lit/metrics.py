@@ -140,17 +140,17 @@ class HeadMetrics(Metric):
     def compute(self) -> dict[str, Any]:
         """Plain JSON types, in the order of the heads and groups.
 
-        mean_weight; effective: exp of the entropy of the mean weights, from 1 to K; distinct: how many heads have at
-        least 1 % of the weight, those that say the same (margins correlated above .95) counted once;
-        entropy_per_example: mean entropy of one row's weights, in nats; margin_correlation [K, K]; and, when groups are
-        known, `recovery`: see there.
+        mean_weight; effective: exp of the entropy of the mean weights, from 1 to K; distinct: how many heads have a
+        weight of at least 1 % (with many heads, a tenth of 1/K), those that say the same (margins correlated above .95)
+        counted once; entropy_per_example: mean entropy of one row's weights, in nats; margin_correlation [K, K]; and,
+        when groups are known, `recovery`: see there.
         """
         mean_weight_K = self.weight / self.count
         effective = torch.special.entr(mean_weight_K).sum().exp()
         # About zero, not about the mean: the order (chosen, rejected) fixes the sign, and a shared bias is agreement.
         scale_K = self.margin_products.diagonal().sqrt().clamp(min=1e-12)
         correlation_KK = self.margin_products / scale_K[:, None] / scale_K
-        used_K = mean_weight_K >= USED_WEIGHT
+        used_K = mean_weight_K >= min(USED_WEIGHT, 0.1 / len(mean_weight_K))
         same_KK = (correlation_KK[used_K][:, used_K] > SAME_CORRELATION).cpu().numpy()
         result = {
             "mean_weight": mean_weight_K.tolist(),
@@ -277,6 +277,8 @@ def _facts(mean: raters.Estimate, n: int) -> Estimate:
 
 def bernoulli_divergence(log_p_B: Float[Tensor, " B"], log_q_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     """KL(p ‖ q) of two coins, in nats, from the logs of their probabilities of heads."""
+    # A sum of float32 probabilities may round to 1 and above, where tails would have no probability at all.
+    log_p_B, log_q_B = (log_B.clamp(max=-(2.0**-24)) for log_B in (log_p_B, log_q_B))
     other_p_B, other_q_B = -torch.expm1(log_p_B), -torch.expm1(log_q_B)
     tails_B = torch.special.xlogy(other_p_B, other_p_B / other_q_B)
     return log_p_B.exp() * (log_p_B - log_q_B) + tails_B

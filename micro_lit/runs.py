@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,7 @@ class Run:
         if settings["ckpt_path"] is not None and not Path(settings["ckpt_path"]).is_file():
             raise UserError(f"ckpt_path={settings['ckpt_path']}: no such checkpoint")
         self.folder = Path(settings["paths"]["run_dir"])
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / results.FILE_NAME).unlink(missing_ok=True)  # of other settings, or another attempt
-            (self.folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-        except OSError as error:
-            raise UserError(f"paths.run_dir={self.folder}: cannot be written ({error.strerror})") from error
+        self._in_folder(self.folder.mkdir, parents=True, exist_ok=True)
         pl.seed_everything(settings["seed"], verbose=False)
         self.data: PreferenceData = build(settings["data"]).load(settings["seed"])
         self._check_splits()
@@ -72,9 +68,18 @@ class Run:
         self.model.settings = settings
         loader = {"_target_": "micro_lit.data.datamodule.PreferenceDataModule", **settings["loader"]}
         self.datamodule: PreferenceDataModule = build(loader, data=self.data, seed=settings["seed"])
+        # Only now: settings that lead nowhere leave what an earlier run has measured.
+        self._in_folder((self.folder / results.FILE_NAME).unlink, missing_ok=True)
+        self._in_folder((self.folder / "config.yaml").write_text, yaml.safe_dump(settings, sort_keys=False))
         self._keep_old_metrics()
         self.loggers = [build(node) for node in (settings.get("logger") or {}).values()]
         self.trainer = self._make_trainer()
+
+    def _in_folder(self, act: Callable[..., Any], *arguments: Any, **settings: Any) -> None:
+        try:
+            act(*arguments, **settings)
+        except OSError as error:
+            raise UserError(f"paths.run_dir={self.folder}: cannot be written ({error.strerror})") from error
 
     def _make_trainer(self) -> pl.Trainer:
         callbacks = [build(node) for node in (self.settings.get("callbacks") or {}).values() if node is not None]
@@ -121,7 +126,9 @@ class Run:
             if not self.trainer.interrupted:
                 raise
             print(f"interrupted at step {self.trainer.global_step}; what there is lies in {self.folder}/")
-            print(f"to go on: the same command with ckpt_path={self.folder}/checkpoints/last.ckpt")
+            last = f"{self.folder}/checkpoints/last.ckpt"
+            quoted = f"\"ckpt_path='{last}'\"" if set(last) & set("=, ") else f"ckpt_path={last}"
+            print(f"to go on: the same command with {quoted}")
             sys.exit(130)
 
     def _check_checkpoint(self, path: str) -> None:

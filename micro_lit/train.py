@@ -19,8 +19,9 @@ def run(settings: Settings) -> float:
         terminal.show_data(this.data, this.backbone.example)
         this.fit()
         measured = results.assemble(settings, this.data, this.test(), this.seconds)
-        results.write(measured, this.folder)
-        terminal.show_results(measured, this.folder, brief=in_sweep())
+        if this.trainer.is_global_zero:
+            results.write(measured, this.folder)
+            terminal.show_results(measured, this.folder, brief=in_sweep())
     return measured["test"]["nll"]["value"]
 
 

@@ -157,6 +157,18 @@ def test_divergence_of_two_coins(p, q):
     assert found.item() == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
+def test_excess_risk_of_a_sure_model_is_a_number():
+    """In float32 a mixture of sure heads has a log-probability that rounds to 0 and above."""
+    margins_BK = 20.0 * (1.0 + torch.rand(500, 8, generator=torch.Generator().manual_seed(1)))
+    log_weights_BK = torch.log_softmax(torch.randn(500, 8, generator=torch.Generator().manual_seed(2)), dim=1)
+    log_prob_B = objectives.preference_log_prob(margins_BK, log_weights_BK)
+    assert (log_prob_B >= 0).any()
+    metrics = ExcessMetrics(1, bayes=0)
+    metrics.update(log_prob_B, torch.nn.functional.logsigmoid(margins_BK[:, :1]))
+    _, risk = metrics.compute()
+    assert 0 <= risk["value"] < 1e-6
+
+
 def test_excess_risk_is_the_mean_excess_without_the_luck_of_the_labels():
     """The same expectation, from far fewer rows: a model a millionth of a nat above the truth is seen to be so."""
     generator = torch.Generator().manual_seed(7)

@@ -67,7 +67,7 @@ def test_what_a_run_leaves_behind(settings, capsys):
         columns = set(csv.DictReader(file).fieldnames)
     assert {"train/nll", "val/nll", "val/accuracy", "test/nll"} <= columns
     printed = capsys.readouterr().out
-    assert "F1  marginal floor" in printed
+    assert "F1 marginal" in printed
     assert f"{value:.4f}" in printed
     assert "pairs/s" in printed
 

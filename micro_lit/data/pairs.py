@@ -93,7 +93,8 @@ class PreferenceData:
     """A data set ready to train on.
 
     texts: the M distinct texts, or their representations [M, D] where the data are vectors already.
-    names: for each label column its values; a code in `pairs.labels_NC` is a position in this list.
+    names: for each label column its values (for pair_id keys of our own); a code in `pairs.labels_NC` is a position
+        in this list.
     splits: rows of `pairs` for each of `SPLITS`.
     counts: per set, what was read, dropped and cut. set_N: which of these sets a pair is from.
     population: the planted population the pairs were drawn from, when there is one.
@@ -142,7 +143,7 @@ def from_records(
     """
     text_rows: dict[Text, int] = {}
     label_codes: dict[str, dict[str, int]] = {name: {} for name in LABELS}
-    judged: set[tuple[str, str]] = set()
+    judged: set[tuple[str, str | int]] = set()
     sets = [0] * len(records) if sets is None else sets
     triplets, labels, gaps = [], [], []
     for record, number in zip(records, sets, strict=True):
@@ -175,16 +176,17 @@ def from_records(
     )
 
 
-def _pair_judged(record: Record, number: int, triplet: list[int], judged: set[tuple[str, str]]) -> str | None:
-    """The pair that a record judges, by its id or else its texts; None when its user is in `judged` for it already.
+def _pair_judged(record: Record, number: int, triplet: list[int], judged: set[tuple[str, str | int]]) -> str | None:
+    """What a record judges: its id, if it has one, and its texts; None when `judged` holds it already.
 
-    number: of the record's set, for ids of two sets may be the same.
+    It does for a second row of the same user, and, where users are not named, for a row that a mixture repeats.
+    number: of the record's set, for ids of two sets may be the same. Under another criterion it is another pair.
     """
-    pair = f"{number}: {record.pair_id or '{} {} {}'.format(triplet[0], *sorted(triplet[1:]))}"
-    if record.user_id is not None:
-        if (pair, record.user_id) in judged:
-            return None
-        judged.add((pair, record.user_id))
+    pair = f"{number} {record.pair_id} {triplet[0]} {min(triplet[1:])} {max(triplet[1:])}"
+    rater = id(record) if record.user_id is None else record.user_id
+    if (pair, rater) in judged:
+        return None
+    judged.add((pair, rater))
     return pair
 
 

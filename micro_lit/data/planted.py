@@ -98,12 +98,14 @@ class PlantedFeatures(Planted):
         triplets_N3 = np.stack([num_responses + context_N, first_N + draw.chosen_N, first_N + draw.rejected_N], axis=1)
         unknown_N = np.full(len(context_N), -1)
         user_N = self._users(draw, generator)
+        # Under another criterion the same two responses are another pair.
+        asked_N = np.unique(draw.pair_N * len(contexts_MD) + context_N, return_inverse=True)[1]
         columns = {
             "source": draw.topic_N,
             "attribute": draw.group_N if self.criteria else unknown_N,
             "group": draw.group_N,
             "user_id": user_N,
-            "pair_id": self._judged_pair(draw.pair_N, user_N),
+            "pair_id": self._judged_pair(asked_N, user_N),
         }
         labels_NC = np.stack([columns[name] for name in LABELS], axis=1)
         names = {
@@ -111,7 +113,7 @@ class PlantedFeatures(Planted):
             "attribute": list(population.groups) if self.criteria else [],
             "group": list(population.groups),
             "user_id": [f"user_{number}" for number in range(population.num_groups * self.users_per_group)],
-            "pair_id": [f"pair_{number}" for number in range(sum(self.sizes.values()))],
+            "pair_id": [f"pair_{number}" for number in range(asked_N.max(initial=-1) + 1)],
         }
         split_of_row = np.array(splits)
         return PreferenceData(

@@ -67,6 +67,7 @@ class Population:
             raise UserError(
                 f"groups without weight on any topic: {', '.join(unheard)}; leave them out or give them weight"
             )
+        object.__setattr__(self, "group_weights_TK", self.group_weights_TK / sums_T[:, None])  # to the last bit
         if len(LEVELS) ** len(self.attributes) > MAX_ITEMS:
             raise UserError(f"{len(self.attributes)} attributes are too many for exact floors; use at most 7")
 

@@ -10,10 +10,7 @@ from typing import Any
 import yaml
 
 from micro_lit.errors import UserError
-from micro_lit.reporting.results import FILE_NAME
-
-# Settings in which repetitions of one run differ, or that have no say in what it measures.
-INCIDENTAL = ("seed", "name", "ckpt_path", "skip_finished", "paths", "report", "logger", "packages")
+from micro_lit.reporting.results import FILE_NAME, flatten, is_incidental
 
 
 @dataclass(frozen=True)
@@ -97,17 +94,6 @@ def look_up(results: Mapping[str, Any], path: str) -> dict[str, float] | None:
     return {"value": float(found)} if isinstance(found, int | float) else None
 
 
-def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted keys; lists stay whole."""
-    if not isinstance(node, Mapping) or not node:
-        return {prefix: node}
-    return {
-        key: value
-        for name, child in node.items()
-        for key, value in flatten(child, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
-
-
 def _result_files(pattern: str) -> list[Path]:
     found = [pattern] if Path(pattern).exists() else glob.glob(pattern)  # a folder's name may look like a pattern
     return [path for folder in found for path in Path(folder).rglob(FILE_NAME)]
@@ -121,9 +107,10 @@ def _read(folder: Path) -> FinishedRun:
     try:
         results = json.loads((folder / FILE_NAME).read_text())
         settings = flatten(yaml.safe_load((folder / "config.yaml").read_text()))
-        # Where a run's files lie, wherever that is named, is no setting that tells it from others.
-        places = settings["paths.run_dir"], f"{settings['paths.data_dir']}/"
-        telling = {name: _without(places, value) for name, value in settings.items() if not _is_incidental(name)}
+        own, data_dir = settings["paths.run_dir"], settings["paths.data_dir"]
+        telling = {
+            name: _placeless(value, own, data_dir) for name, value in settings.items() if not is_incidental(name)
+        }
         return FinishedRun(folder, results["seed"], results, telling, _choices(folder))
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -138,18 +125,17 @@ def _choices(folder: Path) -> dict[str, Any]:
     hydra = yaml.safe_load(path.read_text())["hydra"]
     options = {name: option for name, option in hydra["runtime"]["choices"].items() if not name.startswith("hydra/")}
     typed = [override.split("=")[0].lstrip("+~") for override in hydra["overrides"]["task"]]
-    return {name: options.get(name) for name in [*typed, *options] if not _is_incidental(name)}
+    return {name: options.get(name) for name in [*typed, *options] if not is_incidental(name)}
 
 
-def _without(places: Sequence[str], value: Any) -> Any:
-    text = str(value)
-    for place in places:
-        text = text.replace(place, "")
-    return value if text == str(value) else text
-
-
-def _is_incidental(name: str) -> bool:
-    return any(name == other or name.startswith(f"{other}.") for other in INCIDENTAL)
+def _placeless(value: Any, own: str, data_dir: str) -> Any:
+    """A setting without the run's own folder and the folder of the data sets: where files lie tells no runs apart."""
+    if isinstance(value, list):
+        return [_placeless(each, own, data_dir) for each in value]
+    if not isinstance(value, str):
+        return value
+    inside_data = value.startswith(f"{data_dir}/")
+    return f"<data_dir>{value.removeprefix(data_dir)}" if inside_data else value.replace(own, "<run_dir>")
 
 
 def _cell(run: FinishedRun) -> frozenset[tuple[str, str]]:

@@ -16,6 +16,8 @@ COUNTED = ("dropped", "ties", "truncated")
 FILE_NAME = "results.json"
 RECORDED_VERSIONS = ("micro-lit", "torch", "pytorch-lightning", "transformers")
 
+INCIDENTAL = ("seed", "name", "ckpt_path", "skip_finished", "paths", "report", "logger", "packages")
+
 FLOORS = {
     "oracle": "F0 oracle",
     "marginal": "F1 marginal",
@@ -42,7 +44,7 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
     measured: `MixtureBT.test_results()`. When the population is known there are `floors`, `excess` (loss above each
     floor's own predictor on the same test rows) and `excess_risk` (expected loss above the floor that applies, the
     label integrated out). `raters` holds the model's scores beside the floor of the raters themselves, when several
-    judged a pair. Losses are in nats; `se` is a standard error over rows.
+    judged a pair. Losses are in nats; `se` is a standard error over rows, of `raters` over pairs.
     """
     floors = data.population.floors if data.population is not None else {}
     return {
@@ -94,10 +96,27 @@ def finished(settings: Settings) -> dict[str, Any] | None:
     folder = Path(settings["paths"]["run_dir"])
     if not (folder / FILE_NAME).is_file() or not (folder / "config.yaml").is_file():
         return None
-    before = yaml.safe_load((folder / "config.yaml").read_text())
-    passing = {"report", "skip_finished"}
-    same = all(before.get(name) == value for name, value in settings.items() if name not in passing)
-    return json.loads((folder / FILE_NAME).read_text()) if same else None
+    before, now = (
+        {name: value for name, value in flatten(each).items() if name == "seed" or not is_incidental(name)}
+        for each in (yaml.safe_load((folder / "config.yaml").read_text()), settings)
+    )
+    return json.loads((folder / FILE_NAME).read_text()) if before == now else None
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys; lists stay whole."""
+    if not isinstance(node, Mapping) or not node:
+        return {prefix: node}
+    return {
+        key: value
+        for name, child in node.items()
+        for key, value in flatten(child, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
+
+
+def is_incidental(name: str) -> bool:
+    """Whether a setting, by its dotted key, is one in which repetitions of a run differ or that changes no result."""
+    return any(name == other or name.startswith(f"{other}.") for other in INCIDENTAL)
 
 
 def write(results: dict[str, Any], folder: Path) -> None:

@@ -113,8 +113,9 @@ def slopes(runs: Sequence[FinishedRun], x: str, path: str) -> list[float]:
             if value > 0:
                 curves.setdefault(run.seed, []).append((place, value))
     found = []
+    most = max((points[-1][0] for points in curves.values()), default=0.0)
     for points in curves.values():
-        last = [point for point in points if point[0] >= points[-1][0] / 10.01]  # 10, and the rounding of a grid
+        last = [point for point in points if point[0] >= most / 10.01]  # 10, and the rounding of a grid
         if len(last) > 1:
             x_N, y_N = np.log(last).T
             found.append(float(np.polyfit(x_N, y_N, 1)[0]))

@@ -202,6 +202,15 @@ def test_judgments_of_one_pair_share_its_code(face):
 
 
 @pytest.mark.parametrize("face", FACES)
+def test_raters_who_were_told_different_criteria_judge_different_pairs(face):
+    data = make(face, raters_per_pair=3, criteria=True).load(0)
+    seen = {}
+    for pair, context in zip(data.pairs.label_N("pair_id").tolist(), data.pairs.context_N.tolist(), strict=True):
+        assert seen.setdefault(pair, context) == context
+    assert 200 < len(seen) <= 600  # more than the 200 that were asked, at most one a row
+
+
+@pytest.mark.parametrize("face", FACES)
 def test_a_users_second_judgment_of_a_pair_has_no_pair(face):
     """With one user a group, raters of one pair and group are the same person."""
     data = make(face, raters_per_pair=4, users_per_group=1).load(0)

@@ -369,3 +369,10 @@ def test_thirds_written_with_six_digits_are_thirds():
 def test_a_population_checks_its_weights_itself():
     with pytest.raises(UserError, match="sum to 1"):
         Population(("a",), ("x",), np.ones((1, 1)), np.array([[0.9]]))
+
+
+def test_weights_within_the_tolerance_are_brought_to_one():
+    population = plant(["length"], groups=2, relevant=1, topics=1, group_weights=[[0.500004, 0.500004]], strength=9.0)
+    assert population.group_weights_TK.sum(axis=1).tolist() == [1.0]
+    draw = population.draw(200, np.random.default_rng(0))
+    assert (population.reference_log_probs(draw) <= 0).all()

@@ -368,19 +368,26 @@ def test_a_batch_of_pairs_is_pairs():
     assert [data.texts[index].response for index in batch.chosen_N.tolist()] == ["Yes 3.", "Yes 1."]
 
 
-def pair_codes(*records):
-    data = from_records(records, ["train"] * len(records), {})
-    return data.pairs.label_N("pair_id").tolist()
+def pair_codes(*records, sets=None):
+    """Codes of rows that are each their own, as a reader makes them."""
+    rows = [record._replace() for record in records]
+    return from_records(rows, ["train"] * len(rows), {}, sets).pairs.label_N("pair_id").tolist()
 
 
-def test_rows_of_one_pair_share_a_code_by_its_id_or_else_by_prompt_and_responses():
+def test_rows_of_one_pair_share_a_code_by_id_and_texts():
     record = Record((Message("user", "Question?"),), "Yes.", "No.")
     swapped = record._replace(chosen="No.", rejected="Yes.")
     other = record._replace(prompt=(Message("user", "Another?"),))
     assert pair_codes(record, swapped, other, record) == [0, 0, 1, 0]
-    assert pair_codes(record._replace(criterion="Be brief."), record) == [0, 1]
-    assert pair_codes(record._replace(criterion="Be brief.", pair_id="a"), swapped._replace(pair_id="a")) == [0, 0]
     assert pair_codes(record._replace(pair_id="a"), record._replace(pair_id="b"), record) == [0, 1, 2]
+    assert pair_codes(record._replace(pair_id="a"), other._replace(pair_id="a")) == [0, 1]
+    assert pair_codes(record._replace(pair_id="a"), swapped._replace(pair_id="a")) == [0, 0]
+
+
+def test_under_another_criterion_it_is_another_pair():
+    """A predictor that reads the criterion knows more than one that does not: that one's floor is not its own."""
+    record = Record((Message("user", "Question?"),), "Yes.", "No.", pair_id="a")
+    assert pair_codes(record._replace(criterion="Be brief."), record, record._replace(attribute="brief")) == [0, 1, 1]
 
 
 def test_a_users_second_row_of_a_pair_has_no_code():
@@ -390,10 +397,15 @@ def test_a_users_second_row_of_a_pair_has_no_code():
     assert pair_codes(record._replace(user_id=None), swapped._replace(user_id=None)) == [0, 0]
 
 
+def test_a_row_that_a_mixture_draws_again_is_no_second_judgment():
+    record = Record((Message("user", "Question?"),), "Yes.", "No.")
+    data = from_records([record, record._replace(), record], ["train"] * 3, {})
+    assert data.pairs.label_N("pair_id").tolist() == [0, 0, -1]
+
+
 def test_ids_of_two_sets_do_not_meet():
     record = Record((Message("user", "Question?"),), "Yes.", "No.", pair_id="1")
-    data = from_records([record] * 3, ["train"] * 3, {}, sets=[0, 1, 0])
-    assert data.pairs.label_N("pair_id").tolist() == [0, 1, 0]
+    assert pair_codes(record, record, record, sets=[0, 1, 0]) == [0, 1, 0]
 
 
 def test_the_first_response_of_a_pair_is_the_same_for_all_its_raters():

@@ -177,9 +177,16 @@ def test_where_the_files_lie_tells_nothing_apart(tmp_path):
     assert labels(tmp_path) == [{}, {}]
     write_run(tmp_path / "third", settings={"paths.data_dir": "/sets", "data.train": "/sets/ukp/train.parquet"})
     assert {run.setting("data.train") for run in collect([str(tmp_path)])} == {
-        "polis/train.parquet",
-        "ukp/train.parquet",
+        "<data_dir>/polis/train.parquet",
+        "<data_dir>/ukp/train.parquet",
     }
+
+
+def test_a_folder_that_is_named_like_that_of_the_data_is_not_taken_for_it(tmp_path):
+    """With the data in `data/`: another file beside it, and one whose name only holds the word."""
+    for number, path in enumerate(("data/pairs.jsonl", "pairs.jsonl", "old_data/pairs.jsonl", "old_pairs.jsonl")):
+        write_run(tmp_path / f"run{number}", settings={"data.train": path})
+    assert len({run.labels["data.train"] for run in collect([str(tmp_path)])}) == 4
 
 
 def test_options_that_change_nothing_tell_nothing_apart(tmp_path):
