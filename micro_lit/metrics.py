@@ -246,7 +246,7 @@ class RaterMetrics(Metric):
         self.votes.index_add_(0, pair_B, torch.nn.functional.one_hot(first_wins_B.long(), 2))
 
     def compute(self) -> dict[str, Any]:
-        """Plain JSON types; empty when no pair was judged twice.
+        """Plain JSON types; empty when no pair was judged twice, or raters were not drawn alike (`raters.contrary`).
 
         rows, pairs: how many there are. For nll, accuracy and brier: `model`, what the model scores there, and
         `floors`: what no predictor that does not know the person passes (for brier its unbiased estimate, else bounds
@@ -260,6 +260,8 @@ class RaterMetrics(Metric):
         count_P = votes_P2.sum(axis=1)
         rows = int(count_P.sum())
         terms = raters.floor_terms(votes_P2[:, 1], votes_P2[:, 0])
+        if raters.contrary(raters.weighted_mean(terms["agreement"], count_P).value, len(count_P)):
+            return {}
         floors = {name: _facts(raters.weighted_mean(terms_P, count_P), rows) for name, terms_P in terms.items()}
         result: dict[str, Any] = {"rows": rows, "pairs": len(count_P), "agreement": floors["agreement"]}
         for column, name in enumerate(SCORES):

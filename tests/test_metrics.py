@@ -212,3 +212,10 @@ def test_rater_metrics_compare_the_same_rows():
 
 def test_without_shared_pairs_there_is_no_floor_of_raters():
     assert rated(torch.tensor([0, 1, -1, -1]), torch.tensor([True] * 4), torch.full((4,), -0.5)) == {}
+
+
+def test_labels_that_are_reversed_on_purpose_are_no_raters():
+    """Every pair judged once each way, as under two criteria: no crowd agrees with itself less often than chance."""
+    pair_B = torch.arange(200) // 2
+    found = rated(pair_B, torch.arange(200) % 2 == 0, torch.full((200,), -0.5), num_pairs=100)
+    assert found == {}

@@ -180,9 +180,22 @@ def rater_floors(votes: Votes, replicates: int = 1000, seed: int = 0) -> RaterFl
     return RaterFloors(rows, pairs, raters, rows / pairs, covered, floors, warnings)
 
 
+def contrary(agreement: float, pairs: int) -> bool:
+    """Whether raters agree less often than chance, beyond two standard errors: then they are no sample of one crowd.
+
+    Two raters drawn alike agree with probability p² + (1 - p)² ≥ 1/2; the error is that of as many coins as pairs.
+    """
+    return agreement < 0.5 - 1.0 / math.sqrt(pairs)
+
+
 def _warnings(
     raters_per_pair: float, pairs: int, raters: int | None, covered: float, floors: dict[str, Interval]
 ) -> Iterator[str]:
+    if contrary(floors["agreement"].value, pairs):
+        yield (
+            "Raters agree less often than chance: those of a pair were not drawn alike (a label for each of several "
+            "criteria?), and none of these floors holds."
+        )
     if raters_per_pair < 3:
         yield f"Pairs have {raters_per_pair:.1f} raters on average: NLL and accuracy bounds are wide, rely on Brier."
     if floors["nll_plug_in"].value < floors["nll_lower"].value:

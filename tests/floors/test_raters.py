@@ -435,3 +435,11 @@ def test_warnings_say_what_to_believe():
     sentences = raters.rater_floors(votes, 20).warnings
     assert "There are only 8 raters: the floors describe them, and the interval over raters is rough." in sentences
     assert any("believe the bounds" in sentence for sentence in sentences)
+
+
+def test_raters_who_agree_less_than_chance_are_no_crowd():
+    pair_N = np.arange(400) // 2
+    found = raters.rater_floors(raters.gather(pair_N, np.arange(400) % 2 == 0), replicates=20)
+    assert found.warnings[0].startswith("Raters agree less often than chance")
+    assert not raters.contrary(0.47, 400)
+    assert raters.contrary(0.44, 400)
