@@ -1,7 +1,6 @@
 """Mixture weights for 10,000 users of 50 labels and 64 heads: seconds of processor and clock, and memory, by method."""
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.floors import memory
+from benchmarks.processes import alone, memory
 from micro_lit import adaptation
 
 NUM_USERS, NUM_LABELS, NUM_HEADS, NUM_FEATURES = 10_000, 50, 64, 16
@@ -58,9 +57,7 @@ def measure(method: Callable) -> None:
 
 def main() -> None:
     for name in (*METHODS, ONLINE):
-        # In a process of its own: a high-water mark does not go down.
-        command = [sys.executable, "-m", "benchmarks.adaptation", name]
-        spent = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        spent = alone("benchmarks.adaptation", name)
         row = {
             "what": f"{name}: 10,000 users, 50 labels, 64 heads",
             "measured": f"{spent['processor']:.2f} s ({spent['clock']:.2f} by the clock), {spent['gigabytes']:.2f} GB",

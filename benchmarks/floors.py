@@ -1,14 +1,13 @@
 """The floors of a million sampled pairs: seconds, and memory beyond the start with the pairs themselves counted in."""
 
 import json
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 from scipy.special import expit
 
+from benchmarks.processes import alone, memory
 from micro_lit import floors
 
 NUM_PAIRS, NUM_GROUPS, NUM_ATTRIBUTES, NUM_TOPICS = 1_000_000, 8, 8, 8
@@ -33,14 +32,6 @@ def arguments(name: str, generator: np.random.Generator) -> tuple:
     return topic_N, first_N, second_N, wins_N / NUM_GROUPS, NUM_ITEMS
 
 
-def memory(what: str) -> float:
-    """Bytes of the process, from the kernel: VmRSS held now, VmHWM held at most."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{what}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("the kernel does not tell the resident set")
-
-
 def measure(name: str) -> None:
     start = memory("VmRSS")
     given = arguments(name, np.random.default_rng(0))
@@ -52,9 +43,7 @@ def measure(name: str) -> None:
 
 def main() -> None:
     for name in MIXTURE + SINGLE:
-        # In a process of its own: a high-water mark does not go down.
-        command = [sys.executable, "-m", "benchmarks.floors", name]
-        spent = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        spent = alone("benchmarks.floors", name)
         row = {
             "what": f"{name} of 1,000,000 pairs, with se",
             "measured": f"{spent['seconds']:.2f} s, {spent['gigabytes']:.2f} GB",
