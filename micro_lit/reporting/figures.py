@@ -147,7 +147,7 @@ def _curves(
     axes.set_xlabel(name_of(spec["x"]))
     axes.set_ylabel(_axis_name(path))
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(fontsize=8, framealpha=0.9, edgecolor="none")
 
 
 def _floor_curves(axes: Axes, runs: Sequence[FinishedRun], path: str, x: str) -> None:
