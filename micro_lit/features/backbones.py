@@ -3,7 +3,7 @@
 `CachedBackbone` looks vectors up; `TrainableBackbone` runs a transformer. Models never know which. What `conf/backbone`
 names (`Identity` here, `Pretrained`, `Tiny`) makes one of the two for a data set with `prepare(data, features_dir)`.
 
-Dimension letters: B pairs in the batch, R distinct responses and C distinct contexts of it, M distinct texts,
+Dimension letters: B pairs in the batch, R distinct responses, C distinct contexts and T texts of it, M distinct texts,
 D representation width.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from micro_lit.data.pairs import Pairs, PreferenceData
 from micro_lit.errors import UserError
 from micro_lit.features.network import PooledTransformer
+from micro_lit.features.rows import in_rows
 from micro_lit.features.store import CHUNK_BYTES, MappedTable
 from micro_lit.features.tokens import TokenTable
 
@@ -53,7 +54,8 @@ class CachedBackbone(nn.Module):
 
     standardise: bring every dimension of contexts and of responses to mean 0 and standard deviation 1 over the training
         texts. Heads on raw sentence embeddings learn slowly: a few dimensions are many times larger than the rest.
-    truncated_M: whether a text was cut to fit. example: a text as the backbone read it.
+    truncated_M: whether a text was cut to fit. example: a text as the backbone read it. store_folder: of the feature
+        store that holds the table, if one does.
     """
 
     learned_tokenizer: str | None = None
@@ -65,8 +67,10 @@ class CachedBackbone(nn.Module):
         train: Pairs,
         truncated_M: Bool[Tensor, " M"] | None = None,
         example: str | None = None,
+        store_folder: Path | None = None,
     ) -> None:
         super().__init__()
+        self.store_folder = store_folder
         self.table = table if isinstance(table, MappedTable) else None
         self.register_buffer("features_MD", None if self.table else table, persistent=False)
         self.width = table.width if isinstance(table, MappedTable) else table.shape[1]
@@ -114,50 +118,69 @@ class CachedBackbone(nn.Module):
 
 
 class TrainableBackbone(nn.Module):
-    """Runs a transformer over the tokens of the batch. Gradients reach its weights.
+    """Runs a transformer over the texts of the batch, each once, and a prompt once for all its responses if it can.
 
-    In a causal network the context is read from the pass over the chosen response, at the last token of its own
-    prompt; with a bidirectional one, or when the context says more than the prompt (a criterion), it is a text of its
-    own in the batch.
+    Gradients reach its weights. In a network with dropout, what is dropped of a prompt is the same for its responses.
 
+    token_budget: tokens of one pass, padding included; None: each batch is one pass.
     learned_tokenizer: the tokenizer as JSON, where it was learned on these texts and is nowhere else.
+    untrained: names of the weights that are not trained, and that checkpoints need not hold.
     """
 
     def __init__(
         self,
         transformer: PooledTransformer,
         tokens: TokenTable,
-        pairs: Pairs,
         example: str,
+        token_budget: int | None,
         learned_tokenizer: str | None = None,
     ) -> None:
         super().__init__()
         self.learned_tokenizer = learned_tokenizer
         self.transformer = transformer
         self.width = transformer.width
+        self.break_even = transformer.break_even()
+        self.token_budget = token_budget
+        self.untrained = frozenset(name for name, weight in self.named_parameters() if not weight.requires_grad)
         self.truncated_M = tokens.truncated_M
         self.example = example
-        for name in ("flat_ids", "offsets", "prompt_lengths_M"):
+        for name in ("flat_ids", "offsets", "prompt_lengths_M", "prompts_M"):
             self.register_buffer(f"tokens_{name}", getattr(tokens, name), persistent=False)
-        self.reads_context_from_chosen = transformer.causal and all(
-            tokens.starts_with(chosen, context) for context, chosen in pairs.triplets_N3[:, :2].unique(dim=0).tolist()
-        )
 
     @property
     def tokens(self) -> TokenTable:
-        return TokenTable(self.tokens_flat_ids, self.tokens_offsets, self.tokens_prompt_lengths_M, self.truncated_M)
+        return TokenTable(
+            self.tokens_flat_ids,
+            self.tokens_offsets,
+            self.tokens_prompt_lengths_M,
+            self.truncated_M,
+            self.tokens_prompts_M,
+        )
 
     def forward(self, pairs: Pairs, with_context: bool) -> Representations:
         rows_R, chosen_B, rejected_B = _distinct_responses(pairs)
-        own_context = with_context and not self.reads_context_from_chosen
-        rows_C, context_B = pairs.context_N.unique(return_inverse=True) if own_context else (rows_R[:0], None)
-        tokens, rows = self.tokens, torch.cat([rows_R, rows_C])
-        texts_D, prompts_D = self.transformer(*tokens.padded(rows), tokens.prompt_lengths_M[rows])
-        responses_RD, contexts_CD = texts_D.split([len(rows_R), len(rows_C)])
-        context_BD = None
-        if with_context:
-            context_BD = contexts_CD[context_B] if own_context else prompts_D[chosen_B]
+        rows_C, context_B = pairs.context_N.unique(return_inverse=True) if with_context else (rows_R[:0], None)
+        responses_RD, contexts_CD = self._run(torch.cat([rows_R, rows_C])).split([len(rows_R), len(rows_C)])
+        context_BD = contexts_CD[context_B] if with_context else None
         return Representations(context_BD, responses_RD, chosen_B, rejected_B)
+
+    def lengths(self, pairs: Pairs) -> Int64[Tensor, " N"]:
+        """Tokens of each pair: of its two texts, a prompt that they share counted once."""
+        tokens, (chosen_N, rejected_N) = self.tokens, (pairs.chosen_N, pairs.rejected_N)
+        shares_N = tokens.prompts_M[chosen_N] == tokens.prompts_M[rejected_N]
+        if self.break_even is None:
+            shares_N = torch.zeros_like(shares_N)
+        length_M = tokens.lengths_M
+        length_N = length_M[chosen_N] + length_M[rejected_N] - tokens.prompt_lengths_M[chosen_N] * shares_N
+        return length_N.to(pairs.triplets_N3.device)
+
+    def _run(self, texts_T: Int64[Tensor, " T"]) -> Float[Tensor, "T D"]:
+        passes = [
+            (places, self.transformer(rows))
+            for places, rows in in_rows(self.tokens, texts_T, self.token_budget, self.break_even)
+        ]
+        places, representations = zip(*passes, strict=True)
+        return torch.cat(representations)[torch.cat(places).argsort()]
 
 
 class Identity:

@@ -1,8 +1,9 @@
-"""Filling the feature store: length-sorted batches of a token budget, each distinct text through the backbone once.
+"""Filling the feature store: rows of like length up to a token budget, each distinct text through the backbone once.
 
-Dimension letters: M texts, B texts in a batch, D representation width.
+Dimension letters: M texts, T texts in a pass, D representation width.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -10,9 +11,12 @@ from jaxtyping import Float, Int64
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from micro_lit import ranks
 from micro_lit.data.pairs import Text
+from micro_lit.errors import UserError
 from micro_lit.features.network import PooledTransformer
-from micro_lit.features.store import SHARD_BYTES, FeatureStore
+from micro_lit.features.rows import in_rows
+from micro_lit.features.store import SHARD_BYTES, SHARD_SECONDS, FeatureStore
 from micro_lit.features.tokens import TokenTable
 
 
@@ -26,60 +30,63 @@ def encode_into(
 ) -> None:
     """Encodes texts and adds them to the store, shard by shard; an interrupted run keeps the shards it finished.
 
-    token_budget: tokens of a batch, padding included. dtype: of the stored numbers. The caller holds the store's lock.
+    token_budget: tokens of a batch, padding included. dtype: of the stored numbers. The caller has claimed the texts.
     """
     shard_rows = max(1, SHARD_BYTES // (network.width * dtype.itemsize))
-    rows, features, stored = [], [], 0
+    rows, features, stored, since = [], [], 0, time.monotonic()
     with _progress() as progress:
         task = progress.add_task("encoding", total=len(texts))
-        for rows_B, features_BD in encode(texts, tokens, network, token_budget):
-            rows.append(rows_B)
-            features.append(features_BD.to("cpu", dtype))
-            stored += len(rows_B)
-            progress.advance(task, len(rows_B))
-            if stored >= shard_rows:
+        for rows_T, features_TD in encode(tokens, network, token_budget):
+            rows.append(rows_T)
+            features.append(features_TD.to("cpu", dtype))
+            stored += len(rows_T)
+            progress.advance(task, len(rows_T))
+            if stored >= shard_rows or time.monotonic() - since > SHARD_SECONDS:
                 _add(store, texts, tokens, rows, features)
-                rows, features, stored = [], [], 0
+                rows, features, stored, since = [], [], 0, time.monotonic()
         if stored:
             _add(store, texts, tokens, rows, features)
 
 
 @torch.inference_mode()
 def encode(
-    texts: Sequence[Text], tokens: TokenTable, network: PooledTransformer, token_budget: int
-) -> Iterator[tuple[Int64[Tensor, " B"], Float[Tensor, "B D"]]]:
-    """Yields (rows, representations) until every text had its turn, longest first so that memory peaks at once.
+    tokens: TokenTable, network: PooledTransformer, token_budget: int
+) -> Iterator[tuple[Int64[Tensor, " T"], Float[Tensor, "T D"]]]:
+    """Yields (rows of the table, representations) until every text had its turn, longest first: memory peaks at once.
 
-    A prompt that begins a response's tokens is not run by itself in a causal network: the pass over the response
-    has computed it.
+    Where it does not suffice, the budget is halved until it does. Raises `UserError` when a single text is too much.
     """
     network.eval()
     device = next(network.parameters()).device
-    rider_of = _riders(texts, tokens) if network.causal else {}
-    run_M = torch.tensor(sorted(set(range(len(texts))) - set(rider_of.values())))
-    run_M = run_M[tokens.lengths_M[run_M].argsort(descending=True, stable=True)]
-    start = 0
-    while start < len(run_M):
-        longest = int(tokens.lengths_M[run_M[start]])
-        rows_B = run_M[start : start + max(1, token_budget // longest)]
-        start += len(rows_B)
-        ids_BL, mask_BL = tokens.padded(rows_B)
-        text_BD, prompt_BD = network(ids_BL.to(device), mask_BL.to(device), tokens.prompt_lengths_M[rows_B].to(device))
-        yield rows_B, text_BD
-        carriers = [at for at, row in enumerate(rows_B.tolist()) if row in rider_of]
-        if carriers:
-            yield torch.tensor([rider_of[int(rows_B[at])] for at in carriers]), prompt_BD[carriers]
+    break_even = network.break_even()
+    waiting_M = torch.arange(len(tokens.truncated_M))
+    budget = token_budget
+    while len(waiting_M):
+        done_M = torch.zeros_like(tokens.truncated_M)
+        for places, rows in in_rows(tokens, waiting_M, budget, break_even):
+            rows_T = waiting_M[places]
+            try:
+                features_TD = network(rows.to(device))
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                if len(rows.ids_BL) == 1 and not rows.shared:
+                    longest = int(rows.length_T.max())
+                    raise UserError(
+                        f"out of memory on a single text of {longest} tokens; lower backbone.max_length"
+                    ) from error
+                if budget == token_budget:
+                    print(f"out of memory with backbone.token_budget={budget}: going on with smaller batches")
+                budget = max(1, min(budget, rows.ids_BL.numel()) // 2)
+                break
+            done_M[rows_T] = True
+            yield rows_T, features_TD
+        waiting_M = waiting_M[~done_M[waiting_M]]
 
 
-def _riders(texts: Sequence[Text], tokens: TokenTable) -> dict[int, int]:
-    """Row of a response -> row of the prompt it begins with, each prompt once."""
-    waiting = {text.prompt: row for row, text in enumerate(texts) if text.response is None}
-    rider_of = {}
-    for row, text in enumerate(texts):
-        prompt_row = waiting.get(text.prompt) if text.response is not None else None
-        if prompt_row is not None and tokens.starts_with(row, prompt_row):
-            rider_of[row] = waiting.pop(text.prompt)
-    return rider_of
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether the accelerator's or the CPU's allocator raised it."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _add(
@@ -96,4 +103,5 @@ def _progress() -> Progress:
         TextColumn("{task.completed}/{task.total} texts"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        disable=ranks.rank() > 0,
     )

@@ -1,38 +1,44 @@
-"""A transformer that turns token rows into representations: hidden states, then pooling.
+"""A transformer that turns rows of texts into representations: hidden states, then pooling.
 
-Dimension letters: B texts in a batch, L tokens, D representation width.
+Dimension letters: T texts in a pass, B rows of it, L tokens of a row, D representation width.
 """
 
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
+
+from micro_lit.errors import UserError
+from micro_lit.features.rows import Rows, in_rows
+from micro_lit.features.tokens import TokenTable
 
 Pooling = Literal["last", "mean", "cls"]
 
 
-def pool(hidden_BLD: Float[Tensor, "B L D"], lengths_B: Int64[Tensor, " B"], pooling: Pooling) -> Float[Tensor, "B D"]:
-    """One vector a row, from its first `lengths_B` positions; what comes after them, padding or not, is never read.
+def pool(hidden_BLD: Float[Tensor, "B L D"], rows: Rows, pooling: Pooling) -> Float[Tensor, "T D"]:
+    """One vector a text, from its own tokens and those of its prompt; what else stands in its row is never read.
 
-    `last` reads position length - 1, `mean` averages, `cls` reads position 0. In a causal network the pool of a
-    prefix equals the pool of that prefix encoded alone.
+    `last` reads its last token, `mean` averages, `cls` reads the first.
     """
+    num_rows = len(hidden_BLD)
     if pooling == "last":
-        return hidden_BLD[torch.arange(len(hidden_BLD), device=hidden_BLD.device), lengths_B - 1]
+        return hidden_BLD.flatten(0, 1)[rows.end_T]
     if pooling == "mean":
-        inside_BL = torch.arange(hidden_BLD.shape[1], device=hidden_BLD.device) < lengths_B[:, None]
-        return torch.einsum("bld,bl->bd", hidden_BLD, inside_BL.to(hidden_BLD.dtype)) / lengths_B[:, None]
+        wide = torch.promote_types(hidden_BLD.dtype, torch.float32)
+        sums_D = torch.zeros(num_rows + len(rows.row_T) + 1, hidden_BLD.shape[-1], dtype=wide, device=hidden_BLD.device)
+        sums_D = sums_D.index_add(0, rows.parts_BL.flatten(), hidden_BLD.flatten(0, 1).to(wide))
+        sums_TD = sums_D[rows.row_T] + sums_D[num_rows:-1]
+        return (sums_TD / rows.length_T[:, None]).to(hidden_BLD.dtype)
     if pooling == "cls":
-        return hidden_BLD[:, 0]
+        return hidden_BLD[rows.row_T, 0]
     raise ValueError(f"pooling is {pooling!r}; allowed are 'last', 'mean' and 'cls'")
 
 
 class PooledTransformer(nn.Module):
     """A Hugging Face base model (no task head) and its pooling.
 
-    causal: whether a position sees only what stands before it; a prompt's representation is then read from the pass
-    over prompt and response.
+    causal: whether a token sees only what stands before it.
     """
 
     def __init__(self, network: nn.Module, pooling: Pooling, causal: bool) -> None:
@@ -45,11 +51,62 @@ class PooledTransformer(nn.Module):
     def width(self) -> int:
         return self.network.config.get_text_config().hidden_size
 
-    def forward(
-        self, ids_BL: Int64[Tensor, "B L"], mask_BL: Bool[Tensor, "B L"], prompt_lengths_B: Int64[Tensor, " B"]
-    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
-        """Representations of the whole texts and, when causal, of their prompts (else the texts' again)."""
-        options = {"use_cache": False} if self.causal else {}
-        hidden_BLD = self.network(input_ids=ids_BL, attention_mask=mask_BL.long(), **options).last_hidden_state
-        text_BD = pool(hidden_BLD, mask_BL.sum(dim=1), self.pooling)
-        return text_BD, pool(hidden_BLD, prompt_lengths_B, self.pooling) if self.causal else text_BD
+    def forward(self, rows: Rows) -> Float[Tensor, "T D"]:
+        """Representations of the texts in the rows."""
+        # Padding stands on the right, where a causal network does not look: without a mask attention is fastest.
+        options = {"use_cache": False} if self.causal else {"attention_mask": rows.mask_BL.long()}
+        if rows.shared:
+            sees_B1LL = rows.sees_BLL[:, None]
+            if self.network.config._attn_implementation == "eager":  # it adds the mask to its scores
+                sees_B1LL = torch.where(sees_B1LL, 0.0, torch.finfo(torch.float32).min)
+            options |= {"attention_mask": sees_B1LL, "position_ids": rows.positions_BL}
+        hidden_BLD = self.network(input_ids=rows.ids_BL, **options).last_hidden_state
+        return pool(hidden_BLD, rows, self.pooling)
+
+    @torch.no_grad()
+    def break_even(self) -> int | None:
+        """Tokens of a row at which attention costs as much as the weights; None where texts cannot share a row.
+
+        They can in a causal network whose attention has no window and takes our mask; whether it does is tried on a few
+        tokens. Raises `UserError` when a network that is said to be causal is not.
+        """
+        if not self.causal:
+            return None
+        training = self.network.training
+        self.network.eval()
+        try:
+            [alone_D], apart_TD = self._try(1, None), self._try(3, None)
+            if _far(apart_TD[0], alone_D):
+                raise UserError(
+                    "backbone.causal=true: in this network a token sees what comes after it; give backbone.causal=false"
+                )
+            # A layer multiplies 12 D^2 times for the weights of a token and 2 D times for each token it sees: 6 D, less
+            # what attention is slower at multiplying.
+            tokens = 4 * self.width
+            try:
+                return tokens if self._takes_masks() and not _far(self._try(3, tokens), apart_TD) else None
+            except Exception:  # however a network refuses masks and positions that it does not know
+                return None
+        finally:
+            self.network.train(training)
+
+    def _takes_masks(self) -> bool:
+        """Whether attention is of a kind that is told by a mask alone what a token sees."""
+        config = self.network.config.get_text_config()
+        layers = getattr(config, "layer_types", None)
+        windows = getattr(config, "sliding_window", None) if layers is None else set(layers) - {"full_attention"}
+        return config._attn_implementation in ("sdpa", "eager") and not windows
+
+    def _try(self, texts: int, break_even: int | None) -> Float[Tensor, "T D"]:
+        """Representations of a prompt alone, with one response, and with another."""
+        device = next(self.network.parameters()).device
+        ids, offsets = torch.tensor([1, 2, 3, 1, 2, 3, 4, 5, 1, 2, 3, 6, 7]), torch.tensor([0, 3, 8, 13])
+        same, whole = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.bool)
+        tokens = TokenTable(ids.int(), offsets, same + 3, whole, same)
+        [(places, rows)] = in_rows(tokens, torch.arange(texts), None, break_even)
+        return self(rows.to(device))[places.argsort()]
+
+
+def _far(found: Tensor, expected: Tensor) -> bool:
+    """Whether numbers differ by more than rounding can do: by half of their digits."""
+    return bool((found - expected).norm() > expected.norm() * torch.finfo(expected.dtype).eps ** 0.5)

@@ -1,21 +1,35 @@
 """`backbone=hf` and its presets: a pretrained transformer, frozen behind the feature store or trained."""
 
 import hashlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
+from micro_lit import ranks
 from micro_lit.data.pairs import PreferenceData, Text
 from micro_lit.errors import UserError
 from micro_lit.features.backbones import CachedBackbone, TrainableBackbone
 from micro_lit.features.encoder import encode_into
 from micro_lit.features.network import PooledTransformer, Pooling
-from micro_lit.features.store import FeatureStore, MappedTable, text_digests
+from micro_lit.features.store import PARTS, FeatureStore, MappedTable, text_digests
 from micro_lit.features.tokens import TextTokenizer
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class LoRA(NamedTuple):
+    """Low-rank updates, of which alone the weights are trained [Hu et al. 2021, arXiv 2106.09685]; none at rank 0.
+
+    alpha: an update counts alpha / rank times. dropout: of what it reads. targets: the layers that get one, by name.
+    """
+
+    rank: int = 0
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: str | Sequence[str] = "all-linear"
 
 
 class Pretrained:
@@ -24,7 +38,11 @@ class Pretrained:
     model: hub id or local folder; the name `minilm` stands for the sentence encoder of the extra of that name.
     pooling, causal: see `PooledTransformer`.
     max_length: tokens a text may have; longer ones are cut and counted.
-    dtype: the network computes in it; "auto" is bfloat16 where the machine does bfloat16 arithmetic, else float32.
+    lora: what of it is trained, see `LoRA`; at rank 0 all weights.
+    gradient_checkpointing: compute activations again in the backward pass rather than keep them.
+    dtype: of the weights that are not trained, and what the network computes in; "auto" is bfloat16 where the machine
+        does bfloat16 arithmetic, else float32. Weights in training are float32, unless all are and a dtype is named.
+    token_budget: tokens of one pass, padding included.
     store_dtype: of the numbers in the feature store.
     resident_gb: features up to this size are held in memory (on the device that trains); larger ones stay mapped.
     """
@@ -37,6 +55,8 @@ class Pretrained:
         causal: bool = True,
         max_length: int = 1024,
         frozen: bool = True,
+        lora: Mapping[str, Any] | None = None,
+        gradient_checkpointing: bool = False,
         standardise: bool = True,
         dtype: DType = "auto",
         store_dtype: DType = "float32",
@@ -48,12 +68,19 @@ class Pretrained:
         self.model = _minilm_folder() if model == "minilm" else model
         if causal and pooling == "cls":
             raise UserError("backbone.pooling=cls reads the first token, which in a causal network has seen no other")
+        self.lora = LoRA(**(lora or {}))
+        if frozen and self.lora.rank:
+            raise UserError(f"backbone.lora.rank={self.lora.rank} trains the backbone; give backbone.frozen=false too")
+        if frozen and gradient_checkpointing:
+            raise UserError("backbone.gradient_checkpointing=true saves memory in training; give backbone.frozen=false")
         self.revision = revision
         self.pooling, self.causal = pooling, causal
         self.max_length = max_length
         self.frozen = frozen
+        self.gradient_checkpointing = gradient_checkpointing
         self.standardise = standardise
-        self.dtype = _dtype(dtype)
+        trains_weights = not frozen and not self.lora.rank
+        self.dtype = torch.float32 if trains_weights and dtype == "auto" else _dtype(dtype)
         self.store_dtype = _dtype(store_dtype)
         self.token_budget = token_budget
         self.resident_bytes = int(resident_gb * 2**30)
@@ -65,24 +92,35 @@ class Pretrained:
             raise UserError("the data are vectors; use backbone=identity")
         example = self.tokenizer().show(data.example)
         if not self.frozen:
-            return TrainableBackbone(self.network(torch.float32), self.tokenizer()(data.texts), data.pairs, example)
+            return TrainableBackbone(self.trained(), self.tokenizer()(data.texts), example, self.token_budget)
         table = self.encode(data.texts, features_dir)
         vectors = table.resident() if table.nbytes <= self.resident_bytes else table
-        return CachedBackbone(vectors, self.standardise, data.split("train"), table.truncated_M, example)
+        train = data.split("train")
+        return CachedBackbone(vectors, self.standardise, train, table.truncated_M, example, table.folder)
 
     def encode(self, texts: list[Text], features_dir: Path) -> MappedTable:
-        """The representations of some texts; those the store lacks are encoded first, by one process at a time."""
+        """The representations of some texts. Those that the store lacks are encoded first, each by one process.
+
+        The processes of a run share the work, each on its own device; of several runs one encodes and the others wait.
+        """
         tokenizer = self.tokenizer()
         store = FeatureStore(features_dir, self._spec(tokenizer))
         digests_M2 = text_digests(texts)
-        with store.lock():
-            missing = [texts[row] for row in (store.find(digests_M2)[:, 0] < 0).nonzero()[0]]
-            if missing:
-                network = self.network(self.dtype)
-                if torch.cuda.is_available():
-                    network = network.cuda()
+        network = None
+        while (table := store.table(digests_M2)) is None:
+            # Texts that share a prompt go to the same process: a causal network reads it once for all of them.
+            together = [Text(text.prompt) for text in texts] if self.causal else texts
+            part_M = text_digests(together)[:, 0] % PARTS
+            with store.claim(digests_M2, part_M, ranks.rank(), ranks.world_size()) as rows:
+                if not len(rows):
+                    continue
+                if network is None:
+                    network = self.network(self.dtype)
+                    if torch.cuda.is_available():
+                        network = network.to(f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}")
+                missing = [texts[row] for row in rows]
                 encode_into(store, missing, tokenizer(missing), network, self.token_budget, self.store_dtype)
-        return store.table(digests_M2)
+        return table
 
     def tokenizer(self) -> TextTokenizer:
         from transformers import AutoTokenizer
@@ -103,14 +141,47 @@ class Pretrained:
         missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
         if missing:
             raise UserError(f"backbone.model={self.model}: it lacks the weights {', '.join(missing[:3])} ...")
+        if hasattr(network, "pooler"):
+            network.pooler = None  # we pool ourselves, and weights that nothing reads would have no gradient
         return PooledTransformer(network, self.pooling, self.causal)
+
+    def trained(self) -> PooledTransformer:
+        """The network as it is trained: all of it, or low-rank updates alone."""
+        transformer = self.network(self.dtype)
+        network = transformer.network
+        if self.lora.rank:
+            self._add_updates(network)
+        if self.gradient_checkpointing:
+            # Its name of now, or that of older transformers.
+            enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+            try:
+                enable({"use_reentrant": False})
+            except ValueError as error:
+                raise UserError(f"backbone.gradient_checkpointing=true: {error}") from error
+        return transformer.train()
+
+    def _add_updates(self, network: torch.nn.Module) -> None:
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError as error:
+            raise UserError("backbone.lora needs its extra: pip install 'micro-lit[peft]'") from error
+        rank, alpha, dropout, targets = self.lora
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
+        try:
+            inject_adapter_in_model(config, network)
+        except ValueError as error:
+            raise UserError(f"backbone.lora.targets={targets}: {str(error).splitlines()[0]}") from error
+        for update in network.parameters():
+            if update.requires_grad:
+                update.data = update.data.float()
 
     def _load(self, loader: Callable[..., Any], kind: str, **options: Any) -> Any:
         try:
             return loader(self.model, revision=self.revision, trust_remote_code=self.trust_remote_code, **options)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(f"backbone.model={self.model}: its {kind} cannot be loaded ({reason})") from error
+            remedy = "; install it, or give another backbone.attn_implementation" * isinstance(error, ImportError)
+            raise UserError(f"backbone.model={self.model}: its {kind} cannot be loaded ({reason}){remedy}") from error
 
     def _spec(self, tokenizer: TextTokenizer) -> dict[str, Any]:
         from transformers import AutoConfig

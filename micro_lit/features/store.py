@@ -2,38 +2,53 @@
 
 A store is a folder named by the fingerprint of everything that shapes a representation but the text: backbone,
 revision, tokenizer, template, pooling, length, dtype. In it: safetensors shards of representations with the digest of
-each text, and a manifest that names them. A shard counts only once the manifest names it, and both appear by atomic
-rename, so whatever is read was completely written.
+each text, and a manifest that names them with their checksums. Both appear by atomic rename, and no shard is used
+before its content was compared with its checksum, so that nothing is believed that is not what was written.
 
-Dimension letters: M texts, D representation width, B rows asked for.
+Any number of processes may share a store. Each text belongs to one of a few parts, and whoever encodes texts of a part
+holds its lock, which the kernel takes back when the holder dies. Files are written under one more lock, held no longer
+than that takes. Reading needs no lock and writes nothing.
+
+Dimension letters: M texts, U distinct texts, R rows of a shard, D representation width, B rows asked for.
 """
 
+import ctypes
+import errno
+import functools
 import hashlib
 import json
-import math
 import mmap
-import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
+import xxhash
+from filelock import FileLock, Timeout
 from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from micro_lit.data.pairs import Text
 from micro_lit.errors import UserError
+from micro_lit.files import write_text, write_whole
 
+# A shard is written once it holds so much, or once so much work would be lost with it.
 SHARD_BYTES = 256 * 2**20
+SHARD_SECONDS = 120.0
 CHUNK_BYTES = 64 * 2**20
-FORMAT = 1
+FORMAT = 2
+PARTS = 64
+POLL_SECONDS = 0.2
 
 # Touching one row maps the pages around it too, up to a huge page, and they count as this process's memory.
 FAULT_BYTES = 2 * 2**20
+
+libc = ctypes.CDLL(None)
 
 
 def text_digests(texts: Sequence[Text]) -> NDArray[np.uint64]:
@@ -45,72 +60,47 @@ def text_digests(texts: Sequence[Text]) -> NDArray[np.uint64]:
 class FeatureStore:
     """The store of one encoder under `root`. `spec` holds everything its fingerprint is made of, as JSON types.
 
-    Raises `UserError` when the folder's manifest was written for another spec or by another version of the format, or
-    when a shard is missing or not as long as it was written.
+    A shard that is missing or not as it was written is named in a printed line, and its texts count as missing. So do
+    those of all shards while the manifest is broken: whoever encodes next makes it anew from the shards, each of which
+    is named by its own checksum. Raises `UserError` when the manifest was written for another spec or by another
+    version of the format, and when a file cannot be read or written.
     """
 
     def __init__(self, root: Path, spec: Mapping[str, Any]) -> None:
         self.spec = json.loads(json.dumps(spec))
-        canonical = json.dumps({"format": FORMAT, **self.spec}, sort_keys=True)
+        # Not FORMAT: a folder with a manifest of format 1, which had no checksums, goes on.
+        canonical = json.dumps({"format": 1, **self.spec}, sort_keys=True)
         self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()[:16]
         self.folder = root / self.fingerprint
         self.manifest_path = self.folder / "manifest.json"
+        self._doubted: set[str] = set()
+        self._unstored = 0
+        self._waited = False
 
-    def lock(self) -> FileLock:
-        """Held by the one process that encodes; the others wait and then find the work done."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder / ".lock")
-
-    def shards(self) -> dict[str, dict[str, int]]:
-        """Name -> {rows, bytes} of every shard that may be read, checked against the files."""
-        if not self.manifest_path.exists():
-            return {}
+    def shards(self) -> dict[str, dict[str, Any]]:
+        """Name -> {rows, bytes, checksum} of every shard that the manifest names."""
         try:
-            manifest = json.loads(self.manifest_path.read_text())
-        except json.JSONDecodeError as error:
-            raise UserError(f"{self.manifest_path}: broken ({error}); delete {self.folder} to encode again") from error
-        if manifest.get("format") != FORMAT or manifest.get("spec") != self.spec:
+            manifest = json.loads(self.manifest_path.read_bytes())
+            checksum = manifest.pop("checksum", None)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except OSError as error:
+            raise UserError(f"{self.manifest_path}: cannot be read ({error.strerror})") from error
+        except (ValueError, TypeError, AttributeError):
+            manifest, checksum = {}, None
+        if checksum != (None if manifest.get("format") == 1 else _manifest_checksum(manifest)):
+            self._doubt(self.manifest_path.name, "broken; it is made anew from the shards")
+            return {}
+        if manifest["format"] not in (1, FORMAT) or manifest["spec"] != self.spec:
             raise UserError(f"{self.folder}: written for another encoder or version; delete it to encode again")
-        for name, facts in manifest["shards"].items():
-            path = self.folder / name
-            if not path.exists() or path.stat().st_size != facts["bytes"]:
-                raise UserError(f"{path}: missing or cut short; delete {self.folder} to encode again")
         return manifest["shards"]
 
-    def add(self, texts: Sequence[Text], features_MD: Float[Tensor, "M D"], truncated_M: Tensor) -> None:
-        """Writes one shard and names it in the manifest. The caller holds the lock."""
-        digests = torch.from_numpy(text_digests(texts).view(np.int64).copy())
-        name = f"shard-{hashlib.sha256(digests.numpy().tobytes()).hexdigest()[:16]}.safetensors"
-        path = self.folder / name
-        partial = path.with_suffix(".partial")
-        tensors = {"features": features_MD.contiguous(), "digests": digests, "truncated": truncated_M}
-        save_file(tensors, partial)
-        _publish(partial, path)
-        shards = {**self.shards(), name: {"rows": len(features_MD), "bytes": path.stat().st_size}}
-        manifest = json.dumps({"format": FORMAT, "spec": self.spec, "shards": shards}, indent=1)
-        partial = self.manifest_path.with_suffix(".partial")
-        partial.write_text(manifest)
-        _publish(partial, self.manifest_path)
-
-    def find(self, digests_M2: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Where each text lies, as (shard, row): [M, 2]; (-1, -1) for a text that is not stored."""
-        order = np.argsort(digests_M2[:, 0], kind="stable")
-        wanted = digests_M2[order]
-        place_M2 = np.full((len(wanted), 2), -1, dtype=np.int64)
-        for number, name in enumerate(self.shards()):
-            stored = _map_tensors(self.folder / name)["digests"].numpy().view(np.uint64)
-            row_order = np.argsort(stored[:, 0], kind="stable")
-            at = np.searchsorted(stored[row_order, 0], wanted[:, 0])
-            row_M = row_order[at.clip(max=len(stored) - 1)]
-            found_M = (stored[row_M] == wanted).all(axis=1)
-            place_M2[order[found_M]] = np.stack([np.full(found_M.sum(), number), row_M[found_M]], axis=1)
-        return place_M2
-
-    def table(self, digests_M2: NDArray[np.uint64]) -> "MappedTable":
-        """The representations of texts that are all stored."""
-        place_M2 = self.find(digests_M2)
-        assert (place_M2 >= 0).all(), "texts are encoded before a table is asked for"
-        tensors = [_map_tensors(self.folder / name) for name in self.shards()]
+    def table(self, digests_M2: NDArray[np.uint64]) -> "MappedTable | None":
+        """The representations of some texts; None while some of them are missing."""
+        names, place_M2 = self.find(digests_M2)
+        if (place_M2 < 0).any():
+            return None
+        tensors = [_map_tensors(self.folder / name) for name in names]
         truncated = [shard["truncated"] for shard in tensors]
         return MappedTable(
             self.folder,
@@ -118,6 +108,146 @@ class FeatureStore:
             torch.from_numpy(place_M2),
             _look_up(truncated, place_M2),
         )
+
+    def find(self, digests_M2: NDArray[np.uint64]) -> tuple[list[str], NDArray[np.int64]]:
+        """The shards that hold some of the texts, and where each text lies: (shard, row) [M, 2], or -1 twice."""
+        _, first_U, inverse_M = np.unique(digests_M2[:, 0], return_index=True, return_inverse=True)
+        wanted_U2 = digests_M2[first_U]
+        place_U2 = np.full((len(wanted_U2), 2), -1, dtype=np.int64)
+        names = []
+        for name, facts in self.shards().items():
+            try:
+                stored_R2 = _digests(self.folder / name, facts)
+                at_R = np.searchsorted(wanted_U2[:, 0], stored_R2[:, 0]).clip(max=len(wanted_U2) - 1)
+                row_B = np.flatnonzero((wanted_U2[at_R] == stored_R2).all(axis=1))
+                if not len(row_B):
+                    continue
+                if facts.get("checksum", checksum := _checksum(self.folder / name)) != checksum:
+                    raise ValueError("damaged")
+            except PermissionError as error:
+                raise UserError(f"{self.folder / name}: cannot be read ({error.strerror})") from error
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                self._doubt(name, f"{reason}; its {facts['rows']:,} texts are to be encoded again")
+                continue
+            place_U2[at_R[row_B], 0], place_U2[at_R[row_B], 1] = len(names), row_B
+            names.append(name)
+        return names, place_U2[inverse_M]
+
+    @contextmanager
+    def claim(
+        self, digests_M2: NDArray[np.uint64], part_M: NDArray[np.integer], rank: int = 0, world_size: int = 1
+    ) -> Iterator[NDArray[np.int64]]:
+        """Rows of the texts that this process, and no other, is now to encode: what is missing of all free parts.
+
+        It waits while others hold every part of which something is missing. Usually they leave nothing to do, so that
+        there may be no rows; when one of them died there are.
+
+        part_M: from 0 to `PARTS` - 1, the same for a text whoever asks.
+        rank, world_size: this process among those that were started together, each of which takes its own parts first.
+        """
+        missing_M = self.find(digests_M2)[1][:, 0] < 0
+        parts = np.unique(part_M[missing_M])
+        own = parts % world_size == rank
+        taken = []
+        with ExitStack() as held:
+            with self._writing():
+                (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+                while len(parts) and not (taken := self._take(parts[own], held) or self._take(parts[~own], held)):
+                    if rank == 0 and not self._waited:
+                        waiting = f"waiting for another process to encode {missing_M.sum():,} texts ({self.folder})"
+                        print(waiting, flush=True)
+                    self._waited = True
+                    time.sleep(POLL_SECONDS)
+                self._tidy()
+            missing_M = self.find(digests_M2)[1][:, 0] < 0
+            rows = np.flatnonzero(missing_M & np.isin(part_M, taken))
+            self._unstored = len(rows)
+            yield rows
+
+    def add(self, texts: Sequence[Text], features_MD: Float[Tensor, "M D"], truncated_M: Bool[Tensor, " M"]) -> None:
+        """Writes one shard and names it in the manifest. The caller has claimed the texts."""
+        digests = torch.from_numpy(text_digests(texts).view(np.int64).copy())
+        data = save({"features": features_MD.contiguous(), "digests": digests, "truncated": truncated_M})
+        facts = {"rows": len(texts), "bytes": len(data), "checksum": xxhash.xxh3_128_hexdigest(data)}
+        name = _shard_name(facts["checksum"])
+        with self._writing(len(data) * max(self._unstored, len(texts)) // len(texts)), self._lock():
+            write_whole(self.folder / name, lambda partial: partial.write_bytes(data))
+            self._write_manifest({**self.shards(), name: facts})
+        self._unstored -= len(texts)
+
+    def _take(self, parts: NDArray[np.integer], held: ExitStack) -> list[int]:
+        """The parts whose locks were free, and are now held."""
+        taken = []
+        for part in parts.tolist():
+            try:
+                held.enter_context(FileLock(self.folder / "locks" / f"{part:02}").acquire(blocking=False))
+            except Timeout:
+                continue
+            taken.append(part)
+        return taken
+
+    def _tidy(self) -> None:
+        """Makes folder and manifest agree, whatever dead processes, disks or people have left there.
+
+        Shards are written and named under one lock: what has no name while we hold it belongs to a process that died,
+        or was named by a manifest that is broken. If it is whole, it is named.
+        """
+        with self._lock():
+            for partial in self.folder.glob("*.partial"):
+                partial.unlink()
+            named = self.shards()
+            shards = {
+                name: {**facts, "checksum": facts.get("checksum") or _checksum(self.folder / name)}
+                for name, facts in named.items()
+                if name not in self._doubted
+            }
+            for path in self.folder.glob("shard-*.safetensors"):
+                if path.name in shards:
+                    continue
+                checksum = _checksum(path)
+                if path.name == _shard_name(checksum):
+                    rows = len(_map_tensors(path)["digests"])
+                    shards[path.name] = {"rows": rows, "bytes": path.stat().st_size, "checksum": checksum}
+                else:
+                    path.unlink()
+            if shards != named or self._doubted:
+                self._write_manifest(shards)
+            self._doubted.clear()
+
+    def _write_manifest(self, shards: Mapping[str, Mapping[str, Any]]) -> None:
+        manifest = {"format": FORMAT, "spec": self.spec, "shards": shards}
+        write_text(self.manifest_path, json.dumps({**manifest, "checksum": _manifest_checksum(manifest)}, indent=1))
+
+    def _doubt(self, name: str, reason: str) -> None:
+        """Says once what is wrong with a file, which does not count until someone has tidied."""
+        if name not in self._doubted:
+            print(f"{self.folder / name}: {reason}")
+        self._doubted.add(name)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Held while a file is written."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".lock"):
+            yield
+
+    @contextmanager
+    def _writing(self, needed: int = 0) -> Iterator[None]:
+        """Makes one line of what stands against writing. needed: bytes still to be stored, this file included."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                room = f"; what is still to be stored takes {needed / 1e6:,.1f} MB" if needed else ""
+                raise UserError(
+                    f"{self.folder}: the disk is full{room}. Finished shards are kept: make room and run the same "
+                    "command again, or set another paths.features_dir"
+                ) from error
+            raise UserError(
+                f"{self.folder}: some texts are not stored there yet, and it cannot be written ({error.strerror}); set "
+                "another paths.features_dir"
+            ) from error
 
 
 class MappedTable:
@@ -181,7 +311,8 @@ class MappedTable:
 
     def _release(self) -> None:
         for features in self.shards:
-            features.mapping.madvise(mmap.MADV_DONTNEED)
+            mapping = features.untyped_storage()
+            libc.madvise(ctypes.c_void_p(mapping.data_ptr()), ctypes.c_size_t(mapping.nbytes()), mmap.MADV_DONTNEED)
 
 
 def _look_up(shards: Sequence[Tensor], place_M2: NDArray[np.int64]) -> Tensor:
@@ -191,29 +322,52 @@ def _look_up(shards: Sequence[Tensor], place_M2: NDArray[np.int64]) -> Tensor:
 
 
 def _map_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file as views of its mapping, which `tensor.mapping` names for release.
+    """The tensors of a safetensors file as views of one mapping, which keeps no file open.
 
     The library's own reader maps too, but neither gathers rows nor gives pages back.
     """
-    with path.open("rb") as file:
-        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    start = 8 + int.from_bytes(mapping[:8], "little")
+    with path.open("rb"):  # what the system has against it is an OSError here, and not one in torch
+        raw = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    start = 8 + int.from_bytes(raw.numpy()[:8].tobytes(), "little")
     tensors = {}
-    for name, facts in json.loads(mapping[8:start]).items():
+    for name, facts in json.loads(raw.numpy()[8:start].tobytes()).items():
         if name == "__metadata__":
             continue
         dtype = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I64": torch.int64,
                  "BOOL": torch.bool}[facts["dtype"]]  # fmt: skip
-        tensor = torch.frombuffer(
-            mapping, dtype=dtype, count=math.prod(facts["shape"]), offset=start + facts["data_offsets"][0]
-        ).reshape(facts["shape"])
-        tensor.mapping = mapping
-        tensors[name] = tensor
+        first, last = facts["data_offsets"]
+        tensors[name] = raw[start + first : start + last].view(dtype).reshape(facts["shape"])
     return tensors
 
 
-def _publish(partial: Path, path: Path) -> None:
-    """Gives a written file its name, once its bytes are on the disk: it is there whole or not at all."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+def _digests(path: Path, facts: Mapping[str, Any]) -> NDArray[np.uint64]:
+    """Digests of the texts of a shard: [R, 2]. Raises `ValueError` when the shard cannot be what was written."""
+    if path.stat().st_size != facts["bytes"]:
+        raise ValueError("not as long as it was written")
+    try:
+        digests = _map_tensors(path)["digests"].numpy().view(np.uint64)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError("damaged") from error
+    if digests.shape != (facts["rows"], 2):
+        raise ValueError("damaged")
+    return digests
+
+
+def _checksum(path: Path) -> str:
+    """Of a file's content, read piece by piece, once a process as long as the file stays what it is."""
+    facts = path.stat()
+    return _checksum_once(path, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+@functools.cache
+def _checksum_once(path: Path, *facts: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+
+
+def _manifest_checksum(manifest: Mapping[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(manifest, sort_keys=True).encode())
+
+
+def _shard_name(checksum: str) -> str:
+    return f"shard-{checksum}.safetensors"

@@ -20,6 +20,7 @@ class Tiny:
     """A small causal transformer made from nothing, with a tokenizer learned on the training texts; always trained.
 
     hidden, layers, heads: its shape. vocabulary: tokens, at most. max_length: tokens a text may have.
+    token_budget: tokens of one pass, padding included.
     init: standard deviation of the first weights; the 0.02 of large models leaves a narrow one stuck for long.
     tokenizer: file of one that was learned before (a run leaves its own in its folder), to be used as it is.
     """
@@ -32,6 +33,7 @@ class Tiny:
         vocabulary: int = 2048,
         max_length: int = 256,
         pooling: Pooling = "last",
+        token_budget: int = 4096,
         init: float = 0.1,
         tokenizer: str | None = None,
     ) -> None:
@@ -42,6 +44,7 @@ class Tiny:
         self.vocabulary = vocabulary
         self.max_length = max_length
         self.pooling = pooling
+        self.token_budget = token_budget
         self.tokenizer = tokenizer
 
     def prepare(self, data: PreferenceData, features_dir: Path) -> TrainableBackbone:
@@ -54,7 +57,8 @@ class Tiny:
             learned = self.read_tokenizer(self.tokenizer)
         tokenizer = TextTokenizer(learned, self.max_length)
         example, as_json = tokenizer.show(data.example), learned.backend_tokenizer.to_str()
-        return TrainableBackbone(self.network(tokenizer), tokenizer(data.texts), data.pairs, example, as_json)
+        network = self.network(tokenizer)
+        return TrainableBackbone(network, tokenizer(data.texts), example, self.token_budget, as_json)
 
     def read_tokenizer(self, path: str) -> Any:
         from tokenizers import Tokenizer

@@ -1,6 +1,6 @@
 """From texts to token ids: template, truncation, and where the prompt of each text ends.
 
-Dimension letters: M distinct texts, B texts in a batch, L tokens.
+Dimension letters: M distinct texts.
 """
 
 import functools
@@ -55,11 +55,13 @@ class TextTokenizer:
     def __call__(self, texts: Sequence[Text]) -> "TokenTable":
         rows = [row for start in range(0, len(texts), 4096) for row in self._tokenise(texts[start : start + 4096])]
         ids, prompt_lengths, truncated = zip(*rows, strict=True)
+        prompts: dict[bytes, int] = {}
         return TokenTable(
             torch.from_numpy(np.concatenate(ids)),
             torch.tensor([0, *map(len, ids)]).cumsum(0),
             torch.tensor(prompt_lengths),
             torch.tensor(truncated),
+            torch.tensor([prompts.setdefault(row[:length].tobytes(), len(prompts)) for row, length, _ in rows]),
         )
 
     def show(self, text: Text) -> str:
@@ -118,30 +120,15 @@ class TokenTable:
     """Token ids of M texts, end to end; text m is flat_ids[offsets[m]:offsets[m + 1]].
 
     prompt_lengths_M: tokens of each text up to the end of its prompt; all of them when it has no response.
-    truncated_M: whether tokens were cut.
+    truncated_M: whether tokens were cut. prompts_M: a number for each distinct prompt, as its tokens after the cut.
     """
 
     flat_ids: Int32[Tensor, " tokens"]
     offsets: Int64[Tensor, " boundaries"]
     prompt_lengths_M: Int64[Tensor, " M"]
     truncated_M: Bool[Tensor, " M"]
+    prompts_M: Int64[Tensor, " M"]
 
     @property
     def lengths_M(self) -> Int64[Tensor, " M"]:
         return self.offsets.diff()
-
-    def starts_with(self, row: int, prefix_row: int) -> bool:
-        """Whether the prompt of text `row` is, token for token, the whole of text `prefix_row`."""
-        prefix = self.flat_ids[self.offsets[prefix_row] : self.offsets[prefix_row + 1]]
-        start = self.offsets[row]
-        length = self.prompt_lengths_M[row]
-        return bool(length == len(prefix)) and torch.equal(self.flat_ids[start : start + length], prefix)
-
-    def padded(self, rows_B: Int64[Tensor, " B"]) -> tuple[Int64[Tensor, "B L"], Bool[Tensor, "B L"]]:
-        """Ids and attention mask of some texts, padded on the right; padding has id 0 and is masked out."""
-        start_B = self.offsets[rows_B]
-        length_B = self.offsets[rows_B + 1] - start_B
-        position_L = torch.arange(int(length_B.max()), device=rows_B.device)
-        mask_BL = position_L < length_B[:, None]
-        flat_BL = (start_B[:, None] + position_L).clamp(max=len(self.flat_ids) - 1)
-        return self.flat_ids[flat_BL].long() * mask_BL, mask_BL

@@ -4,49 +4,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, LlamaConfig
+from small_models import PROMPTS, REPLIES, make_data, save_llama
+from transformers import AutoModel
 
-from micro_lit.data.pairs import Counts, PreferenceData, Text, from_records
+from micro_lit.data.pairs import Counts, Text, from_records
 from micro_lit.data.records import Message, Record
 from micro_lit.errors import UserError
 from micro_lit.features import pretrained as pretrained_module
 from micro_lit.features.backbones import CachedBackbone, Identity
-from micro_lit.features.encoder import encode
-from micro_lit.features.network import PooledTransformer, pool
 from micro_lit.features.pretrained import Pretrained
 from micro_lit.features.tiny import Tiny
-from micro_lit.features.tokens import TextTokenizer
-
-PROMPTS = ("What is rain?", "Why do cats purr, and is it always a sign of joy?", "Name a star.")
-REPLIES = ("Water.", "It depends on the cat, and on the day, and on you.", "Vega, Deneb or Altair will do.")
-
-
-def make_data(criterion: str | None = None) -> PreferenceData:
-    records = [
-        Record((Message("user", prompt),), chosen, rejected, criterion=criterion)
-        for prompt in PROMPTS
-        for chosen in REPLIES
-        for rejected in REPLIES
-        if chosen != rejected
-    ]
-    splits = ["train"] * (len(records) - 4) + ["validation"] * 2 + ["test"] * 2
-    return from_records(records, splits, {"made": Counts(rows=len(records))})
 
 
 @pytest.fixture(scope="module")
 def causal_model(tmp_path_factory) -> Path:
-    """A local folder with a small causal model whose pad token is its end-of-turn token, as many published ones."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = Tiny(vocabulary=400).learn_tokenizer(make_data().texts)
-    tokenizer.pad_token = tokenizer.eos_token
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=2, bos_token_id=None, eos_token_id=None, initializer_range=0.3,
-    )  # fmt: skip
-    AutoModel.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_llama(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -72,24 +44,10 @@ def test_encoding_in_batches_equals_one_by_one(pretrained, tmp_path):
     torch.testing.assert_close(table.gather(torch.arange(len(texts))), one_by_one(pretrained, texts))
 
 
-def test_prompts_ride_on_their_responses_in_a_causal_network(pretrained):
-    texts = make_data().texts
-    tokens, network = pretrained.tokenizer()(texts), pretrained.network(torch.float32)
-    passes = []
-    hook = network.network.register_forward_pre_hook(
-        lambda module, args, options: passes.append(len(options["input_ids"])), with_kwargs=True
-    )
-    rows = torch.cat([rows_B for rows_B, _ in encode(texts, tokens, network, token_budget=256)])
-    hook.remove()
-    assert sorted(rows.tolist()) == list(range(len(texts)))
-    assert sum(passes) == sum(text.response is not None for text in texts)
-
-
 def test_the_context_of_each_pair_is_its_own_last_prompt_token(causal_model):
     trained = Pretrained(str(causal_model), max_length=64, frozen=False)
     data = make_data()
     backbone = trained.prepare(data, Path("unused"))
-    assert backbone.reads_context_from_chosen
     texts = [Text((Message("user", prompt),)) for prompt in PROMPTS]
     expected = {texts.index(text): vector for text, vector in zip(texts, one_by_one(trained, texts), strict=True)}
     with torch.no_grad():
@@ -112,7 +70,6 @@ def test_a_criterion_makes_the_context_a_text_of_its_own(causal_model):
     plain, told = make_data(), make_data("Prefer short answers.")
     trained = Pretrained(str(causal_model), max_length=64, frozen=False)
     with_criterion, without = trained.prepare(told, Path("unused")), trained.prepare(plain, Path("unused"))
-    assert not with_criterion.reads_context_from_chosen
     with_criterion.load_state_dict(without.state_dict())
     with torch.no_grad():
         told_vectors, plain_vectors = with_criterion(told.pairs, True), without(plain.pairs, True)
@@ -226,26 +183,37 @@ def test_standardising_uses_training_texts_only():
     assert torch.equal(vectors_MD, before)
 
 
-@pytest.mark.parametrize(("pooling", "expected"), [("last", [2.0, 5.0]), ("mean", [1.5, 4.0]), ("cls", [1.0, 3.0])])
-def test_pooling_never_reads_beyond_the_length(pooling, expected):
-    hidden_BLD = torch.tensor([[[1.0], [2.0], [99.0]], [[3.0], [4.0], [5.0]]])
-    assert pool(hidden_BLD, torch.tensor([2, 3]), pooling)[:, 0].tolist() == expected
-
-
-@pytest.mark.parametrize("pooling", ["last", "mean", "cls"])
-def test_scores_do_not_depend_on_padding(pooling):
+def test_a_batch_runs_each_token_once_within_the_budget(causal_model):
     data = make_data()
-    tiny = Tiny(hidden=16, heads=2, vocabulary=400, pooling=pooling)
-    tokenizer = TextTokenizer(tiny.learn_tokenizer(data.texts), 64)
-    network = tiny.network(tokenizer).eval()
-    assert isinstance(network, PooledTransformer)
-    tokens = tokenizer(data.texts)
-    everything = torch.arange(len(data.texts))
+    backbone = Pretrained(str(causal_model), max_length=64, frozen=False, token_budget=64).prepare(data, Path("unused"))
+    passes = []
+    backbone.transformer.register_forward_pre_hook(lambda module, given: passes.append(given[0].mask_BL))
     with torch.no_grad():
-        together, _ = network(*tokens.padded(everything), tokens.prompt_lengths_M)
-        for row in everything:
-            alone, _ = network(*tokens.padded(row[None]), tokens.prompt_lengths_M[row][None])
-            torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=1e-5)
+        in_chunks = backbone(data.pairs, True)
+        sizes = [mask_BL.numel() for mask_BL in passes]
+        tokens = backbone.tokens
+        prompts = {
+            int(number): int(length) for number, length in zip(tokens.prompts_M, tokens.prompt_lengths_M, strict=True)
+        }
+        backbone.token_budget = None
+        passes.clear()
+        at_once = backbone(data.pairs, True)
+    assert max(sizes) <= 64
+    assert len(passes) == 1
+    responses = int((tokens.lengths_M - tokens.prompt_lengths_M).sum())
+    assert int(passes[0].sum()) == sum(prompts.values()) + responses
+    for left, right in zip(in_chunks, at_once, strict=True):
+        torch.testing.assert_close(left, right)
+
+
+def test_the_length_of_a_pair_counts_a_shared_prompt_once(causal_model):
+    data = make_data()
+    shared = Pretrained(str(causal_model), max_length=64, frozen=False).prepare(data, Path("unused"))
+    apart = Pretrained(str(causal_model), max_length=64, frozen=False, causal=False, pooling="mean")
+    alone = apart.prepare(data, Path("unused")).lengths(data.pairs)
+    prompt_N = shared.tokens.prompt_lengths_M[data.pairs.chosen_N]
+    assert torch.equal(alone, shared.tokens.lengths_M[data.pairs.triplets_N3[:, 1:]].sum(dim=1))
+    assert torch.equal(shared.lengths(data.pairs), alone - prompt_N)
 
 
 def test_vectors_and_texts_are_not_confused(tmp_path):

@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 from micro_lit.data.pairs import Text
 from micro_lit.data.records import Message
@@ -31,12 +30,25 @@ def test_chat_rendering_reads_as_the_template_writes_it(chat_tokenizer):
 
 def test_prompt_length_is_where_the_response_begins(chat_tokenizer):
     table = TextTokenizer(chat_tokenizer, max_length=128)(TEXTS)
-    assert table.starts_with(1, 0)
-    assert not table.starts_with(2, 0)
     length = table.prompt_lengths_M[1]
     ids = table.flat_ids[table.offsets[1] : table.offsets[2]]
     assert chat_tokenizer.decode(ids[length - 1 : length]) == "<|assistant|>"
     assert chat_tokenizer.decode(ids[length:]) == "Cut it short.<|end|>"
+
+
+def test_texts_of_one_prompt_have_one_number(chat_tokenizer):
+    table = TextTokenizer(chat_tokenizer, max_length=128)([*TEXTS, Text(PROMPT, "No."), Text(TEXTS[2].prompt)])
+    first, second = table.prompts_M[0], table.prompts_M[2]
+    assert first != second
+    assert table.prompts_M.tolist() == [first, first, second, first, second]
+
+
+def test_a_prompt_that_was_cut_elsewhere_is_another(chat_tokenizer):
+    """What counts are tokens: a long response leaves less of the prompt than a short one."""
+    table = TextTokenizer(chat_tokenizer, max_length=16)([Text(PROMPT, "Cut."), Text(PROMPT, "Cut it " * 20)])
+    assert table.truncated_M.tolist() == [False, True]
+    assert table.prompt_lengths_M[0] > table.prompt_lengths_M[1]
+    assert table.prompts_M[0] != table.prompts_M[1]
 
 
 def test_a_template_with_bos_gives_one_bos(chat_tokenizer):
@@ -82,14 +94,6 @@ def test_truncation_keeps_the_tail_of_the_prompt_and_the_head_of_the_response(
     length = int(table.prompt_lengths_M[0])
     assert "r" not in plain_tokenizer.decode(table.flat_ids[1:length])
     assert "p" not in plain_tokenizer.decode(table.flat_ids[length:-1])
-
-
-def test_padding_is_on_the_right_and_masked(chat_tokenizer):
-    table = TextTokenizer(chat_tokenizer, max_length=128)(TEXTS)
-    ids_BL, mask_BL = table.padded(torch.tensor([2, 0]))
-    assert mask_BL.sum(dim=1).tolist() == table.lengths_M[[2, 0]].tolist()
-    assert not ids_BL[~mask_BL].any()
-    assert torch.equal(ids_BL[1][mask_BL[1]].int(), table.flat_ids[: table.offsets[1]])
 
 
 def test_the_fingerprint_sees_template_vocabulary_and_length(chat_tokenizer):
