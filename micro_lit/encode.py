@@ -1,7 +1,11 @@
-"""`python -m micro_lit.encode data=polis backbone=minilm`: fill the feature store ahead of time."""
+"""`python -m micro_lit.encode data=polis backbone=minilm`: fill the feature store ahead of time.
+
+Processes that torchrun starts share the work, each on its own device.
+"""
 
 from pathlib import Path
 
+from micro_lit import ranks
 from micro_lit.config import Settings, build, entry_point
 from micro_lit.errors import UserError
 
@@ -21,9 +25,11 @@ def run(settings: Settings) -> int:
     if data.is_vectors or not isinstance(backbone, Pretrained):
         raise UserError("nothing to encode: give data that are texts and a pretrained backbone")
     table = backbone.encode(data.texts, Path(settings["paths"]["features_dir"]))
-    data.count_truncated(table.truncated_M)
-    terminal.show_data(data, backbone.tokenizer().show(data.example))
-    Console(highlight=False, soft_wrap=True).print(f"{len(table):,} texts stored, {table.width} wide: {table.folder}")
+    if ranks.rank() == 0:
+        data.count_truncated(table.truncated_M)
+        terminal.show_data(data, backbone.tokenizer().show(data.example))
+        stored = f"{len(table):,} texts stored, {table.width} wide: {table.folder}"
+        Console(highlight=False, soft_wrap=True).print(stored)
     return len(table)
 
 

