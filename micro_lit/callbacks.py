@@ -1,10 +1,18 @@
 """Callbacks of our own; the Trainer's stand in `conf/callbacks` beside them."""
 
+import signal
+import sys
+import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
 from rich.console import Console
+
+from micro_lit import ranks
 
 
 class StepLine(pl.Callback):
@@ -50,3 +58,56 @@ class StepLine(pl.Callback):
             soft_wrap=True,
         )
         self.last_time, self.last_step, self.pairs, self.loss, self.batches = now, step, 0, 0.0, 0
+
+
+class Preemption(Checkpoint):
+    """A SIGTERM in training, as a scheduler sends it before it takes a machine away, saves a checkpoint and ends it.
+
+    All devices stop after the same step, once its gradients are spent. Whoever resumes from that checkpoint ends, to
+    the bit, where the whole run would have. Outside of training nothing is left to be saved. The exit status
+    (`ranks.PREEMPTED`) asks to be started again.
+
+    dirpath: folder of the checkpoint.
+    """
+
+    # A checkpoint callback, so that it comes after those that note which weights are best.
+    monitor = None
+
+    def __init__(self, dirpath: str) -> None:
+        self.path = Path(dirpath) / "last.ckpt"
+        self.told = False
+
+    # Lightning's own handlers, which these replace, start a collective operation wherever they find the process.
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._on_sigterm(self._hear)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._on_sigterm(ranks.stop)
+
+    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._on_sigterm(ranks.stop)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        # Where validation follows, or the epoch ends, a checkpoint would not say whether that was done.
+        follows = trainer.is_last_batch or (batch_index + 1) % trainer.val_check_batch == 0
+        if not follows and (batch_index + 1) % trainer.accumulate_grad_batches == 0:
+            self._stop_if_told(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._stop_if_told(trainer)
+
+    def _hear(self, number: int, frame: Any) -> None:
+        self.told = True
+
+    def _on_sigterm(self, handler: Callable[[int, Any], None]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+    def _stop_if_told(self, trainer: pl.Trainer) -> None:
+        if trainer.strategy.reduce_boolean_decision(self.told, all=False):
+            if not trainer.fast_dev_run:
+                trainer.save_checkpoint(self.path)
+            sys.exit(ranks.PREEMPTED)

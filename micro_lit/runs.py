@@ -9,23 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 import yaml
-from pytorch_lightning.strategies import ModelParallelStrategy
+from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch import Tensor
 from torch.nn import Module
 
+from micro_lit import checkpoints, ranks, sharding, tracking
+from micro_lit.checkpoints import CheckpointFiles
 from micro_lit.config import Settings, build, check_objects
 from micro_lit.data.datamodule import PreferenceDataModule
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
+from micro_lit.features.backbones import TrainableBackbone
+from micro_lit.files import write_text
 from micro_lit.models import MixtureBT
 from micro_lit.models.people import PeopleBT
 from micro_lit.reporting import results
 
 TOKENIZER = "tokenizer.json"
-CHECKPOINTS = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
+
+# Settings of a backbone that say what it costs, and not what it makes of a text.
+COSTS = tuple(
+    f"backbone.{name}" for name in ("token_budget", "resident_gb", "gradient_checkpointing", "attn_implementation")
+)
 
 
 def quiet_libraries() -> None:
@@ -40,6 +46,7 @@ def quiet_libraries() -> None:
         ".*dataloader is not resumable.*",  # it is: our datamodule's state says where it stood
         ".*in eval mode at the start of training.*",  # the frozen parts of a router, which are to stay as tested
         ".*LeafSpec.* is deprecated.*",  # inside Lightning, of torch 2.13
+        ".*The `srun` command is available on your system but is not used.*",  # we start our processes ourselves
         ".*number of training batches.*smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", message)
@@ -69,7 +76,7 @@ def restore(folder: Path, data: PreferenceData, features_dir: Path) -> MixtureBT
     Raises `UserError` when the folder holds no such model, or one of other weights than its settings say.
     """
     settings = read_settings(folder)
-    path = next((folder / name for name in CHECKPOINTS if (folder / name).is_file()), None)
+    path = checkpoints.tested(folder)
     if path is None:
         raise UserError(f"{folder}: no checkpoint; wait until the run has written one, or train again")
     if settings["stage1"] is None:
@@ -80,30 +87,9 @@ def restore(folder: Path, data: PreferenceData, features_dir: Path) -> MixtureBT
     else:
         stage1 = restore(Path(settings["stage1"]), data, features_dir)
         backbone = stage1.backbone
-    model = make_model(settings, data, backbone, stage1, sources=read_checkpoint(path).get("sources"))
-    model.load_state_dict(read_weights(path, model))
+    model = make_model(settings, data, backbone, stage1, sources=checkpoints.read(path).get("sources"))
+    checkpoints.load(path, model)
     return model.requires_grad_(False).eval()
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds. Raises `UserError` when the file is none of this library."""
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        found["state_dict"]
-    except Exception as error:  # whatever a file that is no checkpoint makes of the unpickler
-        raise UserError(f"{path}: not a checkpoint of this library ({error!r:.80})") from error
-    return found
-
-
-def read_weights(path: Path, model: Module) -> dict[str, Tensor]:
-    """The weights in a checkpoint. Raises `UserError` unless they are, name by name, those of this model."""
-    found = read_checkpoint(path)["state_dict"]
-    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    for name in sorted(shapes.keys() | found.keys()):
-        theirs = tuple(found[name].shape) if name in found else None
-        if shapes.get(name) != theirs:
-            raise UserError(f"{path}: made for another model; {name} has shape {theirs} there, {shapes.get(name)} here")
-    return found
 
 
 class Run:
@@ -137,6 +123,13 @@ class Run:
         pl.seed_everything(settings["seed"], verbose=False)
         self.model = make_model(settings, self.data, self.backbone, stage1)
         self.model.settings = settings
+        if loader["token_budget"] is not None and (
+            not isinstance(self.backbone, TrainableBackbone) or getattr(self.model, "by_user", False)
+        ):
+            raise UserError(
+                "loader.token_budget counts the tokens of a backbone in training; a frozen one has none, and a model "
+                "of people takes whole users: leave it null"
+            )
         if isinstance(self.model, PeopleBT) and not self.data.names["user_id"]:
             print(
                 "note: the data name no users, so that every pair has a user of its own; map a column "
@@ -144,13 +137,8 @@ class Run:
             )
         loader = {"_target_": "micro_lit.data.datamodule.PreferenceDataModule", **settings["loader"]}
         self.datamodule: PreferenceDataModule = build(loader, data=self.data, seed=settings["seed"])
-        # Only now: settings that lead nowhere leave what an earlier run has measured.
-        for name in (results.FILE_NAME, *(CHECKPOINTS if settings["ckpt_path"] is None else ())):
-            self._in_folder((self.folder / name).unlink, missing_ok=True)
-        self._in_folder((self.folder / "config.yaml").write_text, yaml.safe_dump(settings, sort_keys=False))
-        if self.backbone.learned_tokenizer is not None:
-            self._in_folder((self.folder / TOKENIZER).write_text, self.backbone.learned_tokenizer)
-        self._keep_old_metrics()
+        if ranks.rank() == 0:
+            self._begin_folder()
         self.loggers = [build(node) for node in (settings.get("logger") or {}).values()]
         self.trainer = self._make_trainer()
 
@@ -161,7 +149,9 @@ class Run:
         folder = Path(self.settings["stage1"])
         then, now = (results.flatten(each) for each in (read_settings(folder), self.settings))
         other = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
-        if backbone := [key for key in other if key.startswith("backbone.")]:
+        # What only one of the two knows was not there to be set in the version of the other, and changes nothing.
+        known = then.keys() & now.keys()
+        if backbone := [key for key in other if key.startswith("backbone.") and key in known and key not in COSTS]:
             raise UserError(f"stage1={folder} was trained with another backbone ({', '.join(backbone)} differ)")
         kept = ("data.criteria", "data.criterion_of")
         if data := [key for key in other if key == "seed" or (key.startswith("data.") and not key.startswith(kept))]:
@@ -169,6 +159,16 @@ class Run:
                 f"note: stage 1 had other data ({', '.join(data)} differ); what it was trained on may be tested on here"
             )
         return restore(folder, self.data, features_dir)
+
+    def _begin_folder(self) -> None:
+        """Only once all is built: settings that lead nowhere leave what an earlier run has measured."""
+        outdated = () if self.settings["ckpt_path"] else (checkpoints.BEST, checkpoints.LAST)
+        for name in (results.FILE_NAME, *outdated):
+            self._in_folder((self.folder / name).unlink, missing_ok=True)
+        self._in_folder(write_text, self.folder / "config.yaml", yaml.safe_dump(self.settings, sort_keys=False))
+        if self.backbone.learned_tokenizer is not None:
+            self._in_folder(write_text, self.folder / TOKENIZER, self.backbone.learned_tokenizer)
+        self._keep_old_metrics()
 
     def _in_folder(self, act: Callable[..., Any], *arguments: Any, **settings: Any) -> None:
         try:
@@ -178,12 +178,13 @@ class Run:
 
     def _make_trainer(self) -> pl.Trainer:
         callbacks = [build(node) for node in (self.settings.get("callbacks") or {}).values() if node is not None]
+        # Processes that we started find each other by themselves, whatever cluster they are on.
+        plugins = [CheckpointFiles(), *([LightningEnvironment()] if ranks.ours() else [])]
         try:
-            trainer = build(self.settings["trainer"], logger=self.loggers, callbacks=callbacks)
+            trainer = build(self.settings["trainer"], logger=self.loggers, callbacks=callbacks, plugins=plugins)
         except (MisconfigurationException, ValueError, ImportError) as error:
             raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
-        if isinstance(trainer.strategy, ModelParallelStrategy):
-            raise UserError("trainer=fsdp: no model of this version knows how to be sharded; use trainer=ddp")
+        sharding.check(trainer, self.backbone)
         return trainer
 
     def _keep_old_metrics(self) -> None:
@@ -198,8 +199,7 @@ class Run:
     def __exit__(self, *error: Any) -> None:
         for logger in self.loggers:
             logger.finalize("failed" if error[0] else "success")
-            if isinstance(logger, pl.loggers.WandbLogger):
-                logger.experiment.finish(exit_code=1 if error[0] else 0)
+        tracking.finish(self.loggers, failed=error[0] is not None)
 
     @property
     def seconds(self) -> float:
@@ -207,34 +207,35 @@ class Run:
 
     def fit(self) -> None:
         """Trains, from `ckpt_path` on if it is given."""
-        for logger in self.loggers:
-            if isinstance(logger, pl.loggers.WandbLogger):
-                logger.log_hyperparams(self.settings)
+        tracking.begin(self.loggers, self.settings)
         path = self.settings["ckpt_path"]
         if path is not None:
-            read_weights(Path(path), self.model)
+            checkpoints.read_weights(Path(path), self.model)
         try:
             self.trainer.fit(self.model, self.datamodule, ckpt_path=path, weights_only=True)
         except MisconfigurationException as error:
             raise UserError(str(error).strip().splitlines()[0]) from error
-        except SystemExit:
+        except SystemExit as stop:
             if not self.trainer.interrupted:
                 raise
             print(f"interrupted at step {self.trainer.global_step}; what there is lies in {self.folder}/")
-            last = f"{self.folder}/checkpoints/last.ckpt"
+            last = f"{self.folder}/{checkpoints.LAST}"
             quoted = f"\"ckpt_path='{last}'\"" if set(last) & set("=, ") else f"ckpt_path={last}"
             print(f"to go on: the same command with {quoted}")
-            sys.exit(130)
+            sys.exit(stop.code if stop.code == ranks.PREEMPTED else 130)
 
     def test(self) -> dict[str, Any]:
         """Tests the best checkpoint (the weights at hand when none was written) and returns the model's results."""
-        paths = [callback.best_model_path for callback in self.trainer.checkpoint_callbacks if callback.monitor]
-        best = next(filter(None, paths), None)
+        kept = (callback for callback in self.trainer.checkpoint_callbacks if callback.monitor)
+        best, score = next(
+            ((each.best_model_path, each.best_model_score) for each in kept if each.best_model_path),
+            (None, self.trainer.callback_metrics.get("val/nll")),
+        )
         early = " (stopped early)" if self.trainer.should_stop else ""
         tested = "the weights at hand" if best is None else "the best checkpoint by val/nll"
         print(f"trained {self.trainer.current_epoch} of {self.trainer.max_epochs} epochs{early}; testing {tested}")
         self.trainer.test(self.model, self.datamodule, ckpt_path=best, weights_only=True, verbose=False)
-        return self.model.test_results()
+        return self.model.test_results() | {"validation": {} if score is None else {"nll": float(score)}}
 
     def _check_splits(self) -> None:
         for name, rows in self.data.splits.items():

@@ -9,7 +9,6 @@ Dimension letters: N labels, S some users, U users with a profile, K heads.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from micro_lit.adaptation import labels
 from micro_lit.adaptation.labels import Array, Floats, Integers
 from micro_lit.adaptation.online import HedgeState, OnlineHedge
 from micro_lit.adaptation.weights import reweigh
+from micro_lit.files import write_text
 
 FORMAT, VERSION = "micro_lit profiles", 1
 KEYS = ("heads", "rule", "prior", "users", "checksum")
@@ -176,9 +176,7 @@ class Profiles:
         }
         content["checksum"] = checksum(content)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(json.dumps(content) + "\n")
-        os.replace(partial, path)
+        write_text(path, json.dumps(content) + "\n")
 
     @classmethod
     def load(cls, path: Path, heads: str) -> "Profiles":

@@ -5,11 +5,13 @@ Dimension letters: N pairs, M distinct texts, D representation width, C label co
 
 import dataclasses
 import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
@@ -147,7 +149,7 @@ def from_records(
     label_codes: dict[str, dict[str, int]] = {name: {} for name in LABELS}
     judged: set[tuple[str, str | int]] = set()
     sets = [0] * len(records) if sets is None else sets
-    triplets, labels, gaps = [], [], []
+    triplets, labels, gaps = array("q"), array("q"), array("f")
     for record, number in zip(records, sets, strict=True):
         texts = (
             Text(with_criterion(record.prompt, record.criterion)),
@@ -155,14 +157,14 @@ def from_records(
             Text(record.prompt, record.rejected),
         )
         triplet = [text_rows.setdefault(text, len(text_rows)) for text in texts]
-        triplets.append(triplet)
+        triplets.extend(triplet)
         record = record._replace(pair_id=_pair_judged(record, number, triplet, judged))
-        labels.append([_code(getattr(record, name), label_codes[name]) for name in LABELS])
+        labels.extend(_code(getattr(record, name), label_codes[name]) for name in LABELS)
         gaps.append(float("nan") if record.rating_gap is None else record.rating_gap)
     pairs = Pairs(
-        torch.tensor(triplets, dtype=torch.int64).reshape(-1, 3),
-        torch.tensor(labels, dtype=torch.int64).reshape(-1, len(LABELS)),
-        torch.tensor(gaps, dtype=torch.float32),
+        torch.tensor(np.asarray(triplets)).reshape(-1, 3),
+        torch.tensor(np.asarray(labels)).reshape(-1, len(LABELS)),
+        torch.tensor(np.asarray(gaps)),
         torch.empty(len(records), 0),
     )
     return PreferenceData(

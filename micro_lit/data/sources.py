@@ -103,8 +103,8 @@ class PairFiles:
         records = self._records(self.train, self.train_split, self.layout, counts)
         test_fraction = self.test_fraction if self.test is None else 0.0
         places = [self._cut(record, seed, test_fraction) for record in records]
-        records = [record for record, sides in zip(records, places, strict=True) if len(sides) == 1]
-        splits = [next(iter(sides)) for sides in places if len(sides) == 1]
+        records = [record for record, place in zip(records, places, strict=True) if place is not None]
+        splits = [place for place in places if place is not None]
         if len(records) < len(places):
             counts.left_out["its two responses are on two sides"] += len(places) - len(records)
         if "train" not in splits:
@@ -127,6 +127,7 @@ class PairFiles:
 
     def _records(self, path: str, split: str, layout: Layout | None, counts: Counts) -> list[Record]:
         records = []
+        known: dict[Any, Any] = {}  # texts occur in many rows, and each is to be held once
         rows = read_rows(path, split, self.subset, self.revision)
         for place, row in rows if layout is None else layout(rows):
             counts.rows += 1
@@ -146,7 +147,7 @@ class PairFiles:
                 counts.ties += 1
                 if self.ties == "drop":
                     continue
-            records.append(record)
+            records.append(Record._make(map(known.setdefault, record, record)))
             if self.limit is not None and len(records) == self.limit:
                 break
         if not records:
@@ -164,15 +165,16 @@ class PairFiles:
         record = parse_record({**row, **renamed})
         return record if record.source is not None else record._replace(source=self.name)
 
-    def _cut(self, record: Record, seed: int, test_fraction: float) -> set[Split]:
-        """The side that a row is on, or the two sides that its responses are on."""
+    def _cut(self, record: Record, seed: int, test_fraction: float) -> Split | None:
+        """The side that a row is on; None where its responses are on two."""
         if self.split_by == "response":
             keys = [f"{record.user_id} {record.prompt!r} {text}" for text in (record.chosen, record.rejected)]
         elif self.split_by == "pair_id" and record.pair_id is not None:
             keys = [record.pair_id]
         else:
             keys = [repr(record.prompt)]
-        return {self._side(hashed_fraction(key, seed), test_fraction) for key in keys}
+        sides = {self._side(hashed_fraction(key, seed), test_fraction) for key in keys}
+        return sides.pop() if len(sides) == 1 else None
 
     def _side(self, place: float, test_fraction: float) -> Split:
         if place < test_fraction:
@@ -181,6 +183,8 @@ class PairFiles:
 
     def _tell_criteria(self, records: list[Record], splits: list[Split], seed: int) -> list[Record]:
         """The records with the criterion that `criterion_of` and `criteria` leave them."""
+        if self.criteria == "given" and self.criterion_of is None:
+            return records
         told = [(record.criterion, record.attribute) for record in records]
         if self.criterion_of is not None:
             named = {record.attribute for record in records if record.criterion is None} - {None}

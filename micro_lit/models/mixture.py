@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from micro_lit import objectives
+from micro_lit import checkpoints, objectives, sharding
 from micro_lit.errors import UserError
 from micro_lit.metrics import (
     CategoryMetrics,
@@ -85,6 +85,7 @@ class MixtureBT(pl.LightningModule):
         super().__init__()
         self.name = name
         self.backbone = backbone
+        self.strict_loading = not getattr(backbone, "untrained", ())
         # Heads before the gate: with K = 1 they start the same whatever the gate, so every gate is single BT.
         self.head = head(width=backbone.width, num_heads=num_heads)
         self.gate = gate(width=backbone.width, num_heads=num_heads)
@@ -161,9 +162,7 @@ class MixtureBT(pl.LightningModule):
 
     def losses(self, judgment: Judgment, pairs: Any) -> dict[str, Tensor]:
         """The terms of the training loss, weighted; their sum is minimised. Terms of weight zero are left out."""
-        if self.rating_gap_weight:
-            gap_B = pairs.rating_gap_N.nan_to_num(nan=0.0)
-            judgment = judgment._replace(margins_BK=judgment.margins_BK - self.rating_gap_weight * gap_B[:, None])
+        judgment = self._asking_for_gaps(judgment, pairs)
         terms = {"nll": self.nll_terms(judgment, pairs).mean()}
         if self.entropy_weight:
             terms["entropy"] = self.entropy_weight * objectives.negative_entropy(judgment.log_weights_BK)
@@ -175,6 +174,13 @@ class MixtureBT(pl.LightningModule):
         if hasattr(self.head, "penalty"):
             terms["penalty"] = self.head.penalty()
         return terms
+
+    def _asking_for_gaps(self, judgment: Judgment, pairs: Any) -> Judgment:
+        """Margins less what the rating gaps ask of them."""
+        if not self.rating_gap_weight:
+            return judgment
+        gap_B = pairs.rating_gap_N.nan_to_num(nan=0.0)
+        return judgment._replace(margins_BK=judgment.margins_BK - self.rating_gap_weight * gap_B[:, None])
 
     def nll_terms(self, judgment: Judgment, pairs: Any) -> Float[Tensor, " B"]:
         """What each pair costs in training, in nats."""
@@ -193,10 +199,49 @@ class MixtureBT(pl.LightningModule):
                 yield shown.chosen_BD.float() - shown.rejected_BD.float()
 
     def training_step(self, pairs: Any, batch_index: int) -> Tensor:
-        terms = self.losses(self(pairs), pairs)
+        judgment = self(pairs)
+        terms = self.losses(judgment, pairs)
         loss = sum(terms.values())
-        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=len(pairs))
+        if not loss.isfinite():
+            raise self._not_finite(float(loss.detach()), judgment, pairs)
+        self.log_dict(
+            {f"train/{name}": term.detach() for name, term in terms.items()},
+            batch_size=len(pairs),
+            sync_dist=self.trainer.world_size > 1,
+        )
         return loss
+
+    def _not_finite(self, loss: float, judgment: Judgment, pairs: Any) -> UserError:
+        """What a loss that is no number says: which rows it comes from, and what to do."""
+        with torch.no_grad():
+            bad_B = ~self.nll_terms(self._asking_for_gaps(judgment, pairs), pairs).isfinite().flatten()
+        rows = bad_B.nonzero()[:, 0] if len(bad_B) == len(pairs) else bad_B.new_empty(0)
+        where = self.trainer.datamodule.describe(rows if len(rows) else torch.arange(len(pairs)))
+        return UserError(
+            f"the loss is {loss} at step {self.global_step}, from {len(rows) or len(pairs)} of the batch's "
+            f"{len(pairs)} pairs: {where}. A lower model.optimizer.lr, or mending these rows, may help; +debug=anomaly "
+            "names the operation it comes from"
+        )
+
+    def configure_model(self) -> None:
+        """Shards the backbone, where the strategy wants it sharded."""
+        if self.device_mesh is not None:
+            sharding.shard(self.backbone, self.device_mesh["data_parallel"], str(self.trainer.precision))
+
+    def on_after_backward(self) -> None:
+        if self.device_mesh is not None:
+            sharding.average_gradients(list(self.parameters()))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if self.device_mesh is not None and gradient_clip_val:
+            sharding.clip_gradients(list(self.parameters()), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def validation_step(self, pairs: Any, batch_index: int) -> None:
         judgment = self.judge(pairs)
@@ -266,11 +311,17 @@ class MixtureBT(pl.LightningModule):
         return results
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["settings"] = self.settings
-        checkpoint["sources"] = self.sources
+        checkpoint |= {"format": checkpoints.FORMAT, "settings": self.settings, "sources": self.sources}
+        for name in [name for name in checkpoint["state_dict"] if not self.saves(name)]:
+            del checkpoint["state_dict"][name]
+
+    def saves(self, name: str) -> bool:
+        """Whether a checkpoint holds the weight of this name: not those that a backbone has from elsewhere."""
+        return name.removeprefix("backbone.") not in getattr(self.backbone, "untrained", ())
 
     def configure_optimizers(self) -> torch.optim.Optimizer | dict[str, Any]:
-        optimizer = self.make_optimizer([weight for weight in self.parameters() if weight.requires_grad])
+        trained = sharding.split([weight for weight in self.parameters() if weight.requires_grad])
+        optimizer = self.make_optimizer(trained[0] if len(trained) == 1 else [{"params": part} for part in trained])
         if isinstance(optimizer, torch.optim.LBFGS):
             # Its line search sets the steps, and asks for one loss and its whole gradient again and again.
             if self.trainer.gradient_clip_val or self.trainer.accumulate_grad_batches > 1:

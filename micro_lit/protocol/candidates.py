@@ -24,6 +24,9 @@ from micro_lit.reporting.results import flatten
 
 Array = NDArray[np.float64]
 
+# A candidate that was stopped half way goes on, and one that is there is not trained again.
+RESUMED = ("skip_finished=true", "ckpt_path=last")
+
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
@@ -64,7 +67,7 @@ def train_missing(candidates: Mapping[str, str | Sequence[str]], settings: Setti
             continue
         folder = Path(settings["paths"]["output_dir"]) / "candidates" / settings["name"] / str(settings["seed"]) / name
         own = {**settings["paths"], "run_dir": str(folder)}
-        shared = [f"seed={settings['seed']}", f"packages={settings['packages']}", "skip_finished=true"]
+        shared = [f"seed={settings['seed']}", f"packages={settings['packages']}", *RESUMED]
         print(f"\n== {name}")
         try:
             run = compose("train", [*given, *shared, *(f"paths.{key}={_quoted(path)}" for key, path in own.items())])

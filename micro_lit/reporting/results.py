@@ -1,7 +1,6 @@
 """results.json: the contract that tables, sweeps and people read. A key never changes its meaning."""
 
 import json
-import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -11,12 +10,13 @@ import yaml
 
 from micro_lit.config import Settings
 from micro_lit.data.pairs import PreferenceData
+from micro_lit.files import write_text
 
 COUNTED = ("dropped", "ties", "truncated")
 FILE_NAME = "results.json"
 RECORDED_VERSIONS = ("micro-lit", "torch", "pytorch-lightning", "transformers")
 
-INCIDENTAL = ("seed", "name", "ckpt_path", "skip_finished", "paths", "report", "logger", "packages")
+INCIDENTAL = ("seed", "name", "ckpt_path", "skip_finished", "own_process", "paths", "report", "logger", "packages")
 
 FLOORS = {
     "oracle": "F0 oracle",
@@ -41,7 +41,8 @@ RATER_FLOORS = {
 def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any], seconds: float) -> dict[str, Any]:
     """One run's results as plain JSON types.
 
-    measured: `MixtureBT.test_results()`. When the population is known there are `floors`, `excess` (loss above each
+    measured: `MixtureBT.test_results()`, and `validation`: the validation NLL of the weights that were tested, by which
+    settings may be chosen. When the population is known there are `floors`, `excess` (loss above each
     floor's own predictor on the same test rows) and `excess_risk` (expected loss above the floor that applies, the
     label integrated out). `raters` holds the model's scores beside the floor of the raters themselves, when several
     judged a pair, `code` what a model that gives users codes says of these. Losses are in nats; `se` is a standard
@@ -66,6 +67,7 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
                 for name, counts in data.counts.items()
             },
         },
+        "validation": measured["validation"],
         "test": measured["test"],
         "test_by": measured["test_by"],
         # Exact sums over the population: no sampling error.
@@ -99,13 +101,20 @@ def floor_lines(results: Mapping[str, Any], path: str) -> dict[str, Mapping[str,
 def finished(settings: Settings) -> dict[str, Any] | None:
     """The results that the run folder of these settings holds already, if they were measured with the same settings."""
     folder = Path(settings["paths"]["run_dir"])
-    if not (folder / FILE_NAME).is_file() or not (folder / "config.yaml").is_file():
+    if not (folder / FILE_NAME).is_file() or not same_settings(folder, settings):
         return None
+    return read(folder)
+
+
+def same_settings(folder: Path, settings: Settings) -> bool:
+    """Whether the run in a folder was set to these settings, but for what changes no result."""
+    if not (folder / "config.yaml").is_file():
+        return False
     before, now = (
         {name: value for name, value in flatten(each).items() if name == "seed" or not is_incidental(name)}
         for each in (yaml.safe_load((folder / "config.yaml").read_text()), settings)
     )
-    return json.loads((folder / FILE_NAME).read_text()) if before == now else None
+    return before == now
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -124,13 +133,11 @@ def is_incidental(name: str) -> bool:
     return any(name == other or name.startswith(f"{other}.") for other in INCIDENTAL)
 
 
+def read(folder: Path) -> dict[str, Any]:
+    """The results that a finished run left in its folder."""
+    return json.loads((folder / FILE_NAME).read_text())
+
+
 def write(results: dict[str, Any], folder: Path) -> None:
     """Writes results.json in one step."""
-    write_whole(json.dumps(results, indent=2) + "\n", folder / FILE_NAME)
-
-
-def write_whole(text: str, path: Path) -> None:
-    """Writes a file in one step: it is there whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    write_text(folder / FILE_NAME, json.dumps(results, indent=2) + "\n")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from micro_lit.data.budgets import draw_budget
-from micro_lit.data.datamodule import PreferenceDataModule, RowBatches, UserBatches
+from micro_lit.data.datamodule import LengthBatches, PreferenceDataModule, RowBatches, UserBatches
 from micro_lit.data.pairs import PreferenceData, from_records
 from micro_lit.data.records import Message, Record
 from micro_lit.errors import UserError
@@ -57,22 +57,75 @@ def test_the_order_does_not_depend_on_the_global_generator():
 
 
 @settings(deadline=None)
-@given(numbers_of_rows, batch_sizes, seeds, st.integers(2, 4))
+@given(numbers_of_rows, batch_sizes, st.none() | seeds, st.integers(2, 4))
 def test_devices_share_the_batches_of_one_process(num_rows, batch_size, seed, world_size):
-    whole = batches(num_rows, batch_size * world_size, seed, epoch=1)
+    if num_rows < world_size:
+        with pytest.raises(UserError, match="cannot be shared"):
+            batches(num_rows, batch_size, seed, world_size=world_size)
+        return
+    whole = joined(batches(num_rows, num_rows, seed, epoch=1))
     parts = [
         batches(num_rows, batch_size, seed, rank=rank, world_size=world_size, epoch=1) for rank in range(world_size)
     ]
-    if seed is not None and len(whole[-1]) < world_size:
-        # No device may be left without rows in training: its loss would be the mean of nothing.
-        whole.pop()
-    assert {len(part) for part in parts} == {len(whole)}
-    for step, rows in enumerate(whole):
-        shares = [part[step] for part in parts]
-        assert sorted(row for share in shares for row in share) == sorted(rows)
-        assert max(map(len, shares)) - min(map(len, shares)) <= 1
-        assert len(shares[0]) <= batch_size
-        assert seed is None or min(map(len, shares)) > 0
+    assert len({len(part) for part in parts}) == 1
+    steps = [[row for rows in zip(*shares, strict=False) for row in rows] for shares in zip(*parts, strict=True)]
+    sizes = [[len(share) for share in shares] for shares in zip(*parts, strict=True)]
+    assert min(map(min, sizes)) > 0
+    assert sum(map(sum, sizes[:-1])) == (len(sizes) - 1) * batch_size * world_size
+    if seed is None:
+        # A test sees every row once.
+        assert sorted(joined(joined(parts))) == list(range(num_rows))
+        assert max(max(each) - min(each) for each in sizes) <= 1
+    else:
+        # The mean of the devices' means is the mean of the batch.
+        assert joined(steps) == whole[: num_rows - num_rows % world_size]
+        assert all(len(set(each)) == 1 for each in sizes)
+
+
+lengths = st.lists(st.integers(1, 300), min_size=4, max_size=120).map(torch.tensor)
+
+
+@settings(deadline=None)
+@given(lengths, st.integers(1, 900), batch_sizes, st.integers(0, 2**40), st.integers(1, 4))
+def test_batches_of_a_token_budget(length_N, budget, batch_size, seed, world_size):
+    whole = []
+    for epoch in (0, 1):
+        parts = []
+        for rank in range(world_size):
+            sampler = LengthBatches(length_N, budget, batch_size, seed, rank, world_size)
+            sampler.set_epoch(epoch)
+            parts.append([rows.tolist() for rows in sampler])
+            assert len(parts[-1]) == len(sampler)
+        for shares in zip(*parts, strict=True):
+            assert len({len(share) for share in shares}) == 1
+            assert 1 <= len(shares[0]) <= batch_size
+            longest = int(length_N[joined(shares)].max())
+            assert len(shares[0]) * longest <= max(budget, longest)
+        rows = joined(joined(parts))
+        assert len(rows) == len(set(rows)) >= len(length_N) - len(sampler.stretches) * (world_size - 1)
+        assert len(length_N) - len(rows) < world_size or world_size > 1
+        whole.append(rows)
+    assert set(whole[0]) == set(whole[1]) or world_size > 1
+
+
+def test_batches_of_a_token_budget_are_of_like_length_and_in_another_order_every_epoch():
+    length_N = torch.randint(10, 1000, (5000,), generator=torch.Generator().manual_seed(0))
+    sampler = LengthBatches(length_N, 8000, 64, seed=0)
+    padded, orders = 0, []
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+        padded = sum(len(rows) * int(length_N[rows].max()) for rows in orders[-1])
+        assert padded < 1.15 * int(length_N.sum())
+    assert len(orders[0]) == len(orders[1])
+    assert not any(torch.equal(first, second) for first, second in zip(*orders, strict=True))
+    longest = [int(length_N[rows].max()) for rows in orders[0]]
+    assert longest != sorted(longest)
+    # Half an epoch can be taken up where it was left.
+    again = LengthBatches(length_N, 8000, 64, seed=0)
+    again.set_epoch(1)
+    again.done = 7
+    assert all(torch.equal(rows, other) for rows, other in zip(again, orders[1][7:], strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +256,7 @@ def test_batches_of_users_cut_nobody_and_leave_no_device_without_rows(user_N, ba
     user_N = torch.tensor(user_N)
     num_users = int((user_N < 0).sum()) + len(set(user_N.tolist()) - {-1})
     if num_users < world_size:
-        with pytest.raises(UserError, match=f"{num_users} users cannot be shared by {world_size} devices"):
+        with pytest.raises(UserError, match=f"(users|rows) cannot be shared by {world_size} devices"):
             UserBatches(user_N, batch_size, seed, 0, world_size)
         return
     ranks = [UserBatches(user_N, batch_size, seed, rank, world_size) for rank in range(world_size)]

@@ -1,6 +1,12 @@
 """A user's own package, as the tests name it in `packages`."""
 
+import json
+import os
+import signal
+from pathlib import Path
+
 import pytorch_lightning as pl
+from torch.distributed.tensor import DTensor
 
 
 class Killed(Exception):
@@ -24,3 +30,37 @@ class InterruptAt(KillAt):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch, batch_index: int) -> None:
         if trainer.global_step == self.step:
             raise KeyboardInterrupt
+
+
+class FailOnce(KillAt):
+    """Befalls a run before the batch of a given step, the first time that it comes there: an exception, or a signal.
+
+    marker: a file that says that it has been there.
+    """
+
+    def __init__(self, step: int, marker: str, name: str | None = None) -> None:
+        super().__init__(step)
+        self.marker, self.signal = Path(marker), None if name is None else signal.Signals[name]
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch, batch_index: int) -> None:
+        if trainer.global_step != self.step or self.marker.exists():
+            return
+        self.marker.touch()
+        if self.signal is None:
+            raise Killed("half way")
+        os.kill(os.getpid(), self.signal)
+
+
+class Witness(pl.Callback):
+    """Writes down what the process of a rank holds when training ends: the shapes of its weights, part and whole."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        found = {}
+        for name, weight in module.named_parameters():
+            part = weight.to_local() if isinstance(weight, DTensor) else weight
+            found[name] = {"part": list(part.shape), "whole": list(weight.shape)}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps(found))

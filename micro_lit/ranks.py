@@ -1,0 +1,263 @@
+"""The processes of one run: one for each device, started together, on one machine or on several.
+
+Whoever asks for `trainer.devices=4` gets four processes that run the same settings, and the command itself only waits
+for them. It does so inside a sweep too: each job is a group of processes of its own that know nothing of the sweep.
+Processes that torchrun has started already, one for each device, are taken as they are.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+
+from micro_lit.config import Settings, in_sweep
+from micro_lit.errors import UserError
+
+# Exit status of a run that was told to stop and wants to be started again: EX_TEMPFAIL of sysexits.h.
+PREEMPTED = 75
+
+# Seconds that the other processes of a run have to end once one has failed, or once the run was told to stop.
+GRACE = 30.0
+
+# Told to every process that `start` has started, so that it starts none itself.
+OURS = "MICRO_LIT_RANK"
+
+PR_SET_PDEATHSIG = 1
+
+
+def rank() -> int:
+    """Which process of its run this is, from 0."""
+    return int(os.environ.get("RANK", 0)) if world_size() > 1 else 0
+
+
+def world_size() -> int:
+    """How many processes this run has."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def ours() -> bool:
+    """Whether `start` has started this process."""
+    return OURS in os.environ
+
+
+def needed(settings: Settings) -> int:
+    """How many processes this command has to start for a run on this machine; 0 when the run goes on in this process.
+
+    Raises `UserError` when the processes that there are do not fit the devices that are asked for.
+    """
+    trainer = settings["trainer"]
+    devices, nodes = _count(trainer), trainer["num_nodes"]
+    if ours():
+        return 0
+    if world_size() > 1:
+        if world_size() != devices * nodes:
+            raise UserError(
+                f"{world_size()} processes were started for trainer.devices={trainer['devices']} on "
+                f"trainer.num_nodes={nodes}; start the command once on each machine, it starts one for each device"
+            )
+        return 0
+    if int(os.environ.get("SLURM_NTASKS", 1)) > nodes:
+        raise UserError(
+            "SLURM runs several tasks of this command on a machine; start one on each (srun --ntasks-per-node=1), it "
+            "starts a process for each device"
+        )
+    if nodes > 1 and HydraConfig.initialized() and not in_sweep():
+        named = any(override.startswith("paths.run_dir=") for override in HydraConfig.get().overrides.task)
+        if not named:
+            raise UserError(
+                f"trainer.num_nodes={nodes}: all machines write to one folder; name it, the same on each of them, with "
+                "paths.run_dir"
+            )
+    own = settings["own_process"] and in_sweep()
+    return devices if devices * nodes > 1 or own else 0
+
+
+def _count(trainer: Mapping[str, Any]) -> int:
+    """Devices of one machine that a Trainer would use."""
+    devices = trainer["devices"]
+    if isinstance(devices, str) and devices != "auto":
+        devices = [int(each) for each in devices.split(",")] if "," in devices else int(devices)
+    if isinstance(devices, list):
+        return len(devices)
+    if devices in ("auto", -1):
+        if trainer["accelerator"] == "cpu":
+            return 1
+        import torch
+
+        return max(1, torch.cuda.device_count())
+    return devices
+
+
+def start(settings: Settings, processes: int, brief: bool = False) -> None:
+    """Runs `micro_lit.train` with these settings in a group of processes of its own, and waits for its end.
+
+    The first process of the run writes to this terminal, each other to logs/rank<number>.txt in the run folder. What
+    stops this process stops them. Raises `SystemExit` with `PREEMPTED` when they were told to stop, and `UserError`
+    when one fails; the others are stopped then.
+    """
+    nodes = settings["trainer"]["num_nodes"]
+    node = int(next((os.environ[name] for name in ("NODE_RANK", "SLURM_NODEID") if name in os.environ), 0))
+    address, port = _meeting_point(nodes)
+    logs = Path(settings["paths"]["run_dir"]) / "logs"
+    environment = os.environ | {
+        OURS: "1",
+        "NODE_RANK": str(node),
+        "WORLD_SIZE": str(processes * nodes),
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes))),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "settings.yaml"
+        path.write_text(yaml.safe_dump(settings))
+        children: list[subprocess.Popen] = []
+        with _stopping_them(children):
+            for local in range(processes):
+                number = node * processes + local
+                own = environment | {"RANK": str(number), "LOCAL_RANK": str(local)}
+                command = [sys.executable, "-m", "micro_lit.ranks", str(path), str(os.getpid()), *["brief"] * brief]
+                group = children[0].pid if children else 0
+                with _output(logs / f"rank{number}.txt" if number else None) as output:
+                    children.append(
+                        subprocess.Popen(command, env=own, process_group=group, stdout=output, stderr=output)
+                    )
+            failure = _wait(children)
+        words = [_word(Path(folder), node * processes + local) for local in range(processes)]
+        if failure is not None and (said := next((word for word in words if word.exists()), None)):
+            raise UserError(said.read_text())
+    if failure is not None:
+        number, code = node * processes + failure, children[failure].returncode
+        end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        where = f"; see {logs / f'rank{number}.txt'}" if number else ""
+        raise UserError(f"process {number} of {processes * nodes} of the run {end}{where}")
+    if any(child.returncode == PREEMPTED for child in children):
+        sys.exit(PREEMPTED)
+
+
+@contextlib.contextmanager
+def _output(path: Path | None) -> Iterator[IO[str] | None]:
+    """A file to write to, or None, which is where this process writes."""
+    if path is None:
+        yield None
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """While inside, a SIGTERM ends this process with the exit status `PREEMPTED`, whatever it is doing."""
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # only the main thread hears signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def stop(number: int, frame: Any) -> None:
+    """What a SIGTERM does where nothing is left to be saved."""
+    sys.exit(PREEMPTED)
+
+
+def _wait(children: list[subprocess.Popen]) -> int | None:
+    """Waits for the end of all, and for `GRACE` seconds at most once one has ended badly.
+
+    Which of them was the first to fail, if any: the others may fail only because it did.
+    """
+    failure, deadline = None, None
+    while True:
+        codes = [child.poll() for child in children]
+        if failure is None:
+            failure = next((local for local, code in enumerate(codes) if code not in (None, 0, PREEMPTED)), None)
+        if None not in codes:
+            return failure
+        if deadline is None and any(codes):
+            deadline = time.monotonic() + GRACE
+        if deadline is not None and time.monotonic() > deadline:
+            for child in children:
+                child.kill()
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _stopping_them(children: list[subprocess.Popen]) -> Iterator[None]:
+    """While inside, what would stop this process is passed on to the children; leaving it, none is left running."""
+
+    def pass_on(number: int, frame: Any) -> None:
+        for child in children:
+            child.send_signal(number)
+
+    try:
+        before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # only the main thread hears signals
+        before = {}
+    try:
+        yield
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _meeting_point(nodes: int) -> tuple[str, int]:
+    """Address and port at which the processes find each other: of this machine alone, or of the first of several."""
+    if nodes == 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            return "127.0.0.1", free.getsockname()[1]
+    if "SLURM_JOB_ID" in os.environ and "MASTER_ADDR" not in os.environ:
+        from lightning_fabric.plugins.environments import SLURMEnvironment
+
+        address = SLURMEnvironment.resolve_root_node_address(os.environ["SLURM_JOB_NODELIST"])
+        return address, 20_000 + int(os.environ["SLURM_JOB_ID"]) % 20_000
+    try:
+        return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    except KeyError as error:
+        raise UserError(
+            f"trainer.num_nodes={nodes}: start the command on each machine with NODE_RANK (0, 1, ...), MASTER_ADDR and "
+            "MASTER_PORT (of the first machine) in the environment, or under SLURM with one task a machine"
+        ) from error
+
+
+def main(path: str, parent: str, *brief: str) -> None:
+    """One process of a run. It ends when the command that has started it does."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a cluster tells all processes; the one that waits passes it on
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(parent):  # it has ended already
+        sys.exit(PREEMPTED)
+    from micro_lit import train
+
+    try:
+        train.run(yaml.safe_load(Path(path).read_text()), brief=bool(brief))
+    except UserError as error:
+        _word(Path(path).parent, rank()).write_text(str(error))
+        sys.exit(1)
+
+
+def _word(folder: Path, number: int) -> Path:
+    """Where a process leaves what a user did wrong, for the one that waits to say."""
+    return folder / f"error{number}.txt"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
