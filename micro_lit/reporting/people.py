@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from micro_lit import tracking
 from micro_lit.config import Settings
 from micro_lit.reporting import protocol, tables
 from micro_lit.reporting.protocol import HEIGHT, INK, SCORES, difference, escaped, number
@@ -113,7 +114,8 @@ def write(results: Mapping[str, Any], settings: Settings) -> Path:
     if "wandb" in settings["logger"]:
         frames = {f"{key}_{score}": pd.concat([fair, apart]) for key, score, _, fair, apart in shown(results)}
         images = {"figure": pictures[0]} if pictures else {}
-        protocol.log("people", results["name"], frames, images, folder, settings["logger"]["wandb"])
+        judged = [Path(facts["run"]) for facts in results["candidates"].values()]
+        tracking.log_tables("people", results["name"], frames, images, folder, settings["logger"]["wandb"], judged)
     return folder
 
 

@@ -20,10 +20,12 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import isotonic_regression
 
+from micro_lit import tracking
 from micro_lit.config import Settings
 from micro_lit.errors import UserError
+from micro_lit.files import write_text
 from micro_lit.reporting import explanations, tables
-from micro_lit.reporting.results import flatten, write_whole
+from micro_lit.reporting.results import flatten
 
 try:
     from matplotlib import rc_context
@@ -174,7 +176,8 @@ def write(
         images = {"figure": pictures[0]} if pictures else {}
         images |= {f"heads/{name}": paths[0] for name, paths in drawn.items()}
         images |= {f"explanations/{name}": paths[0] for name, paths in argued.items() if cards}
-        log("evaluate", results["name"], frames, images, folder, settings["logger"]["wandb"])
+        judged = [Path(facts["run"]) for facts in results["candidates"].values()]
+        tracking.log_tables("evaluate", results["name"], frames, images, folder, settings["logger"]["wandb"], judged)
     return folder
 
 
@@ -183,8 +186,8 @@ def write_texts(texts: Mapping[str, str], folder: Path, settings: Settings) -> N
     own = Path(settings["paths"]["run_dir"])
     own.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        write_whole(text, folder / name)
-    write_whole(yaml.safe_dump(settings, sort_keys=False), own / "config.yaml")
+        write_text(folder / name, text)
+    write_text(own / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
 
 
 def say_what_is_next(
@@ -511,23 +514,3 @@ def escaped_names(frame: pd.DataFrame) -> pd.DataFrame:
     """A table whose columns, models and adaptations are shown as they are named."""
     names = {column: frame[column].map(escaped) for column in NAMES}
     return frame.assign(**names).rename(columns=escaped)
-
-
-def log(
-    command: str,
-    name: str,
-    frames: Mapping[str, pd.DataFrame],
-    images: Mapping[str, Path],
-    folder: Path,
-    settings: Mapping[str, Any],
-) -> None:
-    """One run of Weights & Biases with tables and pictures, as `<command>/<key>`; `settings` are of its logger."""
-    import wandb
-
-    shared = {key: settings.get(key) for key in ("project", "entity", "group")}
-    mode = "offline" if settings.get("offline") else None
-    with wandb.init(**shared, name=name, job_type=command, dir=folder, mode=mode) as run:
-        for key, frame in frames.items():
-            run.log({f"{command}/{key}": wandb.Table(dataframe=frame)})
-        for key, path in images.items():
-            run.log({f"{command}/{key}": wandb.Image(str(path))})

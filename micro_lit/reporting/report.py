@@ -53,7 +53,10 @@ def write(paths: Sequence[str], spec: Mapping[str, Any], folder: Path, wandb: Ma
         console.print("no figure: matplotlib is not installed (pip install 'micro-lit[report]')")
     console.print(f"wrote {folder}/: {', '.join(sorted([*texts, *(path.name for path in pictures)]))}")
     if wandb is not None:
-        _log(shown, pictures, folder, wandb)
+        from micro_lit import tracking  # it needs what takes seconds to import
+
+        images = {"figure": pictures[0]} if pictures else {}
+        tracking.log_tables("report", "report", {"table": shown}, images, folder, wandb)
     return len(runs)
 
 
@@ -88,15 +91,3 @@ def _on_terminal(shown: pd.DataFrame, title: str | None) -> Table:
     for cells in shown.to_numpy().tolist():
         table.add_row(*cells)
     return table
-
-
-def _log(shown: pd.DataFrame, pictures: Sequence[Path], folder: Path, settings: Mapping[str, Any]) -> None:
-    import wandb
-
-    shared = {name: settings.get(name) for name in ("project", "entity", "group")}
-    mode = "offline" if settings.get("offline") else None
-    with wandb.init(**shared, name="report", job_type="report", dir=folder, mode=mode) as run:
-        run.log({"report/table": wandb.Table(dataframe=shown)})
-        for path in pictures:
-            if path.suffix == ".png":
-                run.log({"report/figure": wandb.Image(str(path))})

@@ -9,6 +9,7 @@ import pytest
 from run_folders import FLOORS, write_run
 
 from micro_lit import report as command
+from micro_lit import tracking
 from micro_lit.errors import UserError
 from micro_lit.reporting import report
 
@@ -148,8 +149,8 @@ def test_the_command_reports_on_folders_patterns_and_lists(sweep, settings, tmp_
 
 def test_the_command_logs_to_wandb_when_asked(sweep, settings, monkeypatch):
     seen = []
-    monkeypatch.setattr(report, "_log", lambda shown, pictures, folder, wandb: seen.append(wandb))
+    monkeypatch.setattr(tracking, "log_tables", lambda *arguments: seen.append(arguments[-1]))
     command.run(settings(f"runs={sweep}", config="report"))
     assert seen == []
     command.run(settings(f"runs={sweep}", "logger=wandb", config="report"))
-    assert [(wandb["project"], wandb["offline"]) for wandb in seen] == [("micro_lit", True)]
+    assert [(wandb["project"], wandb["offline"]) for wandb in seen] == [("micro_lit", False)]

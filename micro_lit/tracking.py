@@ -1,0 +1,425 @@
+"""Weights & Biases that never hurts: whatever becomes of it, a run goes on, and what can be kept is kept.
+
+All that W&B is told it is told by a thread of its own, so that training waits for no network. What cannot be sent lies
+in `wandb/` of the run folder, and a last line says how to send it later. Secrets are not sent.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import queue
+import re
+import secrets
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from pytorch_lightning.loggers import Logger, WandbLogger
+
+from micro_lit import checkpoints, ranks
+from micro_lit.config import Settings
+from micro_lit.files import write_text
+
+# What is done with a run of W&B (`wandb.Run`), once there is one.
+Act = Callable[[Any], Any]
+
+RUN_ID = Path("wandb", "run_id")  # in a run folder; a run that is resumed goes on under it
+
+SHUNNED = 600.0  # seconds before a server that failed is asked again, by a later run of a sweep
+GRACE = 10.0  # seconds to write down what is left: once W&B hangs, or when a run that fails has to make room
+
+HIDDEN = "***"
+SECRET = r"(?:key|apikey|token|password|passwd|secret|credential|signature)s?"
+SECRET_NAME = re.compile(rf"(?<![a-z]){SECRET}(?![a-z])", re.IGNORECASE)
+SECRET_IN_URL = re.compile(rf"(://)[^/\s@]+(?=@)|([?&][\w-]*{SECRET}=)[^&\s]+", re.IGNORECASE)
+SHORTEST_SECRET = 8  # characters of a value in the environment: `true` is none
+
+_shunned_until = 0.0  # as time.monotonic() says
+
+
+class Session:
+    """One run of W&B, and the thread that talks to it.
+
+    folder: `wandb/` is made in it. resumed: to go on under the id that an earlier session left there. offline: not to
+    ask the server; nor is it asked without a key, with WANDB_MODE=offline, or when it has just failed to answer.
+    init_timeout, finish_timeout: seconds that the server has to answer at the start, while training goes on, and to
+    take what is left in the end. facts: more of what `wandb.init` takes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        resumed: bool = False,
+        offline: bool = False,
+        init_timeout: float = 20.0,
+        finish_timeout: float = 60.0,
+        **facts: Any,
+    ) -> None:
+        self.folder, self.resumed, self.offline = folder, resumed, offline
+        self.init_timeout, self.finish_timeout, self.facts = init_timeout, finish_timeout, facts
+        self._acts: queue.SimpleQueue[Act | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._run: Any = None
+        self._unsent: list[Path] = []
+        self._lost = self._complained = self._failed = False
+        self._over = ranks.rank() > 0
+
+    def do(self, act: Act) -> None:
+        """Has the thread call `act` with the run, after all it was given before; returns at once and raises nothing."""
+        if self._over:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="W&B", daemon=True)
+            self._thread.start()
+        self._acts.put(act)
+
+    def finish(self, failed: bool = False) -> None:
+        """Waits, but not forever, until all is sent or written down; says how to send what was not sent."""
+        if self._thread is None:
+            return
+        self._failed = failed
+        self._acts.put(None)
+        self._thread.join(GRACE if failed else self.init_timeout + self.finish_timeout + GRACE)
+        if self._thread.is_alive():
+            if (process := _service()) is not None:
+                process.kill()  # whatever waits for it returns then
+            self._thread.join(GRACE)
+        self._thread, self._over = None, True
+        if self._unsent:
+            online = any(not folder.name.startswith("offline") for folder in self._unsent)
+            words = ["wandb", "sync", *(["--include-online"] if online else []), *map(str, self._unsent)]
+            _say(f"to send what is not yet sent: {shlex.join(words)}")
+
+    def _work(self) -> None:
+        for act in iter(self._acts.get, None):
+            if not self._over:
+                self._attempt(act)
+        if self._run is not None:
+            self._close()
+
+    def _attempt(self, act: Act) -> None:
+        try:
+            if self._run is None:
+                self._run = self._open()
+        except Exception as error:
+            self._over = True
+            _say(f"nothing more is logged here ({_reason(error)}); the run goes on")
+            return
+        try:
+            act(self._run)
+        except Exception as error:
+            if _is_lost(error) and not self._lost:
+                _say(f"its process has died ({_reason(error)}); the run goes on, offline from here on")
+                self._lost, self._run = True, None
+                self._attempt(act)
+            elif not self._complained:
+                _say(f"something is not logged ({_reason(error)}); the run goes on")
+                self._complained = True
+
+    def _open(self) -> Any:
+        """The run: on the server if that can be had, else offline."""
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # of its own errors, to the same server
+        import wandb
+
+        global _shunned_until
+        if self._lost:
+            _forget_service()
+        wandb.setup(wandb.Settings(silent=True))
+        mode = os.environ.get("WANDB_MODE")
+        online = not (self.offline or self._lost or mode in ("offline", "dryrun"))
+        if online and time.monotonic() > _shunned_until:
+            try:
+                if mode == "disabled" or wandb.login(prompt=False, verify=False):
+                    return self._init(None)
+            except Exception as error:
+                _say(f"no answer that helps ({_reason(error)}); the run goes on, offline")
+                _shunned_until = time.monotonic() + SHUNNED
+                _forget_service()  # else it holds that the run has begun
+        return self._init("offline")
+
+    def _init(self, mode: str | None) -> Any:
+        import wandb
+
+        settings = wandb.Settings(
+            silent=True,
+            console="off",  # else it would stand between the terminal and all that is printed
+            init_timeout=self.init_timeout,
+            finish_timeout=self.finish_timeout,
+            finish_timeout_raises=True,
+            save_code=False,
+            x_disable_meta=without_secrets(sys.argv) != sys.argv,  # these hold the command line
+            x_transaction_log_flush_interval=1.0,  # seconds of curves that die with its process; metrics.csv has them
+        )
+        own = {"id": self._id(), "resume": "allow", "reinit": "create_new", "dir": self.folder, "mode": mode}
+        run = wandb.init(**self.facts, **own, settings=settings)
+        if not run.disabled:
+            self._unsent.append(Path(run.sync_dir))
+            if not run.offline:
+                _say(run.url)
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        return run
+
+    def _id(self) -> str:
+        """That of the run that is resumed, or a new one, which the folder keeps."""
+        if self.resumed and (found := run_id(self.folder)):
+            return found
+        found, self.resumed = secrets.token_hex(6), True  # if this run is opened once more, it is the same
+        (self.folder / RUN_ID).parent.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / RUN_ID, found)
+        return found
+
+    def _close(self) -> None:
+        try:
+            self._run.finish(exit_code=int(self._failed))
+            if self._unsent and not self._run.offline:
+                log = self._unsent[-1] / "logs" / "debug-internal.log"
+                if "fatal error" not in log.read_text(errors="replace"):  # of an upload; nothing else tells
+                    self._unsent.pop()
+        except Exception as error:
+            _say(f"the end is not logged ({_reason(error)})")
+            if _is_lost(error):
+                _forget_service()
+
+
+class _Deferred:
+    """Stands for a part of a W&B run; to call it has the run's own thread call that part, some time later."""
+
+    def __init__(self, session: Session, *path: str) -> None:
+        self._session, self._path = session, path
+
+    def __getattr__(self, name: str) -> "_Deferred":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Deferred(self._session, *self._path, name)
+
+    def __call__(self, *arguments: Any, **named: Any) -> None:
+        self._session.do(lambda run: functools.reduce(getattr, self._path, run)(*arguments, **named))
+
+
+class HarmlessWandbLogger(WandbLogger):
+    """Lightning's logger; all that it tells W&B goes through a `Session`, so that its methods return nothing.
+
+    save_dir: the run folder. The other arguments are those of `Session` and of `wandb.init`.
+    """
+
+    def __init__(
+        self,
+        save_dir: str,
+        project: str,
+        name: str | None = None,
+        entity: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+        offline: bool = False,
+        init_timeout: float = 20.0,
+        finish_timeout: float = 60.0,
+    ) -> None:
+        super().__init__(name=name, save_dir=save_dir, project=project, offline=offline)
+        self._facts = {
+            "project": project, "name": name, "entity": entity, "group": group, "tags": list(tags), "offline": offline,
+            "init_timeout": init_timeout, "finish_timeout": finish_timeout,
+        }  # fmt: skip
+        self._session: Session | None = None
+
+    def session(self, **facts: Any) -> Session:
+        """The run of W&B; `facts` of it count when it is asked for the first time."""
+        if self._session is None:
+            self._session = Session(Path(self.save_dir), **self._facts, **facts)
+        return self._session
+
+    @property
+    def experiment(self) -> Any:
+        return _Deferred(self.session())
+
+    def log_hyperparams(self, params: Any) -> None:
+        super().log_hyperparams(without_secrets(params))
+
+
+def begin(loggers: Iterable[Logger], settings: Settings) -> None:
+    """Starts the runs of the loggers that are W&B's. A router adapts; what `ckpt_path` resumes goes on in its run."""
+    job_type = "train" if settings["stage1"] is None else "adapt"
+    for logger in _ours(loggers):
+        logger.session(job_type=job_type, resumed=settings["ckpt_path"] is not None)
+        logger.log_hyperparams(settings)
+
+
+def log_outcome(loggers: Iterable[Logger], folder: Path, features: Path | None = None) -> None:
+    """Of a run folder whose results are written: what they come to, the model, and what it was made from.
+
+    features: the folder of the feature store, if one was read. Stage 1 of a router is found by its settings.
+    """
+    for session in (logger.session() for logger in _ours(loggers)):
+        session.do(lambda run: run.summary.update(summary(_results(folder))))
+        if features is not None:
+            session.do(functools.partial(_use, made=_features_artifact, folder=features))
+        if (stage1 := _settings(folder)["stage1"]) is not None and run_id(Path(stage1)):
+            session.do(functools.partial(_use, made=_model_artifact, folder=Path(stage1)))
+        session.do(lambda run: run.log_artifact(_model_artifact(folder)))
+
+
+def finish(loggers: Iterable[Logger], failed: bool) -> None:
+    """Ends the runs of the loggers that are W&B's, within a limited time; prints how to send what was not sent."""
+    for logger in _ours(loggers):
+        logger.session().finish(failed)
+
+
+def log_tables(
+    command: str,
+    name: str,
+    frames: Mapping[str, pd.DataFrame],
+    images: Mapping[str, Path],
+    folder: Path,
+    settings: Mapping[str, Any],
+    judged: Iterable[Path] = (),
+) -> None:
+    """A run of W&B of its own, of type evaluate, with tables and pictures as `<command>/<key>`.
+
+    settings: of the W&B logger. judged: folders of the runs whose models were compared.
+    """
+    kept = ("project", "entity", "group", "tags", "offline", "init_timeout", "finish_timeout")
+    facts = {key: settings[key] for key in kept if key in settings}
+    session = Session(folder, name=name, job_type="evaluate", **facts)
+
+    def log(run: Any) -> None:
+        import wandb
+
+        tables = {key: wandb.Table(dataframe=frame) for key, frame in frames.items()}
+        pictures = {key: wandb.Image(str(path)) for key, path in images.items()}
+        run.log({f"{command}/{key}": value for key, value in (tables | pictures).items()})
+
+    session.do(log)
+    for path in filter(run_id, judged):
+        session.do(functools.partial(_use, made=_model_artifact, folder=path))
+    session.finish()
+
+
+def run_id(folder: Path) -> str | None:
+    """The id of the W&B run of a run folder, if it has one."""
+    path = folder / RUN_ID
+    return path.read_text().strip() if path.is_file() else None
+
+
+def without_secrets(node: Any, named_so: bool = False) -> Any:
+    """Settings, or anything inside them, with *** for every text that may be a secret.
+
+    That is one whose name says so (`named_so`: a name further out does), the name and password in a URL, and what a
+    variable of the environment holds whose name says so.
+    """
+    if isinstance(node, Mapping):
+        return {name: without_secrets(child, named_so or _says_secret(str(name))) for name, child in node.items()}
+    if isinstance(node, list | tuple):
+        return type(node)(without_secrets(child, named_so) for child in node)
+    if not isinstance(node, str) or not node:
+        return node
+    if named_so:
+        return HIDDEN
+    known = {value for name, value in os.environ.items() if len(value) >= SHORTEST_SECRET and _says_secret(name)}
+    for value in known:
+        node = node.replace(value, HIDDEN)
+    return SECRET_IN_URL.sub(lambda match: f"{match[1] or match[2]}{HIDDEN}", node)
+
+
+def summary(results: Mapping[str, Any]) -> dict[str, float]:
+    """What results.json says and no metric does: floors and distances from them, heads, rows, seconds."""
+    values = {f"{part}/{name}": of["value"] for part in ("floors", "excess") for name, of in results[part].items()}
+    values |= {f"data/{name}": count for name, count in results["data"].items() if name != "sets"}
+    values |= {"heads/number": results["num_heads"], "heads/effective": results["heads"]["effective"]}
+    return values | {"seconds": results["seconds"]}
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())
+
+
+def _settings(folder: Path) -> Settings:
+    return yaml.safe_load((folder / "config.yaml").read_text())
+
+
+def _model_artifact(folder: Path) -> Any:
+    """A run's model as it was tested. Of the same folder it has the same content always: to W&B it is the same then."""
+    import wandb
+
+    results = _results(folder)
+    facts = {f"test_{name}": results["test"][name]["value"] for name in ("nll", "accuracy")}
+    facts |= {name: results[name] for name in ("experiment", "model", "num_heads", "seed")}
+    artifact = wandb.Artifact(f"model-{run_id(folder)}", type="model", metadata=facts)
+    with artifact.new_file("config.yaml") as file:
+        yaml.safe_dump(without_secrets(_settings(folder)), file, sort_keys=False)
+    for path in (folder / "results.json", folder / "tokenizer.json", checkpoints.tested(folder)):
+        if path is not None and path.is_file():
+            artifact.add_file(str(path), policy="immutable")  # no copy is made
+    return artifact
+
+
+def _features_artifact(folder: Path) -> Any:
+    """What a feature store holds, without the features."""
+    import wandb
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    rows = sum(facts["rows"] for facts in manifest["shards"].values())
+    facts = {"fingerprint": folder.name, "spec": manifest["spec"], "rows": rows}
+    artifact = wandb.Artifact(f"features-{folder.name}", type="features", metadata=facts)
+    artifact.add_file(str(folder / "manifest.json"))
+    return artifact
+
+
+def _use(run: Any, made: Callable[[Path], Any], folder: Path) -> None:
+    """Names an artifact as an input of a run. Offline the library has no name for that, but the record of it."""
+    artifact = made(folder)
+    if run.offline:
+        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+    else:
+        run.use_artifact(artifact)
+
+
+def _ours(loggers: Iterable[Logger]) -> list[HarmlessWandbLogger]:
+    return [logger for logger in loggers if isinstance(logger, HarmlessWandbLogger)]
+
+
+def _says_secret(name: str) -> bool:
+    return bool(SECRET_NAME.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)))
+
+
+def _say(words: str) -> None:
+    print(f"W&B: {words}\n", end="", flush=True)
+
+
+def _reason(error: Exception) -> str:
+    """An error in a few words."""
+    words = str(error).strip().splitlines()
+    return f"{words[0]:.100}" if words else type(error).__name__
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether an error means that wandb-core, the process to which the library hands everything, is no more."""
+    from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+
+    return isinstance(error, ConnectionError | HandleAbandonedError | MailboxClosedError)
+
+
+def _service() -> subprocess.Popen | None:
+    """The process of wandb-core, if there is one of ours. The library names it nowhere in public."""
+    from wandb.sdk import wandb_setup
+
+    with contextlib.suppress(Exception):
+        return wandb_setup.singleton().assert_service()._proc._process
+
+
+def _forget_service() -> None:
+    """Ends wandb-core, so that the library starts another."""
+    import wandb
+
+    process = _service()
+    with contextlib.suppress(Exception, SystemExit):  # from one that has died before
+        wandb.teardown()
+    if process is not None:
+        process.wait()
