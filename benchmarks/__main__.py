@@ -7,7 +7,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("trainer", "encoding", "start", "memory", "floors", "adaptation", "people")
+NAMES = ("trainer", "encoding", "sharing", "start", "memory", "floors", "adaptation", "people", "scaling", "published")
 
 
 def main() -> None:

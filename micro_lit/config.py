@@ -5,7 +5,6 @@ import hashlib
 import inspect
 import itertools
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -45,6 +44,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[Settings], Any]], Calla
             try:
                 return run(to_settings(config))
             except UserError as error:
+                if in_sweep() and HydraConfig.get().callbacks:
+                    raise  # to `sweeps.Sweep`, which goes on with the other jobs
                 sys.exit(f"error: {error}")
 
         return command
@@ -136,6 +137,7 @@ RULES: dict[str, Rule] = {
     "split": _one_of("all", "train", "validation", "test"),
     "replicates": _whole(1),
     "skip_finished": _yes_or_no(),
+    "own_process": _yes_or_no(),
     "rule": _one_of("posterior", "hedge"),
     "on_bad_row": _one_of("error", "skip"),
     "columns": Rule("a mapping from our columns to theirs", lambda value: isinstance(value, Mapping)),
@@ -190,6 +192,7 @@ RULES: dict[str, Rule] = {
     "trainer": _object(),
     "loader.batch_size": _whole(1),
     "loader.eval_batch_size": _whole(1),
+    "loader.token_budget": _whole(1, null=True),
     "loader.budget": _whole(1, null=True),
     "loader.unlabelled": _whole(0),
     "data.validation": _whole(1),
@@ -213,12 +216,23 @@ RULES: dict[str, Rule] = {
     "backbone.pooling": _one_of("last", "mean", "cls"),
     "backbone.causal": _yes_or_no(),
     "backbone.frozen": _yes_or_no(),
+    "backbone.lora.rank": _whole(0),
+    "backbone.lora.alpha": _number(1e-6),
+    "backbone.lora.dropout": _number(0.0, below=1.0),
+    "backbone.lora.targets": Rule(
+        "all-linear, or a list of names of layers",
+        lambda value: value == "all-linear" or (isinstance(value, list) and bool(value) and all(map(str, value))),
+    ),
+    "backbone.gradient_checkpointing": _yes_or_no(),
     "backbone.standardise": _yes_or_no(),
     "backbone.max_length": _whole(8),
     "backbone.token_budget": _whole(1),
     "backbone.resident_gb": _number(0.0),
     "backbone.dtype": _one_of("auto", "float32", "bfloat16", "float16"),
     "backbone.store_dtype": _one_of("float32", "bfloat16", "float16"),
+    "backbone.attn_implementation": _one_of(
+        "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"
+    ),
     "backbone.trust_remote_code": _yes_or_no(),
     "backbone.hidden": _whole(1),
     "backbone.layers": _whole(1),
@@ -262,6 +276,12 @@ RULES: dict[str, Rule] = {
     "trainer.max_epochs": _whole(1),
     "trainer.accelerator": _one_of("cpu", "gpu", "auto"),
     "trainer.num_nodes": _whole(1),
+    "trainer.strategy": Rule(
+        "a strategy of one process a device, as auto, ddp or fsdp are; none that spawns or forks its processes itself",
+        lambda value: {"spawn", "fork", "forkserver", "notebook"}.isdisjoint(
+            str(value.get("start_method") if isinstance(value, Mapping) else value).split("_")
+        ),
+    ),
     "trainer.accumulate_grad_batches": _whole(1),
 }
 
@@ -274,13 +294,6 @@ def validate(settings: Settings) -> None:
             raise UserError(f"{key}={value!r} is not allowed; give {rule.allowed}")
     for key, node in _objects(settings):
         _check_target(f"{key}._target_", node["_target_"], settings.get("packages") or [])
-    trainer = settings.get("trainer", {})
-    devices, num_nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
-    if (devices, num_nodes) != (1, 1) and in_sweep():
-        raise UserError(
-            f"trainer.devices={devices}, trainer.num_nodes={num_nodes} inside a sweep: every rank would start "
-            "the whole sweep again; run each job by itself, one command a job, or sweep with trainer.devices=1"
-        )
 
 
 def _rules(settings: Settings) -> Iterator[tuple[str, Rule]]:
@@ -377,9 +390,11 @@ def in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def _resumed_dir(checkpoint: str | None, new: str) -> str:
-    """A resumed run goes on in its own folder, where its best checkpoint so far lies; others get a new one."""
-    return new if checkpoint is None else str(Path(checkpoint).absolute().parent.parent)
+def _resumed_dir(checkpoint: str | None, new: str, *, _root_: DictConfig) -> str:
+    """Where a run writes: a folder that was named, that of the run it resumes with its best weights, or a new one."""
+    if _root_._get_node("paths")._get_node("run_dir")._value() != "${run_dir:}":
+        return _root_.paths.run_dir
+    return new if checkpoint in (None, "last") else str(Path(checkpoint).absolute().parent.parent)
 
 
 def _run_dir() -> str:
@@ -390,14 +405,6 @@ def _run_dir() -> str:
 
 def _sweep_name() -> str | None:
     return Path(HydraConfig.get().sweep.dir).name if in_sweep() else None
-
-
-def _wandb_offline() -> bool:
-    """W&B stays offline unless the environment or netrc holds a key; `WANDB_MODE` has the last word."""
-    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    has_key = bool(os.environ.get("WANDB_API_KEY")) or (netrc.is_file() and "wandb" in netrc.read_text())
-    mode = os.environ.get("WANDB_MODE")
-    return mode == "offline" if mode else not has_key
 
 
 def _job_folder(overrides: str) -> str:
@@ -411,4 +418,3 @@ OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
 OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("resumed_dir", _resumed_dir, replace=True)
 OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)
-OmegaConf.register_new_resolver("wandb_offline", _wandb_offline, replace=True)

@@ -1,0 +1,166 @@
+"""Our sweeper and our launcher, in the one package in which Hydra looks for such.
+
+Hydra imports this module at the start of every command, `--help` too: what is heavy is imported where it is used.
+"""
+
+import contextlib
+import math
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+EXTRA = "is not installed (pip install 'micro-lit[sweeps]')"
+
+
+class OptunaSweeper(Sweeper):
+    """A search whose trials are the jobs; `conf/hydra/sweeper/optuna.yaml` says what its settings are.
+
+    params: settings to search, beside those of the command line. spec: see `micro_lit.search.search`.
+    """
+
+    def __init__(self, params: DictConfig, **spec: Any) -> None:
+        self.params, self.spec = params, spec
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        try:
+            from micro_lit import search
+        except ModuleNotFoundError as error:
+            sys.exit(f"error: hydra/sweeper=optuna: {error.name} {EXTRA}")
+        from micro_lit.errors import UserError
+
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*(f"{name}={value}" for name, value in self.params.items()), *arguments])
+        silent = self.config.hydra.job.config.override_dirname.exclude_keys
+        try:
+            search.search(OmegaConf.to_container(OmegaConf.create(self.spec)), overrides, silent, folder, self)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+
+    def run(self, batch: Sequence[list[str]], first: int) -> list[float]:
+        """Runs a job for each list of overrides, numbered from `first` on. Returns what they returned."""
+        self.validate_batch_is_legal(batch)
+        return [job.return_value for job in self.launcher.launch(batch, initial_job_idx=first)]
+
+    def folder(self, overrides: Sequence[str], number: int) -> Path:
+        """The folder of a job."""
+        from micro_lit import sweeps
+
+        return sweeps.job_folder(self.hydra_context, self.config, overrides, number)
+
+
+class SubmititLauncher(Launcher):
+    """Every job a process of its own, queued on a cluster or at once on this machine; none that is killed ends another.
+
+    cluster: `slurm`, where the jobs handed over at once are one array, or `local`. folder: of submitit's own files.
+    max_num_timeout: how often a job whose time is up may come back. parameters: of submitit, such as nodes, with the
+    prefix `slurm_` where only SLURM knows them.
+
+    A job that is told to stop, because its time is up or others go first, saves its state and is queued again.
+    """
+
+    def __init__(self, cluster: str, folder: str, max_num_timeout: int, **parameters: Any) -> None:
+        self.cluster, self.jobs_folder, self.max_num_timeout = cluster, folder, max_num_timeout
+        self.parameters = OmegaConf.to_container(OmegaConf.create(parameters))
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        try:
+            from submitit import AutoExecutor
+        except ModuleNotFoundError:
+            sys.exit(f"error: hydra/launcher: submitit {EXTRA}")
+
+        timeouts = {f"{self.cluster}_max_num_timeout": self.max_num_timeout}
+        try:
+            executor = AutoExecutor(self.jobs_folder, cluster=self.cluster, **timeouts)
+            executor.update_parameters(**self.parameters)
+        except (RuntimeError, ValueError, NameError) as error:
+            sys.exit(f"error: hydra.launcher: {error}")
+        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
+        overrides = [list(each) for each in job_overrides]
+        jobs = executor.map_array(self, overrides, numbers, [Singleton.get_state()] * len(overrides))
+        print(f"{len(jobs)} jobs started by {self.cluster}; what they say lies in {Path(self.jobs_folder).parent}/")
+        try:
+            return [self._returned(*each) for each in zip(jobs, overrides, numbers, strict=True)]
+        except KeyboardInterrupt:
+            for job in jobs:
+                job.cancel(check=False)
+            raise
+
+    def _returned(self, job: Any, overrides: list[str], number: int) -> JobReturn:
+        """Waits for what a job returns; for nan when its process ends without that."""
+        from micro_lit import sweeps
+
+        try:
+            return job.results()[0]
+        except Exception as error:  # what the cluster makes of a job that is gone
+            folder = sweeps.job_folder(self.hydra_context, self.config, overrides, number)
+            end = f"ended without a result, as one that is killed does; what it said lies in {job.paths.folder}/"
+            sweeps.note_failure(folder, overrides, end, str(error))
+            return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=math.nan)
+
+    def __call__(self, overrides: list[str], number: int, singletons: dict[Any, Any]) -> JobReturn:
+        """One job, in the process that the cluster has started for it."""
+        from submitit import JobEnvironment
+
+        Singleton.set_state(singletons)
+        setup_globals()
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        with open_dict(config.hydra.job):
+            config.hydra.job.id, config.hydra.job.num = JobEnvironment().job_id, number
+        with _queued_again():
+            return run_job(
+                task_function=self.task_function,
+                config=config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+                hydra_context=self.hydra_context,
+            )
+
+    def checkpoint(self, *arguments: Any) -> Any:
+        """What submitit queues again: the same job, which finds its own last checkpoint with `ckpt_path=last`."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, *arguments)
+
+
+@contextlib.contextmanager
+def _queued_again() -> Iterator[None]:
+    """While inside, the signal at which submitit queues a job again lets a run save its state first."""
+    from micro_lit.ranks import PREEMPTED
+
+    queue_again, ignore = signal.getsignal(signal.SIGUSR2), signal.getsignal(signal.SIGTERM)  # submitit's
+
+    def stop(number: int, frame: Any) -> None:
+        handler = signal.getsignal(signal.SIGTERM)
+        (queue_again if handler == ignore else handler)(number, frame)
+
+    signal.signal(signal.SIGUSR2, stop)
+    try:
+        yield
+    except SystemExit as end:
+        if end.code != PREEMPTED:
+            raise
+        queue_again(signal.SIGUSR2, None)
