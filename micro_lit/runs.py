@@ -1,15 +1,17 @@
 """A run: everything settings describe, built in order, with the folder it writes to."""
 
+import contextlib
 import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import yaml
+from filelock import FileLock, Timeout
 from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.nn import Module
@@ -90,6 +92,30 @@ def restore(folder: Path, data: PreferenceData, features_dir: Path) -> MixtureBT
     model = make_model(settings, data, backbone, stage1, sources=checkpoints.read(path).get("sources"))
     checkpoints.load(path, model)
     return model.requires_grad_(False).eval()
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, seconds: float = 30.0) -> Iterator[None]:
+    """While inside, no other run writes to a folder; that of a killed run may still have processes about to end.
+
+    seconds: how long to wait for them. Raises `UserError` after that, or when the folder cannot be written.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            print(f"waiting for another process that writes to {folder}/", flush=True)
+            lock.acquire(timeout=seconds)
+    except OSError as error:
+        taken = isinstance(error, Timeout)
+        reason = "another process writes there; let it end" if taken else f"cannot be written ({error.strerror})"
+        raise UserError(f"paths.run_dir={folder}: {reason}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Run:

@@ -1,5 +1,6 @@
 """`python -m micro_lit.train +experiment=mixture_k8`: train one reward model and say where it stands."""
 
+import contextlib
 from pathlib import Path
 
 from micro_lit.config import Settings, entry_point, in_sweep
@@ -34,7 +35,9 @@ def _run(settings: Settings, brief: bool) -> float:
     from micro_lit import runs, tracking
     from micro_lit.reporting import terminal
 
-    with runs.Run(settings) as this:
+    # One process of a run writes, and the others beside it.
+    alone = runs.alone_in(folder) if ranks.rank() == 0 else contextlib.nullcontext()
+    with alone, runs.Run(settings) as this:
         if not brief:
             terminal.show_data(this.data, this.backbone.example)
         this.fit()

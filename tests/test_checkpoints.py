@@ -14,6 +14,7 @@ from conftest import SMALL_FEATURES
 from micro_lit import checkpoints, files, ranks, train
 from micro_lit.errors import UserError
 from micro_lit.reporting.results import read
+from micro_lit.runs import alone_in
 
 FEATURES = (
     "+experiment=planted_floors_k8", *SMALL_FEATURES, "data.population.attributes=[length,warmth]",
@@ -194,3 +195,16 @@ def test_a_loss_that_is_no_number_stops_with_its_rows(settings, tmp_path):
     assert re.match(r"the loss is (nan|inf) at step \d+, from 1 of the batch's 8 pairs: training rows \d+ ", said)
     assert "'Question 7?'" in said
     assert "model.optimizer.lr" in said
+
+
+# One run a folder
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path, capsys):
+    with alone_in(tmp_path / "run"):
+        with pytest.raises(UserError, match="another process writes there"), alone_in(tmp_path / "run", seconds=0.1):
+            pass
+        assert "waiting for another process that writes to" in capsys.readouterr().out
+    with alone_in(tmp_path / "run", seconds=0.1):
+        pass
+    assert capsys.readouterr().out == ""

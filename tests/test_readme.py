@@ -59,7 +59,11 @@ EARLIER = {
     "runs/stage1": ["+experiment=micro_planted", *SMALL],
     "runs/mixture": ["+experiment=mixture_k8", *SMALL_TEXT],
 }
-SWEPT = {"model.num_heads=1,2,4,8,16": "model.num_heads=1,2", "seed=0,1,2": "seed=0,1", "hydra.sweeper.n_trials=20": "hydra.sweeper.n_trials=2"}
+SWEPT = {
+    "model.num_heads=1,2,4,8,16": "model.num_heads=1,2",
+    "seed=0,1,2": "seed=0,1",
+    "hydra.sweeper.n_trials=20": "hydra.sweeper.n_trials=2",
+}
 
 
 @pytest.fixture
