@@ -6,7 +6,9 @@ rows, their token ids, mean pooling without standardisation, eight linear heads 
 three epochs as in MiCRo [arXiv 2505.24846] (AdamW at 2e-3, 5 % warm-up, 32 pairs a step, entropy 0.5) and a test at
 the end. Seconds are those of whole processes, from the start of Python on.
 
-MICRO_LIT_DATA says where the real sets lie. On two cores the loop takes most of an hour;
+The loop runs its first epoch and the test of 1,000 pairs for real; the other epochs, which would compute the same
+vectors again, look them up and are charged the time of the first. MICRO_LIT_DATA says where the real sets lie. It takes
+a quarter of an hour on two cores;
 `python -m benchmarks.published 100` tries it on 100 pairs.
 """
 
@@ -30,6 +32,8 @@ from torch.nn.utils.rnn import pad_sequence
 from micro_lit.config import Settings, build, compose
 
 NUM_PAIRS, FURTHER_RUNS = 5_000, 5
+TESTED = 1_000  # of the test pairs, by the loop; ours tests all of them
+RUN_EPOCHS = 1  # of the loop; the others look up the same vectors, and are charged what these have taken
 BATCH_SIZE, STEP_SIZE, EPOCHS, NUM_HEADS = 8, 32, 3, 8
 LEARNING_RATE, WARMUP, ENTROPY_WEIGHT = 0.002, 0.05, 0.5
 
@@ -65,6 +69,8 @@ def loop(settings: Settings, path: Path) -> None:
 
     @torch.no_grad()
     def represent(rows_B: Tensor) -> Tensor:
+        if known:
+            return known[0][rows_B]
         ids_BL = pad_sequence([ids_M[row] for row in rows_B.tolist()], batch_first=True)
         mask_BL = (torch.arange(ids_BL.shape[1]) < tokens.lengths_M[rows_B, None]).long()
         hidden_BLD = backbone(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
@@ -76,6 +82,7 @@ def loop(settings: Settings, path: Path) -> None:
         log_weights_BK = log_softmax(gate(represent(context_B)), dim=-1)
         return torch.logsumexp(log_weights_BK + logsigmoid(chosen_BK - rejected_BK), dim=-1), log_weights_BK
 
+    known: list[Tensor] = []
     triplets_N3 = data.split("train").triplets_N3
     total = EPOCHS * math.ceil(len(triplets_N3) / STEP_SIZE)
     rising = max(1, round(WARMUP * total))
@@ -87,7 +94,14 @@ def loop(settings: Settings, path: Path) -> None:
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     started = time.perf_counter()
-    for _ in range(EPOCHS):
+    for epoch in range(EPOCHS):
+        if epoch == RUN_EPOCHS:
+            seconds = (time.perf_counter() - started) / RUN_EPOCHS
+            used = triplets_N3.unique()
+            vectors_MD = torch.zeros(len(ids_M), width)
+            for rows_B in used.split(2 * BATCH_SIZE):
+                vectors_MD[rows_B] = represent(rows_B)
+            known.append(vectors_MD)
         for step_B in torch.randperm(len(triplets_N3)).split(STEP_SIZE):
             for rows_B in step_B.split(BATCH_SIZE):
                 log_prob_B, log_weights_BK = judge(triplets_N3[rows_B])
@@ -97,11 +111,12 @@ def loop(settings: Settings, path: Path) -> None:
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-    seconds = time.perf_counter() - started
+    known.clear()
+    charged = EPOCHS * seconds - (time.perf_counter() - started)
     with torch.no_grad():
-        batches = data.split("test").triplets_N3.split(BATCH_SIZE)
+        batches = data.split("test").triplets_N3[:TESTED].split(BATCH_SIZE)
         torch.save(torch.cat([-judge(triplets_B3)[0] for triplets_B3 in batches]), path)
-    print(json.dumps({"seconds": seconds}))
+    print(json.dumps({"seconds": EPOCHS * seconds, "charged": charged}))
 
 
 def ours(settings: Settings) -> tuple[Tensor, float]:
@@ -141,7 +156,8 @@ def main(num_pairs: int) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             our_nll_N, our_training = ours(compose("train", overrides(num_pairs, folder)))
         printed, theirs = process("benchmarks.published", str(num_pairs), name)
-        their_nll_N, their_training = torch.load(folder / "nll.pt", weights_only=True), json.loads(printed)["seconds"]
+        their_nll_N, loop_says = torch.load(folder / "nll.pt", weights_only=True), json.loads(printed)
+        theirs, their_training = theirs + loop_says["charged"], loop_says["seconds"]
     for what, our_seconds, seconds, bar in (
         (f"{num_pairs:,} UKP pairs, three epochs: first run, encoding included, against the loop", first, theirs, 5),
         ("a further run on the same store, start of Python included, against the loop", further, theirs, 100),
@@ -149,6 +165,7 @@ def main(num_pairs: int) -> None:
     ):
         ratio = seconds / our_seconds
         report(what, f"{ratio:.0f} x ({our_seconds:.1f} s, {seconds:.0f} s)", f"at least {bar} x", ratio >= bar)
+    our_nll_N = our_nll_N[: len(their_nll_N)]
     difference_N = our_nll_N - their_nll_N
     means = [float(values_N.mean()) for values_N in (our_nll_N, their_nll_N, difference_N)]
     errors = [standard_error(values_N) for values_N in (our_nll_N, their_nll_N, difference_N)]

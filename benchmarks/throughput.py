@@ -30,7 +30,7 @@ SHAPE = {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28
          "num_key_value_heads": 8, "vocab_size": 4096}  # fmt: skip
 PROMPT, RESPONSE = (512, 256) if GPU else (96, 48)
 NUM_PAIRS, BATCH_SIZE, STEPS = (512, 16, 12) if GPU else (64, 8, 4)
-PRECISION = "bf16-true" if GPU else "32-true"
+PRECISION = "bf16-mixed" if GPU else "32-true"
 
 
 def make_data() -> tuple[PreferenceData, TokenTable]:

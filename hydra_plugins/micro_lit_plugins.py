@@ -149,13 +149,16 @@ class SubmititLauncher(Launcher):
 @contextlib.contextmanager
 def _queued_again() -> Iterator[None]:
     """While inside, the signal at which submitit queues a job again lets a run save its state first."""
-    from micro_lit.ranks import PREEMPTED
+    from micro_lit.preemption import PREEMPTED
 
     queue_again, ignore = signal.getsignal(signal.SIGUSR2), signal.getsignal(signal.SIGTERM)  # submitit's
 
     def stop(number: int, frame: Any) -> None:
         handler = signal.getsignal(signal.SIGTERM)
-        (queue_again if handler == ignore else handler)(number, frame)
+        if handler == ignore:
+            queue_again(number, frame)
+        else:
+            handler(signal.SIGTERM, frame)
 
     signal.signal(signal.SIGUSR2, stop)
     try:

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from rich.console import Console
 
-from micro_lit import ranks
+from micro_lit import preemption
 
 
 class StepLine(pl.Callback):
@@ -65,7 +65,7 @@ class Preemption(Checkpoint):
 
     All devices stop after the same step, once its gradients are spent. Whoever resumes from that checkpoint ends, to
     the bit, where the whole run would have. Outside of training nothing is left to be saved. The exit status
-    (`ranks.PREEMPTED`) asks to be started again.
+    (`preemption.PREEMPTED`) asks to be started again.
 
     dirpath: folder of the checkpoint.
     """
@@ -83,16 +83,18 @@ class Preemption(Checkpoint):
         self._on_sigterm(self._hear)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._on_sigterm(ranks.stop)
+        self._on_sigterm(preemption.stop)
 
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._on_sigterm(ranks.stop)
+        self._on_sigterm(preemption.stop)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         # Where validation follows, or the epoch ends, a checkpoint would not say whether that was done.
-        follows = trainer.is_last_batch or (batch_index + 1) % trainer.val_check_batch == 0
+        loop, every = trainer.fit_loop.epoch_loop, trainer.val_check_batch
+        done = 1 + (loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_index)
+        follows = trainer.is_last_batch or (every is not None and done % every == 0)
         if not follows and (batch_index + 1) % trainer.accumulate_grad_batches == 0:
             self._stop_if_told(trainer)
 
@@ -110,4 +112,4 @@ class Preemption(Checkpoint):
         if trainer.strategy.reduce_boolean_decision(self.told, all=False):
             if not trainer.fast_dev_run:
                 trainer.save_checkpoint(self.path)
-            sys.exit(ranks.PREEMPTED)
+            sys.exit(preemption.PREEMPTED)

@@ -1,7 +1,6 @@
 """Checkpoints: what was trained, in files that are whole or refused."""
 
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ class CheckpointFiles(TorchCheckpointIO):
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, lambda partial: _save(checkpoint, partial))
+            write_whole(path, lambda partial: _save({**checkpoint, "format": FORMAT}, partial))
         except (OSError, RuntimeError) as error:
             if isinstance(error.__context__, KeyboardInterrupt | SystemExit):  # which the writer has hidden
                 raise error.__context__ from None
@@ -84,17 +83,3 @@ def load(path: Path, model: Module) -> None:
 def tested(folder: Path) -> Path | None:
     """The checkpoint of a run that its results are of, if the run has written one."""
     return next((folder / name for name in (BEST, LAST) if (folder / name).is_file()), None)
-
-
-def last(settings: Mapping[str, Any]) -> str | None:
-    """What `ckpt_path=last` stands for: the last checkpoint in the run folder, if it is of the same settings."""
-    from micro_lit.reporting import results
-
-    folder = Path(settings["paths"]["run_dir"])
-    if not (folder / LAST).is_file():
-        return None
-    if not results.same_settings(folder, settings):
-        print(f"note: {folder / LAST} is of other settings; training from the start")
-        return None
-    print(f"going on from {folder / LAST}")
-    return str(folder / LAST)

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from micro_lit.errors import UserError
+from micro_lit.preemption import stoppable
 
 Settings = dict[str, Any]
 
@@ -42,7 +43,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[Settings], Any]], Calla
         @functools.wraps(run)
         def command(config: DictConfig) -> Any:
             try:
-                return run(to_settings(config))
+                with stoppable():
+                    return run(to_settings(config))
             except UserError as error:
                 if in_sweep() and HydraConfig.get().callbacks:
                     raise  # to `sweeps.Sweep`, which goes on with the other jobs
@@ -274,6 +276,7 @@ RULES: dict[str, Rule] = {
     "model.head.draw": _whole(0),
     "model.gate.hidden": _whole(1),
     "trainer.max_epochs": _whole(1),
+    "trainer.precision": _one_of("32-true", "bf16-mixed", "16-mixed"),
     "trainer.accelerator": _one_of("cpu", "gpu", "auto"),
     "trainer.num_nodes": _whole(1),
     "trainer.strategy": Rule(

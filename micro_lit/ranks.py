@@ -6,7 +6,6 @@ Processes that torchrun has started already, one for each device, are taken as t
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -23,17 +22,13 @@ from hydra.core.hydra_config import HydraConfig
 
 from micro_lit.config import Settings, in_sweep
 from micro_lit.errors import UserError
-
-# Exit status of a run that was told to stop and wants to be started again: EX_TEMPFAIL of sysexits.h.
-PREEMPTED = 75
+from micro_lit.preemption import PREEMPTED
 
 # Seconds that the other processes of a run have to end once one has failed, or once the run was told to stop.
 GRACE = 30.0
 
 # Told to every process that `start` has started, so that it starts none itself.
 OURS = "MICRO_LIT_RANK"
-
-PR_SET_PDEATHSIG = 1
 
 
 def rank() -> int:
@@ -67,13 +62,14 @@ def needed(settings: Settings) -> int:
                 f"trainer.num_nodes={nodes}; start the command once on each machine, it starts one for each device"
             )
         return 0
-    if int(os.environ.get("SLURM_NTASKS", 1)) > nodes:
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > nodes:
         raise UserError(
             "SLURM runs several tasks of this command on a machine; start one on each (srun --ntasks-per-node=1), it "
             "starts a process for each device"
         )
     if nodes > 1 and HydraConfig.initialized() and not in_sweep():
-        named = any(override.startswith("paths.run_dir=") for override in HydraConfig.get().overrides.task)
+        typed = HydraConfig.get().overrides.task
+        named = any(each.startswith(("paths.run_dir=", "ckpt_path=")) and each != "ckpt_path=last" for each in typed)
         if not named:
             raise UserError(
                 f"trainer.num_nodes={nodes}: all machines write to one folder; name it, the same on each of them, with "
@@ -99,8 +95,10 @@ def _count(trainer: Mapping[str, Any]) -> int:
     return devices
 
 
-def start(settings: Settings, processes: int, brief: bool = False) -> None:
+def start(settings: Settings, processes: int, brief: bool = False) -> bool:
     """Runs `micro_lit.train` with these settings in a group of processes of its own, and waits for its end.
+
+    Whether the first process of the run, which writes its results, was one of them.
 
     The first process of the run writes to this terminal, each other to logs/rank<number>.txt in the run folder. What
     stops this process stops them. Raises `SystemExit` with `PREEMPTED` when they were told to stop, and `UserError`
@@ -122,18 +120,26 @@ def start(settings: Settings, processes: int, brief: bool = False) -> None:
         path = Path(folder) / "settings.yaml"
         path.write_text(yaml.safe_dump(settings))
         children: list[subprocess.Popen] = []
-        with _stopping_them(children):
+        with _stopping_them(children) as heard:
             for local in range(processes):
                 number = node * processes + local
                 own = environment | {"RANK": str(number), "LOCAL_RANK": str(local)}
-                command = [sys.executable, "-m", "micro_lit.ranks", str(path), str(os.getpid()), *["brief"] * brief]
+                command = [sys.executable, "-m", "micro_lit.rank", str(path), str(os.getpid()), *["brief"] * brief]
                 group = children[0].pid if children else 0
+                if heard:
+                    break
                 with _output(logs / f"rank{number}.txt" if number else None) as output:
                     children.append(
                         subprocess.Popen(command, env=own, process_group=group, stdout=output, stderr=output)
                     )
             failure = _wait(children)
-        words = [_word(Path(folder), node * processes + local) for local in range(processes)]
+        codes = {child.returncode for child in children}
+        if signal.SIGINT in heard and codes != {0}:
+            sys.exit(130)
+        # One that had not begun to listen was ended by the signal itself, and had nothing to save.
+        if signal.SIGTERM in heard and codes != {0} and codes <= {0, PREEMPTED, -signal.SIGTERM, -signal.SIGKILL}:
+            sys.exit(PREEMPTED)
+        words = [word_of(Path(folder), node * processes + local) for local in range(processes)]
         if failure is not None and (said := next((word for word in words if word.exists()), None)):
             raise UserError(said.read_text())
     if failure is not None:
@@ -141,8 +147,9 @@ def start(settings: Settings, processes: int, brief: bool = False) -> None:
         end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         where = f"; see {logs / f'rank{number}.txt'}" if number else ""
         raise UserError(f"process {number} of {processes * nodes} of the run {end}{where}")
-    if any(child.returncode == PREEMPTED for child in children):
+    if PREEMPTED in codes:
         sys.exit(PREEMPTED)
+    return node == 0
 
 
 @contextlib.contextmanager
@@ -154,25 +161,6 @@ def _output(path: Path | None) -> Iterator[IO[str] | None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         yield file
-
-
-@contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """While inside, a SIGTERM ends this process with the exit status `PREEMPTED`, whatever it is doing."""
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # only the main thread hears signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def stop(number: int, frame: Any) -> None:
-    """What a SIGTERM does where nothing is left to be saved."""
-    sys.exit(PREEMPTED)
 
 
 def _wait(children: list[subprocess.Popen]) -> int | None:
@@ -196,10 +184,15 @@ def _wait(children: list[subprocess.Popen]) -> int | None:
 
 
 @contextlib.contextmanager
-def _stopping_them(children: list[subprocess.Popen]) -> Iterator[None]:
-    """While inside, what would stop this process is passed on to the children; leaving it, none is left running."""
+def _stopping_them(children: list[subprocess.Popen]) -> Iterator[set[int]]:
+    """While inside, what would stop this process is passed on to the children; leaving it, none is left running.
+
+    Gives the signals that were heard so far.
+    """
+    heard: set[int] = set()
 
     def pass_on(number: int, frame: Any) -> None:
+        heard.add(number)
         for child in children:
             child.send_signal(number)
 
@@ -208,7 +201,7 @@ def _stopping_them(children: list[subprocess.Popen]) -> Iterator[None]:
     except ValueError:  # only the main thread hears signals
         before = {}
     try:
-        yield
+        yield heard
     finally:
         for child in children:
             if child.poll() is None:
@@ -238,26 +231,6 @@ def _meeting_point(nodes: int) -> tuple[str, int]:
         ) from error
 
 
-def main(path: str, parent: str, *brief: str) -> None:
-    """One process of a run. It ends when the command that has started it does."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a cluster tells all processes; the one that waits passes it on
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(parent):  # it has ended already
-        sys.exit(PREEMPTED)
-    from micro_lit import train
-
-    try:
-        train.run(yaml.safe_load(Path(path).read_text()), brief=bool(brief))
-    except UserError as error:
-        _word(Path(path).parent, rank()).write_text(str(error))
-        sys.exit(1)
-
-
-def _word(folder: Path, number: int) -> Path:
+def word_of(folder: Path, number: int) -> Path:
     """Where a process leaves what a user did wrong, for the one that waits to say."""
     return folder / f"error{number}.txt"
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

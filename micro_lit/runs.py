@@ -26,6 +26,7 @@ from micro_lit.features.backbones import TrainableBackbone
 from micro_lit.files import write_text
 from micro_lit.models import MixtureBT
 from micro_lit.models.people import PeopleBT
+from micro_lit.preemption import PREEMPTED
 from micro_lit.reporting import results
 
 TOKENIZER = "tokenizer.json"
@@ -248,7 +249,7 @@ class Run:
             last = f"{self.folder}/{checkpoints.LAST}"
             quoted = f"\"ckpt_path='{last}'\"" if set(last) & set("=, ") else f"ckpt_path={last}"
             print(f"to go on: the same command with {quoted}")
-            sys.exit(stop.code if stop.code == ranks.PREEMPTED else 130)
+            sys.exit(stop.code if stop.code == PREEMPTED else 130)
 
     def test(self) -> dict[str, Any]:
         """Tests the best checkpoint (the weights at hand when none was written) and returns the model's results."""

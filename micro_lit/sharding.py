@@ -27,12 +27,18 @@ class FullySharded(ModelParallelStrategy):
 
 
 def check(trainer: pl.Trainer, backbone: nn.Module) -> None:
-    """Raises `UserError` when a sharding strategy has nothing to shard."""
-    sharded = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
+    """Raises `UserError` when a sharding strategy has nothing to shard, or cannot do what else is asked for."""
+    wraps_all = isinstance(trainer.strategy, FSDPStrategy)
+    sharded = wraps_all or isinstance(trainer.strategy, ModelParallelStrategy)
     if sharded and not isinstance(backbone, TrainableBackbone):
         raise UserError(
             "trainer=fsdp shards a backbone in training, and this one is frozen: its features are looked up; use "
             "trainer=ddp, or train it (backbone.frozen=false)"
+        )
+    if wraps_all and (trainer.gradient_clip_val or str(trainer.precision) != "32-true" or backbone.untrained):
+        raise UserError(
+            "trainer=fsdp1 wraps heads and backbone as one: it takes trainer.precision=32-true, no clipping and no "
+            "LoRA; trainer=fsdp takes all of them"
         )
 
 
@@ -45,11 +51,11 @@ def shard(backbone: TrainableBackbone, mesh: DeviceMesh, precision: str) -> None
     network = backbone.transformer.network
     if any(isinstance(weight, DTensor) for weight in network.parameters()):
         return
-    # The number of passes must be the same on every device, since each gathers the weights from all of them.
-    backbone.token_budget = None
+    # Each pass gathers the weights from all devices, so that all must run as many.
+    backbone.passes_alike = True
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if "bf16" in precision else MixedPrecisionPolicy()
     layers = set(network._no_split_modules or ())
-    for module in [module for module in network.modules() if type(module).__name__ in layers]:
+    for module in reversed([module for module in network.modules() if type(module).__name__ in layers]):
         fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(network, mesh=mesh, mp_policy=policy)
 

@@ -10,9 +10,11 @@ import micro_lit_testing
 import pytest
 import torch
 from conftest import SMALL_FEATURES
+from small_models import save_llama
 
-from micro_lit import checkpoints, files, ranks, train
+from micro_lit import checkpoints, files, train
 from micro_lit.errors import UserError
+from micro_lit.preemption import PREEMPTED, stoppable
 from micro_lit.reporting.results import read
 from micro_lit.runs import alone_in
 
@@ -113,10 +115,12 @@ def test_the_last_checkpoint_of_the_folder_is_taken_up(settings, capsys):
     kill = ("packages=[micro_lit_testing]", "+callbacks.kill._target_=micro_lit_testing.KillAt")
     run = settings(*FEATURES, "trainer.max_epochs=3", "ckpt_path=last")
     last = folder_of(run) / checkpoints.LAST
-    # Settings that matter differ: another run begins.
+    # Settings that matter differ: another run begins, and what the first has made is kept.
     with pytest.raises(micro_lit_testing.Killed):
         train.run(settings(*FEATURES, "trainer.max_epochs=3", "ckpt_path=last", *kill, "+callbacks.kill.step=10"))
-    assert f"note: {last} is of other settings; training from the start" in capsys.readouterr().out
+    aside = folder_of(run) / "checkpoints.1"
+    assert f"note: {last} is of other settings; set aside in {aside}/, training" in capsys.readouterr().out
+    assert checkpoints.read(aside / "last.ckpt")["global_step"] == 24
     assert checkpoints.read(last)["global_step"] == 8
     capsys.readouterr()
     # The callback that killed it is gone, so that this one begins anew too; then nothing is left to train.
@@ -141,6 +145,9 @@ BETWEEN = ("trainer.max_epochs=3",)
         (("trainer.max_epochs=3",), 23, 24),
         (("trainer.max_epochs=2", "trainer.val_check_interval=3"), 5, 7),  # validation follows
         (("trainer.max_epochs=2", "trainer.check_val_every_n_epoch=2"), 7, 8),
+        # Validation counts the steps of all epochs.
+        (("trainer.max_epochs=2", "trainer.check_val_every_n_epoch=null", "trainer.val_check_interval=5"), 9, 11),
+        (("trainer.max_epochs=3", "trainer.limit_train_batches=5"), 7, 8),
         (("trainer.max_epochs=2", "trainer.accumulate_grad_batches=3"), 1, 2),
     ],
 )
@@ -152,7 +159,7 @@ def test_a_run_that_is_told_to_stop_goes_on_to_the_bit(overrides, step, saved, s
     run = settings(*FEATURES, *overrides, *stop, "ckpt_path=last")
     with pytest.raises(SystemExit) as caught:
         train.run(run)
-    assert caught.value.code == ranks.PREEMPTED
+    assert caught.value.code == PREEMPTED
     last = folder_of(run) / checkpoints.LAST
     assert checkpoints.read(last)["global_step"] == saved
     assert f"ckpt_path={last}" in capsys.readouterr().out
@@ -166,11 +173,51 @@ def test_a_run_that_is_told_to_stop_goes_on_to_the_bit(overrides, step, saved, s
     }
 
 
+def test_what_dropout_drops_does_not_depend_on_a_stop(settings, tmp_path):
+    """Low-rank updates of a transformer, which drop half of what they read."""
+    pytest.importorskip("peft", reason="the extra peft is not installed")
+    rows = [f'{{"prompt": "Question {row}?", "chosen": "Yes {row}.", "rejected": "No."}}' for row in range(48)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
+    run = settings(
+        "data=pairs", f"data.train={tmp_path / 'pairs.jsonl'}", "data.test_fraction=0.2",
+        "data.validation_fraction=0.2", "backbone=hf", f"backbone.model={save_llama(tmp_path / 'llama')}",
+        "backbone.frozen=false", "ckpt_path=last",
+        "backbone.max_length=64", "backbone.lora.rank=2", "backbone.lora.dropout=0.5", "backbone.dtype=float32",
+        "loader.batch_size=4", "trainer.max_epochs=2", "packages=[micro_lit_testing]",
+        "+callbacks.stop._target_=micro_lit_testing.FailOnce", "+callbacks.stop.step=3", "+callbacks.stop.name=SIGTERM",
+        f"+callbacks.stop.marker={tmp_path / 'marker'}",
+    )  # fmt: skip
+    with pytest.raises(SystemExit):
+        train.run(run)
+    value = train.run(run)
+    saved = checkpoints.read(folder_of(run) / checkpoints.LAST)["state_dict"]
+    (folder_of(run) / checkpoints.LAST).unlink()
+    assert train.run(run) == value
+    whole = checkpoints.read(folder_of(run) / checkpoints.LAST)["state_dict"]
+    assert all(torch.equal(weight, whole[name]) for name, weight in saved.items())
+    # Nothing but what was trained is in it.
+    assert {name.split(".")[-2] for name in saved if name.startswith("backbone.")} == {"default"}
+    assert all("lora_" in name for name in saved if name.startswith("backbone."))
+
+
+def test_a_run_that_stopped_early_does_not_train_on(settings, tmp_path):
+    """Killed in its test: what is resumed has no more to learn, as the whole run had not."""
+    early = ("trainer.max_epochs=20", "model.optimizer.lr=0.5", "callbacks.early_stopping.patience=1", "ckpt_path=last")
+    run = settings(*FEATURES, *early)
+    value = train.run(run)
+    last = folder_of(run) / checkpoints.LAST
+    step = checkpoints.read(last)["global_step"]
+    assert step < 20 * 8
+    (folder_of(run) / "results.json").unlink()
+    assert train.run(run) == value
+    assert checkpoints.read(last)["global_step"] == step
+
+
 def test_a_run_that_is_not_training_stops_at_once(monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as caught, ranks.stoppable():
+    with pytest.raises(SystemExit) as caught, stoppable():
         os.kill(os.getpid(), signal.SIGTERM)
-    assert caught.value.code == ranks.PREEMPTED
+    assert caught.value.code == PREEMPTED
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -16,7 +16,7 @@ from run_folders import write_run
 
 from micro_lit import config, train
 from micro_lit.errors import UserError
-from micro_lit.ranks import PREEMPTED
+from micro_lit.preemption import PREEMPTED
 from micro_lit.reporting import report
 from micro_lit.reporting.collect import collect, look_up
 from micro_lit.sweeps import ERROR, Sweep, failures, note_failure

@@ -36,8 +36,8 @@ class RowBatches(Sampler):
         self.seed = seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        # Batches of this epoch that were given out; set before an epoch begins, it begins after them.
-        self.done = 0
+        # Batches of this epoch that were given out, and after how many of them the next epoch to come begins.
+        self.done = self.first = 0
         # The rows that were given out last.
         self.row_B = torch.arange(0)
 
@@ -46,7 +46,8 @@ class RowBatches(Sampler):
 
     def __iter__(self) -> Iterator[Int64[Tensor, " B"]]:
         batches = self._batches()
-        first, self.done = self.done % max(1, len(self)), 0
+        self.done = first = self.first % max(1, len(self))
+        self.first = 0
         for number, row_B in enumerate(batches):
             if number >= first:
                 self.done = number + 1
@@ -154,7 +155,8 @@ class UserBatches(RowBatches):
         user_U = torch.randperm(len(self.count_U), generator=self._chance())
         begin_U = self.count_U[user_U].cumsum(0) - self.count_U[user_U]
         batch_U = begin_U * len(self) // self.num_rows
-        first, self.done = self.done % len(self), 0
+        self.done = first = self.first % len(self)
+        self.first = 0
         for batch in range(first, len(self)):
             self.done = batch + 1
             users_u = user_U[batch_U == batch][self.rank :: self.world_size]
@@ -198,14 +200,15 @@ class PreferenceDataModule(pl.LightningDataModule):
         self.done = 0
 
     def state_dict(self) -> dict[str, int]:
-        return {"done": self.train_batches.done}
+        # The last batch of an epoch need not be the last that there is.
+        return {"done": 0 if self.trainer.is_last_batch else self.train_batches.done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.done = state["done"]
 
     def train_dataloader(self) -> DataLoader:
         self.train_batches = self._train_batches()
-        self.train_batches.done, self.done = self.done, 0
+        self.train_batches.first, self.done = self.done, 0
         return DataLoader(self.train_pairs, batch_size=None, sampler=self.train_batches)
 
     def val_dataloader(self) -> DataLoader:

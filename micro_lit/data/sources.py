@@ -1,8 +1,10 @@
 """Sources of real pairs: files or hub data sets, one at a time or mixed. `load(seed)` gives `PreferenceData`."""
 
+import functools
+import gc
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,22 @@ Judged = tuple[tuple[Message, ...], frozenset[str]]
 
 CRITERIA = ("given", "hidden", "shuffled")
 MAX_LISTED = 20
+
+
+def _uncollected(load: Callable[..., PreferenceData]) -> Callable[..., PreferenceData]:
+    """Loads without looking for garbage: rows make none, and to look takes longer the more rows are there."""
+
+    @functools.wraps(load)
+    def uncollected(*arguments: Any, **settings: Any) -> PreferenceData:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return load(*arguments, **settings)
+        finally:
+            if collects:
+                gc.enable()
+
+    return uncollected
 
 
 class PairFiles:
@@ -93,6 +111,7 @@ class PairFiles:
                 f"{train}: train and test are one file; set data.test=null to set prompts aside for the test"
             )
 
+    @_uncollected
     def load(self, seed: int) -> PreferenceData:
         records, splits, counts = self.read(seed)
         return from_records(records, splits, {self.name: counts})
@@ -234,6 +253,7 @@ class Mixture:
             )
         self.sizes = dict(sizes) if weights is None else _apportion(weights, size)
 
+    @_uncollected
     def load(self, seed: int) -> PreferenceData:
         records, splits, sets, counts = [], [], [], {}
         for number, (name, source) in enumerate(self.sets.items()):

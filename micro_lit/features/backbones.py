@@ -122,7 +122,8 @@ class TrainableBackbone(nn.Module):
 
     Gradients reach its weights. In a network with dropout, what is dropped of a prompt is the same for its responses.
 
-    token_budget: tokens of one pass, padding included; None: each batch is one pass.
+    token_budget: tokens of one pass, padding included; None: each batch is one pass. passes_alike: whether all devices
+        are to run as many passes for a batch as the one that needs most.
     learned_tokenizer: the tokenizer as JSON, where it was learned on these texts and is nowhere else.
     untrained: names of the weights that are not trained, and that checkpoints need not hold.
     """
@@ -141,6 +142,7 @@ class TrainableBackbone(nn.Module):
         self.width = transformer.width
         self.break_even = transformer.break_even()
         self.token_budget = token_budget
+        self.passes_alike = False
         self.untrained = frozenset(name for name, weight in self.named_parameters() if not weight.requires_grad)
         self.truncated_M = tokens.truncated_M
         self.example = example
@@ -175,12 +177,16 @@ class TrainableBackbone(nn.Module):
         return length_N.to(pairs.triplets_N3.device)
 
     def _run(self, texts_T: Int64[Tensor, " T"]) -> Float[Tensor, "T D"]:
-        passes = [
-            (places, self.transformer(rows))
-            for places, rows in in_rows(self.tokens, texts_T, self.token_budget, self.break_even)
-        ]
-        places, representations = zip(*passes, strict=True)
-        return torch.cat(representations)[torch.cat(places).argsort()]
+        passes = list(in_rows(self.tokens, texts_T, self.token_budget, self.break_even))
+        places_T = torch.cat([places for places, _ in passes])
+        texts_TD = torch.cat([self.transformer(rows) for _, rows in passes])[places_T.argsort()]
+        if self.passes_alike:
+            most = torch.tensor(len(passes), device=texts_T.device)
+            torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+            for _ in range(int(most) - len(passes)):
+                # In vain, but the others cannot go on without it, nor in the backward pass.
+                texts_TD = texts_TD + 0.0 * self.transformer(passes[-1][1]).sum()
+        return texts_TD
 
 
 class Identity:

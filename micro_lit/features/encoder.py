@@ -86,7 +86,8 @@ def encode(
 
 def _out_of_memory(error: RuntimeError) -> bool:
     """Whether the accelerator's or the CPU's allocator raised it."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in said)
 
 
 def _add(

@@ -68,9 +68,9 @@ class PooledTransformer(nn.Module):
         """Tokens of a row at which attention costs as much as the weights; None where texts cannot share a row.
 
         They can in a causal network whose attention has no window and takes our mask; whether it does is tried on a few
-        tokens. Raises `UserError` when a network that is said to be causal is not.
+        tokens, unless its kernels take none. Raises `UserError` when a network that is said to be causal is not.
         """
-        if not self.causal:
+        if not self.causal or self.network.config.get_text_config()._attn_implementation not in ("sdpa", "eager"):
             return None
         training = self.network.training
         self.network.eval()
@@ -91,11 +91,11 @@ class PooledTransformer(nn.Module):
             self.network.train(training)
 
     def _takes_masks(self) -> bool:
-        """Whether attention is of a kind that is told by a mask alone what a token sees."""
+        """Whether a mask alone says what a token sees."""
         config = self.network.config.get_text_config()
         layers = getattr(config, "layer_types", None)
         windows = getattr(config, "sliding_window", None) if layers is None else set(layers) - {"full_attention"}
-        return config._attn_implementation in ("sdpa", "eager") and not windows
+        return not windows
 
     def _try(self, texts: int, break_even: int | None) -> Float[Tensor, "T D"]:
         """Representations of a prompt alone, with one response, and with another."""

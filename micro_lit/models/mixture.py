@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from micro_lit import checkpoints, objectives, sharding
+from micro_lit import objectives, sharding
 from micro_lit.errors import UserError
 from micro_lit.metrics import (
     CategoryMetrics,
@@ -198,7 +198,17 @@ class MixtureBT(pl.LightningModule):
                 shown = self.backbone(data.train_pairs[rows_B].to(self.device), with_context=False)
                 yield shown.chosen_BD.float() - shown.rejected_BD.float()
 
+    def on_train_start(self) -> None:
+        # No checkpoint says that training was over.
+        self.trainer.should_stop = any(
+            callback.wait_count >= callback.patience for callback in self.trainer.early_stopping_callbacks
+        )
+
     def training_step(self, pairs: Any, batch_index: int) -> Tensor:
+        if hasattr(self.backbone, "untrained"):  # a transformer in training
+            # Of dropout, on every device another: a resumed run drops what the whole run would have.
+            step = self.trainer.fit_loop.epoch_loop.total_batch_idx * self.trainer.world_size + self.trainer.global_rank
+            torch.manual_seed(1_000_003 * self.settings.get("seed", 0) + step)
         judgment = self(pairs)
         terms = self.losses(judgment, pairs)
         loss = sum(terms.values())
@@ -239,6 +249,8 @@ class MixtureBT(pl.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         if self.device_mesh is not None and gradient_clip_val:
+            if gradient_clip_algorithm not in (None, "norm"):
+                raise UserError("trainer=fsdp clips by norm; leave trainer.gradient_clip_algorithm out")
             sharding.clip_gradients(list(self.parameters()), gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -311,7 +323,7 @@ class MixtureBT(pl.LightningModule):
         return results
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint |= {"format": checkpoints.FORMAT, "settings": self.settings, "sources": self.sources}
+        checkpoint |= {"settings": self.settings, "sources": self.sources}
         for name in [name for name in checkpoint["state_dict"] if not self.saves(name)]:
             del checkpoint["state_dict"][name]
 

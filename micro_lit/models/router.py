@@ -102,6 +102,7 @@ class ContextRouter(MixtureBT):
     @torch.no_grad()
     def on_train_start(self) -> None:
         """The mean loss of every head on the labelled pairs of each attribute; heads are frozen, so once is enough."""
+        super().on_train_start()
         data = self.trainer.datamodule
         count_A1 = torch.zeros_like(self.pooled_losses_AK[:, :1])
         self.pooled_losses_AK.zero_()

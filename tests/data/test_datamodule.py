@@ -124,7 +124,7 @@ def test_batches_of_a_token_budget_are_of_like_length_and_in_another_order_every
     # Half an epoch can be taken up where it was left.
     again = LengthBatches(length_N, 8000, 64, seed=0)
     again.set_epoch(1)
-    again.done = 7
+    again.first = 7
     assert all(torch.equal(rows, other) for rows, other in zip(again, orders[1][7:], strict=True))
 
 
@@ -287,6 +287,6 @@ def test_batches_of_users_are_about_as_large_as_asked_and_new_every_epoch():
 def test_batches_of_users_go_on_where_they_stopped():
     batches, again = (UserBatches(torch.arange(200) % 40, 20, seed=3) for _ in range(2))
     whole = list(batches)
-    again.done = 4
+    again.first = 4
     for left, right in zip(whole[4:], again, strict=True):
         assert torch.equal(left, right)

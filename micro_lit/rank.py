@@ -1,0 +1,34 @@
+"""`python -m micro_lit.rank`: one process of a run, as `ranks.start` starts it; nobody types this."""
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+import yaml
+
+from micro_lit import ranks, train
+from micro_lit.errors import UserError
+from micro_lit.preemption import PREEMPTED, stoppable
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(path: str, parent: str, *brief: str) -> None:
+    """One process of a run. It ends when the command that has started it does."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a cluster tells all processes; the one that waits passes it on
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(parent):  # it has ended already
+        sys.exit(PREEMPTED)
+    try:
+        with stoppable():
+            train.run(yaml.safe_load(Path(path).read_text()), brief=bool(brief))
+    except UserError as error:
+        ranks.word_of(Path(path).parent, ranks.rank()).write_text(str(error))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
