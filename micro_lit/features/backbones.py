@@ -178,14 +178,14 @@ class TrainableBackbone(nn.Module):
 
     def _run(self, texts_T: Int64[Tensor, " T"]) -> Float[Tensor, "T D"]:
         passes = list(in_rows(self.tokens, texts_T, self.token_budget, self.break_even))
+        most = torch.tensor(len(passes), device=texts_T.device)
+        if self.passes_alike:
+            torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
         places_T = torch.cat([places for places, _ in passes])
         texts_TD = torch.cat([self.transformer(rows) for _, rows in passes])[places_T.argsort()]
-        if self.passes_alike:
-            most = torch.tensor(len(passes), device=texts_T.device)
-            torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
-            for _ in range(int(most) - len(passes)):
-                # In vain, but the others cannot go on without it, nor in the backward pass.
-                texts_TD = texts_TD + 0.0 * self.transformer(passes[-1][1]).sum()
+        for _ in range(int(most) - len(passes)):
+            # In vain, but the others cannot go on without it, nor in the backward pass.
+            texts_TD = texts_TD + 0.0 * self.transformer(passes[-1][1]).sum()
         return texts_TD
 
 
