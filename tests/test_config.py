@@ -237,7 +237,6 @@ def test_likely_mistakes_are_named(overrides, message, settings):
         (["+model.foo=1"], r"SingleBT: .*unexpected keyword argument 'foo'"),
         (["+model.num_heads=4"], r"SingleBT: .*multiple values for keyword argument 'num_heads'"),
         (["+loader.num_workers=2"], r"PreferenceDataModule: got an unexpected keyword argument 'num_workers'"),
-        (["trainer.precision=16bit"], r"trainer.precision='16bit' is not allowed; give one of 32-true, bf16-mixed"),
         (["trainer.devices=0"], r"trainer: .*0"),
         (["trainer=gpu"], r"trainer: .*[Nn]o supported gpu"),
         (["callbacks.best.monitor=val/nlll"], r"val/nlll"),
