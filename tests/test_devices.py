@@ -175,10 +175,10 @@ def test_processes_that_are_there_are_taken_as_they_are(settings, monkeypatch):
 
 
 def test_slurm_runs_one_task_a_machine(settings, monkeypatch):
-    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     with pytest.raises(UserError, match="--ntasks-per-node=1"):
         ranks.needed(settings(*VECTORS, "trainer.devices=4"))
-    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     assert ranks.needed(settings(*VECTORS, "trainer.devices=4", "trainer.num_nodes=2")) == 4
 
 
