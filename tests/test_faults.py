@@ -24,7 +24,7 @@ processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["killable", "micro_lit.runs", "transformers.models.llama.modeling_llama"])
 
 KILLS = 50  # over all runs together
-LIMIT = 40  # runs
+LIMIT = 100  # runs
 
 
 def write_pairs(path: Path, number: int) -> None:
@@ -141,11 +141,10 @@ def test_a_run_that_is_killed_anywhere_ends_where_the_whole_one_does(run, monkey
         for _ in range(5):
             process = start(killed)
             process.join(chance.uniform(0.0, seconds))
-            if process.exitcode is not None:
-                break
             process.kill()
             process.join()
-            if process.exitcode == 0:  # it was quicker
+            if process.exitcode == 0:  # it was quicker than the first one, on a machine with other work
+                seconds *= 0.8
                 break
             kills.append(stage(killed))
             step = check(killed, expected, step)
