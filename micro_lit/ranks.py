@@ -80,19 +80,19 @@ def needed(settings: Settings) -> int:
 
 
 def _count(trainer: Mapping[str, Any]) -> int:
-    """Devices of one machine that a Trainer would use."""
+    """Devices of one machine that a Trainer would use; of what it does not take, which it says itself, one."""
     devices = trainer["devices"]
-    if isinstance(devices, str) and devices != "auto":
-        devices = [int(each) for each in devices.split(",")] if "," in devices else int(devices)
+    if isinstance(devices, str) and "," in devices:
+        devices = [each for each in devices.split(",") if each]  # "0," is device 0 alone
     if isinstance(devices, list):
         return len(devices)
-    if devices in ("auto", -1):
-        if trainer["accelerator"] == "cpu":
-            return 1
-        import torch
+    if str(devices).isdecimal():
+        return int(devices)
+    if str(devices) not in ("auto", "-1") or trainer["accelerator"] == "cpu":
+        return 1
+    import torch
 
-        return max(1, torch.cuda.device_count())
-    return devices
+    return max(1, torch.cuda.device_count())
 
 
 def start(settings: Settings, processes: int, brief: bool = False) -> bool:

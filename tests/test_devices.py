@@ -155,6 +155,7 @@ def test_a_frozen_backbone_is_not_sharded(settings):
         (("trainer.devices='3'",), 3),
         (("trainer.accelerator=gpu", "trainer.devices=[0,3]"), 2),
         (("trainer.accelerator=gpu", "trainer.devices='0,1,2'"), 3),
+        (("trainer.accelerator=gpu", "trainer.devices='0,'"), 0),
         (("trainer.devices=1", "trainer.num_nodes=2"), 1),
         (("own_process=true",), 0),  # which is about sweeps
     ],
