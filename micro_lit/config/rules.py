@@ -1,82 +1,14 @@
-"""The one place where a composed config becomes plain, validated settings, and where objects are made of it."""
+"""What each setting may hold, by its dotted key."""
 
-import functools
-import hashlib
-import inspect
 import itertools
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
+from micro_lit.config.objects import check_target, objects
 from micro_lit.errors import UserError
-from micro_lit.preemption import stoppable
 
 Settings = dict[str, Any]
-
-# `_target_` may name these and nothing else; `packages=[...]` adds the user's own.
-ALLOWED_TARGETS = ("micro_lit.", "torch.optim.", "torch.nn.", "pytorch_lightning.")
-
-
-def config_dir() -> Path:
-    """The Hydra tree: inside the installed package, or beside it in a checkout."""
-    installed = Path(__file__).parent / "conf"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "conf"
-
-
-def entry_point(config_name: str) -> Callable[[Callable[[Settings], Any]], Callable[[], None]]:
-    """Makes a command of a function of settings: composes, validates, runs; a user's mistake becomes one line.
-
-    The function under the command stays importable as it is, and returns what it measured.
-    """
-
-    def decorate(run: Callable[[Settings], Any]) -> Callable[[], None]:
-        @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)
-        @functools.wraps(run)
-        def command(config: DictConfig) -> Any:
-            try:
-                with stoppable():
-                    return run(to_settings(config))
-            except UserError as error:
-                if in_sweep() and HydraConfig.get().callbacks:
-                    raise  # to `sweeps.Sweep`, which goes on with the other jobs
-                sys.exit(f"error: {error}")
-
-        return command
-
-    return decorate
-
-
-def compose(config_name: str, overrides: list[str]) -> Settings:
-    """The settings that `python -m micro_lit.<config_name> <overrides>` would run with; inside another command too."""
-    around = GlobalHydra.instance()
-    command, around.hydra = around.hydra, None
-    try:
-        with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return to_settings(hydra.compose(config_name, overrides))
-    finally:
-        around.hydra = command
-
-
-def to_settings(config: DictConfig) -> Settings:
-    """Resolves a config to plain containers and validates it. Raises `UserError` naming the dotted key."""
-    try:
-        missing = sorted(OmegaConf.missing_keys(config))
-        if missing:
-            raise UserError(f"{', '.join(missing)}: no value given; set it on the command line or in your YAML")
-        settings = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    validate(settings)
-    return settings
 
 
 class Rule(NamedTuple):
@@ -295,8 +227,8 @@ def validate(settings: Settings) -> None:
         found, value = _look_up(settings, key)
         if found and not rule.test(value):
             raise UserError(f"{key}={value!r} is not allowed; give {rule.allowed}")
-    for key, node in _objects(settings):
-        _check_target(f"{key}._target_", node["_target_"], settings.get("packages") or [])
+    for key, node in objects(settings):
+        check_target(f"{key}._target_", node["_target_"], settings.get("packages") or [])
 
 
 def _rules(settings: Settings) -> Iterator[tuple[str, Rule]]:
@@ -315,109 +247,3 @@ def _look_up(settings: Any, key: str) -> tuple[bool, Any]:
             return False, None
         settings = settings[part]
     return True, settings
-
-
-def _objects(node: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every node that names a `_target_`, with its dotted key, the outer before the inner."""
-    if isinstance(node, Mapping) and "_target_" in node:
-        yield key, node
-    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
-    for name, child in children:
-        yield from _objects(child, f"{key}.{name}" if key else str(name))
-
-
-def _check_target(key: str, target: str, packages: list[str]) -> None:
-    allowed = (*ALLOWED_TARGETS, *(f"{package}." for package in packages))
-    if not str(target).startswith(allowed):
-        raise UserError(
-            f"{key}={target!r} is not allowed; it must start with one of {', '.join(allowed)} "
-            "(name your own package with packages=[yours])"
-        )
-
-
-def build(node: Mapping[str, Any], **arguments: Any) -> Any:
-    """Makes the object that a validated node describes; `arguments` are passed on as they are.
-
-    A node with `_partial_: true` gives a function that waits for the rest of its arguments.
-
-    Raises `UserError` when the node, or one inside it, gives what its object does not take.
-    """
-    check_objects(node)
-    make = hydra.utils.instantiate(dict(node), _partial_=True, _convert_="all")
-    if node.get("_partial_"):
-        return functools.partial(make, **arguments)
-    try:
-        inspect.signature(make.func).bind(*make.args, **make.keywords, **arguments)
-    except TypeError as error:
-        raise UserError(f"{node['_target_']}: {error}") from error
-    try:
-        return make(**arguments)
-    except TypeError as error:
-        # A class that hands **settings on shows its mistakes only now.
-        if "keyword argument" not in str(error):
-            raise
-        raise UserError(f"{node['_target_']}: {error}") from error
-
-
-def check_objects(node: Mapping[str, Any]) -> None:
-    """Imports what every `_target_` in a node names and checks it against the settings given for it, without a call.
-
-    Raises `UserError` for a target that is not there, leads out of its package, or does not take a setting.
-    """
-    for _, inner in _objects(node):
-        _check_call(inner["_target_"], {key: value for key, value in inner.items() if not key.startswith("_")})
-
-
-def _check_call(target: str, settings: Mapping[str, Any]) -> None:
-    try:
-        found = hydra.utils.get_object(target)
-    except (ImportError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"_target_={target!r} cannot be imported ({reason}); a file of yours is found in the folder you run from, "
-            "or on PYTHONPATH"
-        ) from error
-    # A path may wander off through a module's own imports; what it ends at must be of an allowed package itself.
-    package = target.split(".")[0]
-    own = () if any(allowed.startswith(f"{package}.") for allowed in ALLOWED_TARGETS) else (f"{package}.",)
-    if not f"{getattr(found, '__module__', '')}.".startswith((*ALLOWED_TARGETS, *own)):
-        raise UserError(f"_target_={target!r} is not allowed: it ends outside {package}")
-    try:
-        inspect.signature(found).bind_partial(**settings)
-    except TypeError as error:
-        raise UserError(f"{target}: {error}") from error
-
-
-def in_sweep() -> bool:
-    """Whether this process runs a job of a multirun."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def _resumed_dir(checkpoint: str | None, new: str, *, _root_: DictConfig) -> str:
-    """Where a run writes: a folder that was named, that of the run it resumes with its best weights, or a new one."""
-    if _root_._get_node("paths")._get_node("run_dir")._value() != "${run_dir:}":
-        return _root_.paths.run_dir
-    return new if checkpoint in (None, "last") else str(Path(checkpoint).absolute().parent.parent)
-
-
-def _run_dir() -> str:
-    if HydraConfig.initialized():
-        return HydraConfig.get().runtime.output_dir
-    raise UserError("paths.run_dir: only a command makes a run folder by itself; set paths.run_dir")
-
-
-def _sweep_name() -> str | None:
-    return Path(HydraConfig.get().sweep.dir).name if in_sweep() else None
-
-
-def _job_folder(overrides: str) -> str:
-    """What sets a job apart, as the name of its folder inside a sweep."""
-    name = overrides.replace("/", "-").replace("+", "")
-    # The length that file systems allow; two long names stay two.
-    return name if len(name.encode()) <= 200 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-
-
-OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
-OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
-OmegaConf.register_new_resolver("resumed_dir", _resumed_dir, replace=True)
-OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)

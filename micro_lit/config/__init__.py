@@ -1,0 +1,20 @@
+"""The one place where a composed config becomes plain, validated settings, and where objects are made of them."""
+
+from micro_lit.config.command import entry_point
+from micro_lit.config.composition import compose, config_dir, in_sweep, to_settings
+from micro_lit.config.objects import ALLOWED_TARGETS, build, check_objects
+from micro_lit.config.rules import RULES, Settings, validate
+
+__all__ = [
+    "ALLOWED_TARGETS",
+    "RULES",
+    "Settings",
+    "build",
+    "check_objects",
+    "compose",
+    "config_dir",
+    "entry_point",
+    "in_sweep",
+    "to_settings",
+    "validate",
+]

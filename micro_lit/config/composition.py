@@ -1,0 +1,81 @@
+"""Composing a config: Hydra's tree and overrides in, plain and validated settings out."""
+
+import hashlib
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from micro_lit.config.rules import Settings, validate
+from micro_lit.errors import UserError
+
+PACKAGE = Path(__file__).parent.parent
+
+
+def config_dir() -> Path:
+    """The Hydra tree: inside the installed package, or beside it in a checkout."""
+    installed = PACKAGE / "conf"
+    return installed if installed.is_dir() else PACKAGE.parent / "conf"
+
+
+def compose(config_name: str, overrides: list[str]) -> Settings:
+    """The settings that `python -m micro_lit.<config_name> <overrides>` would run with; inside another command too."""
+    around = GlobalHydra.instance()
+    command, around.hydra = around.hydra, None
+    try:
+        with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return to_settings(hydra.compose(config_name, overrides))
+    finally:
+        around.hydra = command
+
+
+def to_settings(config: DictConfig) -> Settings:
+    """Resolves a config to plain containers and validates it. Raises `UserError` naming the dotted key."""
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise UserError(f"{', '.join(missing)}: no value given; set it on the command line or in your YAML")
+        settings = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    validate(settings)
+    return settings
+
+
+def in_sweep() -> bool:
+    """Whether this process runs a job of a multirun."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _resumed_dir(checkpoint: str | None, new: str, *, _root_: DictConfig) -> str:
+    """Where a run writes: a folder that was named, that of the run it resumes with its best weights, or a new one."""
+    if _root_._get_node("paths")._get_node("run_dir")._value() != "${run_dir:}":
+        return _root_.paths.run_dir
+    return new if checkpoint in (None, "last") else str(Path(checkpoint).absolute().parent.parent)
+
+
+def _run_dir() -> str:
+    if HydraConfig.initialized():
+        return HydraConfig.get().runtime.output_dir
+    raise UserError("paths.run_dir: only a command makes a run folder by itself; set paths.run_dir")
+
+
+def _sweep_name() -> str | None:
+    return Path(HydraConfig.get().sweep.dir).name if in_sweep() else None
+
+
+def _job_folder(overrides: str) -> str:
+    """What sets a job apart, as the name of its folder inside a sweep."""
+    name = overrides.replace("/", "-").replace("+", "")
+    # The length that file systems allow; two long names stay two.
+    return name if len(name.encode()) <= 200 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
+OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
+OmegaConf.register_new_resolver("resumed_dir", _resumed_dir, replace=True)
+OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)
