@@ -1,22 +1,20 @@
 """A run: everything settings describe, built in order, with the folder it writes to."""
 
-import contextlib
 import logging
+import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import yaml
-from filelock import FileLock, Timeout
 from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.nn import Module
 
-from micro_lit import checkpoints, ranks, sharding, tracking
+from micro_lit import checkpoints, ranks, run_folder, sharding, tracking
 from micro_lit.checkpoints import CheckpointFiles
 from micro_lit.config import Settings, build, check_objects
 from micro_lit.data.datamodule import PreferenceDataModule
@@ -95,30 +93,6 @@ def restore(folder: Path, data: PreferenceData, features_dir: Path) -> MixtureBT
     return model.requires_grad_(False).eval()
 
 
-@contextlib.contextmanager
-def alone_in(folder: Path, seconds: float = 30.0) -> Iterator[None]:
-    """While inside, no other run writes to a folder; that of a killed run may still have processes about to end.
-
-    seconds: how long to wait for them. Raises `UserError` after that, or when the folder cannot be written.
-    """
-    lock = FileLock(folder / ".lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            print(f"waiting for another process that writes to {folder}/", flush=True)
-            lock.acquire(timeout=seconds)
-    except OSError as error:
-        taken = isinstance(error, Timeout)
-        reason = "another process writes there; let it end" if taken else f"cannot be written ({error.strerror})"
-        raise UserError(f"paths.run_dir={folder}: {reason}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 class Run:
     """Data, backbone, model and trainer of one run. As a context it closes loggers whatever happens."""
 
@@ -133,10 +107,7 @@ class Run:
         loader = settings["loader"]
         if loader["unlabelled"] and not (routes and settings["model"]["pooled"] and loader["budget"]):
             raise UserError("loader.unlabelled needs model=router, model.pooled=true and a loader.budget of labels")
-        if settings["ckpt_path"] is not None and not Path(settings["ckpt_path"]).is_file():
-            raise UserError(f"ckpt_path={settings['ckpt_path']}: no such checkpoint")
         self.folder = Path(settings["paths"]["run_dir"])
-        self._in_folder(self.folder.mkdir, parents=True, exist_ok=True)
         pl.seed_everything(settings["seed"], verbose=False)
         self.data: PreferenceData = build(settings["data"]).load(settings["seed"])
         self._check_splits()
@@ -167,6 +138,7 @@ class Run:
         if ranks.rank() == 0:
             self._begin_folder()
         self.loggers = [build(node) for node in (settings.get("logger") or {}).values()]
+        self.checkpoints = CheckpointFiles(self.folder)
         self.trainer = self._make_trainer()
 
     def _restore_stage1(self, features_dir: Path) -> MixtureBT | None:
@@ -189,36 +161,23 @@ class Run:
 
     def _begin_folder(self) -> None:
         """Only once all is built: settings that lead nowhere leave what an earlier run has measured."""
-        outdated = () if self.settings["ckpt_path"] else (checkpoints.BEST, checkpoints.LAST)
-        for name in (results.FILE_NAME, *outdated):
-            self._in_folder((self.folder / name).unlink, missing_ok=True)
-        self._in_folder(write_text, self.folder / "config.yaml", yaml.safe_dump(self.settings, sort_keys=False))
-        if self.backbone.learned_tokenizer is not None:
-            self._in_folder(write_text, self.folder / TOKENIZER, self.backbone.learned_tokenizer)
-        self._keep_old_metrics()
-
-    def _in_folder(self, act: Callable[..., Any], *arguments: Any, **settings: Any) -> None:
         try:
-            act(*arguments, **settings)
+            run_folder.begin(self.settings)
+            if self.backbone.learned_tokenizer is not None:
+                write_text(self.folder / TOKENIZER, self.backbone.learned_tokenizer)
         except OSError as error:
             raise UserError(f"paths.run_dir={self.folder}: cannot be written ({error.strerror})") from error
 
     def _make_trainer(self) -> pl.Trainer:
         callbacks = [build(node) for node in (self.settings.get("callbacks") or {}).values() if node is not None]
         # Processes that we started find each other by themselves, whatever cluster they are on.
-        plugins = [CheckpointFiles(), *([LightningEnvironment()] if ranks.ours() else [])]
+        plugins = [self.checkpoints, *([LightningEnvironment()] if ranks.ours() else [])]
         try:
             trainer = build(self.settings["trainer"], logger=self.loggers, callbacks=callbacks, plugins=plugins)
         except (MisconfigurationException, ValueError, ImportError) as error:
             raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
         sharding.check(trainer, self.backbone)
         return trainer
-
-    def _keep_old_metrics(self) -> None:
-        """The CSV logger begins its file anew; a resumed run sets the earlier part aside as metrics.1.csv and so on."""
-        path = self.folder / "metrics.csv"
-        if path.exists():
-            path.rename(self.folder / f"metrics.{len(list(self.folder.glob('metrics*.csv')))}.csv")
 
     def __enter__(self) -> "Run":
         return self
@@ -246,9 +205,9 @@ class Run:
             if not self.trainer.interrupted:
                 raise
             print(f"interrupted at step {self.trainer.global_step}; what there is lies in {self.folder}/")
-            last = f"{self.folder}/{checkpoints.LAST}"
-            quoted = f"\"ckpt_path='{last}'\"" if set(last) & set("=, ") else f"ckpt_path={last}"
-            print(f"to go on: the same command with {quoted}")
+            if (last := checkpoints.last(self.folder)) is not None:
+                quoted = f"\"ckpt_path='{last}'\"" if set(str(last)) & set("=, ") else f"ckpt_path={last}"
+                print(f"to go on: the same command with {quoted}")
             sys.exit(stop.code if stop.code == PREEMPTED else 130)
 
     def test(self) -> dict[str, Any]:
@@ -261,8 +220,15 @@ class Run:
         early = " (stopped early)" if self.trainer.should_stop else ""
         tested = "the weights at hand" if best is None else "the best checkpoint by val/nll"
         print(f"trained {self.trainer.current_epoch} of {self.trainer.max_epochs} epochs{early}; testing {tested}")
+        if best is None and self.checkpoints.step not in (None, self.trainer.global_step):
+            # No checkpoint holds these weights, and whoever opens this run is to see what was tested.
+            self.trainer.save_checkpoint(self.folder / checkpoints.LAST)
         self.trainer.test(self.model, self.datamodule, ckpt_path=best, weights_only=True, verbose=False)
-        return self.model.test_results() | {"validation": {} if score is None else {"nll": float(score)}}
+        of = checkpoints.last(self.folder) if best is None else Path(best)
+        return self.model.test_results() | {
+            "checkpoint": None if of is None else os.path.relpath(os.path.realpath(of), os.path.realpath(self.folder)),
+            "validation": {} if score is None else {"nll": float(score)},
+        }
 
     def _check_splits(self) -> None:
         for name, rows in self.data.splits.items():

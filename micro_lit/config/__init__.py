@@ -1,7 +1,7 @@
 """The one place where a composed config becomes plain, validated settings, and where objects are made of them."""
 
 from micro_lit.config.command import entry_point
-from micro_lit.config.composition import compose, config_dir, in_sweep, to_settings
+from micro_lit.config.composition import compose, config_dir, in_sweep, run_folder_of, to_settings
 from micro_lit.config.objects import ALLOWED_TARGETS, build, check_objects
 from micro_lit.config.rules import RULES, Settings, validate
 
@@ -15,6 +15,7 @@ __all__ = [
     "config_dir",
     "entry_point",
     "in_sweep",
+    "run_folder_of",
     "to_settings",
     "validate",
 ]

@@ -1,6 +1,8 @@
 """Composing a config: Hydra's tree and overrides in, plain and validated settings out."""
 
 import hashlib
+import secrets
+import time
 from pathlib import Path
 
 import hydra
@@ -52,10 +54,21 @@ def in_sweep() -> bool:
 
 
 def _resumed_dir(checkpoint: str | None, new: str, *, _root_: DictConfig) -> str:
-    """Where a run writes: a folder that was named, that of the run it resumes with its best weights, or a new one."""
+    """Where a run writes: a folder that was named, that of the run it resumes, or a new one."""
     if _root_._get_node("paths")._get_node("run_dir")._value() != "${run_dir:}":
         return _root_.paths.run_dir
-    return new if checkpoint in (None, "last") else str(Path(checkpoint).absolute().parent.parent)
+    return new if checkpoint in (None, "last") else str(run_folder_of(Path(checkpoint)))
+
+
+def run_folder_of(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint lies in, as an absolute path: the nearest folder above with a config.yaml."""
+    path = checkpoint.absolute()
+    return next((above for above in path.parents if (above / "config.yaml").is_file()), path.parent.parent)
+
+
+def _unique(pattern: str) -> str:
+    """Time and some random letters: a name that no other command has, started in the same second or not."""
+    return f"{time.strftime(pattern)}-{secrets.token_hex(3)}"
 
 
 def _run_dir() -> str:
@@ -76,6 +89,7 @@ def _job_folder(overrides: str) -> str:
 
 
 OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
+OmegaConf.register_new_resolver("unique", _unique, replace=True, use_cache=True)
 OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("resumed_dir", _resumed_dir, replace=True)
 OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)

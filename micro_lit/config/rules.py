@@ -71,6 +71,7 @@ RULES: dict[str, Rule] = {
     "split": _one_of("all", "train", "validation", "test"),
     "replicates": _whole(1),
     "skip_finished": _yes_or_no(),
+    "overwrite": _yes_or_no(),
     "own_process": _yes_or_no(),
     "rule": _one_of("posterior", "hedge"),
     "on_bad_row": _one_of("error", "skip"),
