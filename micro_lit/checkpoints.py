@@ -42,8 +42,9 @@ class CheckpointFiles(TorchCheckpointIO):
             path.parent.mkdir(parents=True, exist_ok=True)
             known = {"format": FORMAT, "folder": os.path.realpath(self.folder)}
             write_whole(path, lambda partial: _save({**checkpoint, **known}, partial))
-            write_text(self.folder / POINTER, json.dumps({"last": os.path.relpath(path, self.folder)}) + "\n")
-            self.step = checkpoint["global_step"]
+            if "optimizer_states" in checkpoint:  # others hold weights alone, from which no training goes on
+                write_text(self.folder / POINTER, json.dumps({"last": os.path.relpath(path, self.folder)}) + "\n")
+                self.step = checkpoint["global_step"]
         except (OSError, RuntimeError) as error:
             if isinstance(error.__context__, KeyboardInterrupt | SystemExit):  # which the writer has hidden
                 raise error.__context__ from None
@@ -123,6 +124,13 @@ def read_weights(path: Path, model: Module) -> dict[str, Tensor]:
         if shapes.get(name) != theirs:
             raise UserError(f"{path}: made for another model; {name} has shape {theirs} there, {shapes.get(name)} here")
     return found
+
+
+def check_resumable(path: Path, model: Module) -> None:
+    """Raises `UserError` unless training of this model can go on from a checkpoint."""
+    if "optimizer_states" not in read(path):
+        raise UserError(f"{path}: holds weights alone (save_weights_only=true), from which no training can go on")
+    read_weights(path, model)
 
 
 def load(path: Path, model: Module) -> None:

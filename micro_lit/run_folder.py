@@ -270,14 +270,21 @@ def differences(folder: Path, settings: Settings, data: bool = True) -> dict[str
 def _differences(
     before: Settings, inputs_before: Mapping[str, str], settings: Settings, inputs: Mapping[str, str]
 ) -> dict[str, tuple[Any, Any]]:
-    then, now = (
-        {key: value for key, value in flatten(each).items() if key == "seed" or not is_incidental(key)}
-        for each in (before, settings)
-    )
+    then, now = _telling(before), _telling(settings)
     for key in inputs_before.keys() & inputs.keys():
         then[key], now[key] = inputs_before[key], inputs[key]
     keys = dict.fromkeys([*now, *then])
     return {key: (then.get(key), now.get(key)) for key in keys if then.get(key) != now.get(key)}
+
+
+def _telling(settings: Settings) -> dict[str, Any]:
+    """The settings that results depend on, by dotted key; paths in the run folder without that folder."""
+    own = str((settings.get("paths") or {}).get("run_dir"))
+    return {
+        key: f"<run_dir>{value.removeprefix(own)}" if isinstance(value, str) and value.startswith(f"{own}/") else value
+        for key, value in flatten(settings).items()
+        if key == "seed" or not is_incidental(key)
+    }
 
 
 def digests(settings: Settings) -> dict[str, str]:

@@ -196,7 +196,7 @@ class Run:
         tracking.begin(self.loggers, self.settings)
         path = self.settings["ckpt_path"]
         if path is not None:
-            checkpoints.read_weights(Path(path), self.model)
+            checkpoints.check_resumable(Path(path), self.model)
         try:
             self.trainer.fit(self.model, self.datamodule, ckpt_path=path, weights_only=True)
         except MisconfigurationException as error:
@@ -213,12 +213,12 @@ class Run:
     def test(self) -> dict[str, Any]:
         """Tests the best checkpoint (the weights at hand when none was written) and returns the model's results."""
         kept = (callback for callback in self.trainer.checkpoint_callbacks if callback.monitor)
-        best, score = next(
-            ((each.best_model_path, each.best_model_score) for each in kept if each.best_model_path),
-            (None, self.trainer.callback_metrics.get("val/nll")),
+        best, measure, score = next(
+            ((each.best_model_path, each.monitor, each.best_model_score) for each in kept if each.best_model_path),
+            (None, "val/nll", self.trainer.callback_metrics.get("val/nll")),
         )
         early = " (stopped early)" if self.trainer.should_stop else ""
-        tested = "the weights at hand" if best is None else "the best checkpoint by val/nll"
+        tested = "the weights at hand" if best is None else f"the best checkpoint by {measure}"
         print(f"trained {self.trainer.current_epoch} of {self.trainer.max_epochs} epochs{early}; testing {tested}")
         if best is None and self.checkpoints.step not in (None, self.trainer.global_step):
             # No checkpoint holds these weights, and whoever opens this run is to see what was tested.
@@ -227,7 +227,7 @@ class Run:
         of = checkpoints.last(self.folder) if best is None else Path(best)
         return self.model.test_results() | {
             "checkpoint": None if of is None else os.path.relpath(os.path.realpath(of), os.path.realpath(self.folder)),
-            "validation": {} if score is None else {"nll": float(score)},
+            "validation": {} if score is None else {measure.removeprefix("val/"): float(score)},
         }
 
     def _check_splits(self) -> None:

@@ -42,11 +42,13 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
     """One run's results as plain JSON types.
 
     measured: `MixtureBT.test_results()`, and `checkpoint`: the file in the run folder whose weights were tested, or
-    None, and `validation`: their validation NLL, by which settings may be chosen. When the population is known there
-    are `floors`, `excess` (loss above each floor's own predictor on the same test rows) and `excess_risk` (expected
-    loss above the floor that applies, the label integrated out). `raters` holds the model's scores beside the floor of
-    the raters themselves, when several judged a pair, `code` what a model that gives users codes says of these. Losses
-    are in nats; `se` is a standard error over rows, of `raters` over pairs.
+    None, and `validation`: the score they were chosen by (the NLL, unless a callback monitors another), by which
+    settings may be chosen too.
+
+    When the population is known there are `floors`, `excess` (loss above each floor's own predictor on the same test
+    rows) and `excess_risk` (expected loss above the floor that applies, the label integrated out). `raters` holds the
+    model's scores beside the floor of the raters themselves, when several judged a pair, `code` what a model that
+    gives users codes says of these. Losses are in nats; `se` is a standard error over rows, of `raters` over pairs.
     """
     floors = data.population.floors if data.population is not None else {}
     return {
