@@ -43,7 +43,7 @@ class CheckpointFiles(TorchCheckpointIO):
             known = {"format": FORMAT, "folder": os.path.realpath(self.folder)}
             write_whole(path, lambda partial: _save({**checkpoint, **known}, partial))
             if "optimizer_states" in checkpoint:  # others hold weights alone, from which no training goes on
-                write_text(self.folder / POINTER, json.dumps({"last": os.path.relpath(path, self.folder)}) + "\n")
+                point_at(self.folder, path)
                 self.step = checkpoint["global_step"]
         except (OSError, RuntimeError) as error:
             if isinstance(error.__context__, KeyboardInterrupt | SystemExit):  # which the writer has hidden
@@ -78,6 +78,11 @@ def named_in(checkpoint: dict[str, Any], home: Path) -> list[Path]:
     named = [state.get(key) for state in states for key in ("best_model_path", "last_model_path")]
     named += [path for state in states for path in state.get("best_k_models", {})]
     return [path for path in dict.fromkeys(map(Path, filter(None, named))) if path.is_file()]
+
+
+def point_at(folder: Path, path: Path) -> None:
+    """Makes a checkpoint in a run folder the one that `last` finds. Raises `OSError`."""
+    write_text(folder / POINTER, json.dumps({"last": os.path.relpath(path, folder)}) + "\n")
 
 
 def last(folder: Path) -> Path | None:

@@ -65,6 +65,9 @@ CHANGEABLE = (
     ),
 )  # fmt: skip
 
+# Callbacks whose state is in the checkpoint, and their settings with it; others act from now on.
+STATEFUL = ("callbacks.best", "callbacks.last", "callbacks.early_stopping")
+
 # Of data files whose content is compared; other endings in a folder are not read.
 DATA_ENDINGS = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".gz", ".zst", ".arrow")
 
@@ -216,12 +219,8 @@ def _check_resumable(path: Path, different: Mapping[str, tuple[Any, Any]], ways_
 def _may_change(key: str, values: tuple[Any, Any]) -> bool:
     if key in (*LENGTH, *CHANGEABLE):
         return True
-    # Callbacks of Lightning keep their state in the checkpoint, and their settings with it; others act from now on.
     kind, name = key.split(".")[0], ".".join(key.split(".")[:2])
     return kind == "callbacks" and (name not in STATEFUL or None in values)
-
-
-STATEFUL = ("callbacks.best", "callbacks.last", "callbacks.early_stopping")
 
 
 def _adopt(path: Path, settings: Settings) -> str:
@@ -232,13 +231,12 @@ def _adopt(path: Path, settings: Settings) -> str:
     if found.get("settings"):
         different = _differences(found["settings"], {}, settings, {})
         _check_resumable(path, different, "train from the start, without ckpt_path")
-    copies = {
-        each: Path(settings["paths"]["run_dir"], _place(each, home)) for each in checkpoints.named_in(found, home)
-    }
-    copies[path] = Path(settings["paths"]["run_dir"], _place(path, home))
+    folder = Path(settings["paths"]["run_dir"])
+    copies = {each: folder / _place(each, home) for each in [*checkpoints.named_in(found, home), path]}
     for source, target in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(target, functools.partial(shutil.copyfile, source))
+    checkpoints.point_at(folder, copies[path])
     return str(copies[path])
 
 
@@ -285,6 +283,12 @@ def _telling(settings: Settings) -> dict[str, Any]:
         for key, value in flatten(settings).items()
         if key == "seed" or not is_incidental(key)
     }
+
+
+def fingerprint(settings: Settings) -> str:
+    """Eight letters that settings and data of another result do not share."""
+    told = json.dumps([_telling(settings), digests(settings)], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
 def digests(settings: Settings) -> dict[str, str]:

@@ -14,7 +14,7 @@ import torch
 from hydra.errors import HydraException
 from numpy.typing import NDArray
 
-from micro_lit import runs, train
+from micro_lit import run_folder, runs, train
 from micro_lit.config import Settings, build, compose
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
@@ -23,9 +23,6 @@ from micro_lit.objectives import Link
 from micro_lit.reporting.results import flatten
 
 Array = NDArray[np.float64]
-
-# A candidate that was stopped half way goes on, and one that is there is not trained again.
-RESUMED = ("skip_finished=true", "ckpt_path=last")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +55,8 @@ class Candidate:
 def train_missing(candidates: Mapping[str, str | Sequence[str]], settings: Settings) -> dict[str, Path]:
     """The run folder of every candidate: the one named, or that of the run its overrides of `micro_lit.train` describe.
 
-    Such runs lie under `candidates/`, by the protocol's name and seed, and are trained unless they have been.
+    Such runs lie under `candidates/`, by the protocol's name and seed, and are trained unless they have been; one that
+    was stopped goes on. When the settings or the data of a candidate have changed, it gets another folder.
     """
     folders = {}
     for name, given in candidates.items():
@@ -66,16 +64,24 @@ def train_missing(candidates: Mapping[str, str | Sequence[str]], settings: Setti
             folders[name] = Path(given)
             continue
         folder = Path(settings["paths"]["output_dir"]) / "candidates" / settings["name"] / str(settings["seed"]) / name
-        own = {**settings["paths"], "run_dir": str(folder)}
-        shared = [f"seed={settings['seed']}", f"packages={settings['packages']}", *RESUMED]
         print(f"\n== {name}")
-        try:
-            run = compose("train", [*given, *shared, *(f"paths.{key}={_quoted(path)}" for key, path in own.items())])
-        except (HydraException, UserError) as error:
-            raise UserError(f"candidates.{name}={list(given)}: {str(error).splitlines()[0]}") from error
+        run = _compose(name, given, settings, folder)
+        if (folder / run_folder.CONFIG).is_file() and run_folder.differences(folder, run):
+            folder = folder.with_name(f"{name}-{run_folder.fingerprint(run)}")
+            run = _compose(name, given, settings, folder)
         train.run(run, brief=True)
         folders[name] = folder
     return folders
+
+
+def _compose(name: str, given: Sequence[str], settings: Settings, folder: Path) -> Settings:
+    """Settings of the run that is to make a candidate in a folder."""
+    own = {**settings["paths"], "run_dir": str(folder)}
+    shared = [f"seed={settings['seed']}", f"packages={settings['packages']}", "ckpt_path=last"]
+    try:
+        return compose("train", [*given, *shared, *(f"paths.{key}={_quoted(path)}" for key, path in own.items())])
+    except (HydraException, UserError) as error:
+        raise UserError(f"candidates.{name}={list(given)}: {str(error).splitlines()[0]}") from error
 
 
 def _quoted(text: str) -> str:
