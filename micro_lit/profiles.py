@@ -35,7 +35,7 @@ from micro_lit.models import MixtureBT
 from micro_lit.reporting import personal, terminal
 from micro_lit.reporting.explanations import explain
 from micro_lit.reporting.texts import in_words
-from micro_lit.runs import read_settings, restore
+from micro_lit.restored import Trust, read_settings, restore
 
 
 def sit(settings: Settings) -> tuple[dict[str, Any], Profiles]:
@@ -61,11 +61,12 @@ def sit(settings: Settings) -> tuple[dict[str, Any], Profiles]:
     users = whose(pairs, user)
     sets = [0] * len(pairs) + [len(counts) - 1] * len(responses)
     data = from_records([*pairs, *responses], ["test"] * len(sets), counts, sets)
-    model = restore(run, data, Path(settings["paths"]["features_dir"]))
+    trust = Trust.of(settings)
+    model = restore(run, data, Path(settings["paths"]["features_dir"]), trust)
     data.count_truncated(model.backbone.truncated_M)
     terminal.show_data(data, model.backbone.example)
     profiles = open_profiles(path, model, settings["rule"])
-    judged = judge(model, data.pairs, read_settings(run)["loader"]["eval_batch_size"])
+    judged = judge(model, data.pairs, read_settings(run, trust)["loader"]["eval_batch_size"])
 
     names = list(dict.fromkeys(users)) if user is None else [user]
     count_U, before_UJ = profiles.counts(names), profiles.weights(names)

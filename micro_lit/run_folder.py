@@ -49,20 +49,16 @@ MADE = (
 # Settings that say how long training takes: with another value a run goes on where it had ended.
 LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 
+# Settings of a backbone that say what it costs, and not what it makes of a text.
+COSTS = tuple(
+    f"backbone.{name}" for name in ("token_budget", "resident_gb", "gradient_checkpointing", "attn_implementation")
+)
+
 # Settings that a resumed run may change: they take effect at once, and the weights so far do not depend on them.
 CHANGEABLE = (
-    "loader.eval_batch_size",
-    *(
-        f"trainer.{name}"
-        for name in (
-            "accelerator", "detect_anomaly", "enable_model_summary", "enable_progress_bar", "limit_test_batches",
-            "log_every_n_steps", "num_sanity_val_steps", "profiler",
-        )
-    ),
-    *(
-        f"backbone.{name}"
-        for name in ("token_budget", "resident_gb", "gradient_checkpointing", "attn_implementation")
-    ),
+    *COSTS, "loader.eval_batch_size", "trainer.accelerator", "trainer.detect_anomaly", "trainer.enable_model_summary",
+    "trainer.enable_progress_bar", "trainer.limit_test_batches", "trainer.log_every_n_steps",
+    "trainer.num_sanity_val_steps", "trainer.profiler",
 )  # fmt: skip
 
 # Callbacks whose state is in the checkpoint, and their settings with it; others act from now on.

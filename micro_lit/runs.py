@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import yaml
 from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.nn import Module
@@ -26,13 +25,8 @@ from micro_lit.models import MixtureBT
 from micro_lit.models.people import PeopleBT
 from micro_lit.preemption import PREEMPTED
 from micro_lit.reporting import results
-
-TOKENIZER = "tokenizer.json"
-
-# Settings of a backbone that say what it costs, and not what it makes of a text.
-COSTS = tuple(
-    f"backbone.{name}" for name in ("token_budget", "resident_gb", "gradient_checkpointing", "attn_implementation")
-)
+from micro_lit.restored import REMOTE, TOKENIZER, Trust, make_model, read_settings, restore
+from micro_lit.run_folder import COSTS
 
 
 def quiet_libraries() -> None:
@@ -51,46 +45,6 @@ def quiet_libraries() -> None:
         ".*number of training batches.*smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", message)
-
-
-def read_settings(folder: Path) -> Settings:
-    """What a run was set to. Raises `UserError` when the folder is none of a run."""
-    try:
-        return yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{folder}: not the folder of a run; its config.yaml cannot be read ({error})") from error
-
-
-def make_model(
-    settings: Settings, data: PreferenceData, backbone: Module, stage1: MixtureBT | None, **known: Any
-) -> MixtureBT:
-    """The model that settings describe, untrained; a router weighs the heads of `stage1`."""
-    known |= {"backbone": backbone, "names": data.names, "references": data.references, "bayes": data.bayes}
-    if stage1 is not None:
-        known["stage1"] = stage1
-    return build(settings["model"], **known)
-
-
-def restore(folder: Path, data: PreferenceData, features_dir: Path) -> MixtureBT:
-    """The model of a finished run as it was tested, frozen, ready to judge the pairs of `data`.
-
-    Raises `UserError` when the folder holds no such model, or one of other weights than its settings say.
-    """
-    settings = read_settings(folder)
-    path = checkpoints.tested(folder)
-    if path is None:
-        raise UserError(f"{folder}: no checkpoint; wait until the run has written one, or train again")
-    if settings["stage1"] is None:
-        stage1, source = None, settings["backbone"]
-        if (folder / TOKENIZER).is_file():
-            source = {**source, "tokenizer": str(folder / TOKENIZER)}
-        backbone = build(source).prepare(data, features_dir)
-    else:
-        stage1 = restore(Path(settings["stage1"]), data, features_dir)
-        backbone = stage1.backbone
-    model = make_model(settings, data, backbone, stage1, sources=checkpoints.read(path).get("sources"))
-    checkpoints.load(path, model)
-    return model.requires_grad_(False).eval()
 
 
 class Run:
@@ -145,19 +99,20 @@ class Run:
         """The model that `stage1` names; says so when the two stages do not share their data."""
         if self.settings["stage1"] is None:
             return None
-        folder = Path(self.settings["stage1"])
-        then, now = (results.flatten(each) for each in (read_settings(folder), self.settings))
+        folder, trust = Path(self.settings["stage1"]), Trust.of(self.settings)
+        then, now = (results.flatten(each) for each in (read_settings(folder, trust), self.settings))
         other = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
         # What only one of the two knows was not there to be set in the version of the other, and changes nothing.
         known = then.keys() & now.keys()
-        if backbone := [key for key in other if key.startswith("backbone.") and key in known and key not in COSTS]:
+        free = (*COSTS, f"backbone.{REMOTE}")
+        if backbone := [key for key in other if key.startswith("backbone.") and key in known and key not in free]:
             raise UserError(f"stage1={folder} was trained with another backbone ({', '.join(backbone)} differ)")
         kept = ("data.criteria", "data.criterion_of")
         if data := [key for key in other if key == "seed" or (key.startswith("data.") and not key.startswith(kept))]:
             print(
                 f"note: stage 1 had other data ({', '.join(data)} differ); what it was trained on may be tested on here"
             )
-        return restore(folder, self.data, features_dir)
+        return restore(folder, self.data, features_dir, trust, (self.folder.resolve(),))
 
     def _begin_folder(self) -> None:
         """Only once all is built: settings that lead nowhere leave what an earlier run has measured."""

@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from micro_lit.config.hydra_nodes import Refused
 from micro_lit.config.rules import Settings, validate
 from micro_lit.errors import UserError
 
@@ -31,6 +32,8 @@ def compose(config_name: str, overrides: list[str]) -> Settings:
     try:
         with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
             return to_settings(hydra.compose(config_name, overrides))
+    except Refused as refused:
+        raise UserError(str(refused).removeprefix("error: ")) from None
     finally:
         around.hydra = command
 

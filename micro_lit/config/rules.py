@@ -5,7 +5,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from micro_lit.config.objects import check_target, objects
+from micro_lit.config.names import check_names
+from micro_lit.config.objects import check_node, is_public, objects
 from micro_lit.errors import UserError
 
 Settings = dict[str, Any]
@@ -117,7 +118,8 @@ RULES: dict[str, Rule] = {
         lambda value: value is None or (isinstance(value, list) and bool(value)),
     ),
     "report.log": _yes_or_no(),
-    "packages": Rule("a list of names", lambda value: isinstance(value, list) and all(map(str, value))),
+    "packages": Rule("a list of names", lambda value: isinstance(value, list) and all(map(is_public, value))),
+    "trust_remote_code": _yes_or_no(),
     "data": _object(),
     "backbone": _object(),
     "model": _object(),
@@ -229,14 +231,16 @@ def validate(settings: Settings) -> None:
         if found and not rule.test(value):
             raise UserError(f"{key}={value!r} is not allowed; give {rule.allowed}")
     for key, node in objects(settings):
-        check_target(f"{key}._target_", node["_target_"], settings.get("packages") or [])
+        check_node(key, node, settings.get("packages") or [])
+    check_names(settings)
 
 
 def _rules(settings: Settings) -> Iterator[tuple[str, Rule]]:
     """All rules; those of a model also for a router, those of a data set also for each set of a mixture."""
     yield from RULES.items()
     yield from ((key.replace("model", "router", 1), rule) for key, rule in RULES.items() if key.startswith("model"))
-    for name in _look_up(settings, "data.sets")[1] or ():
+    sets = _look_up(settings, "data.sets")[1]
+    for name in sets if isinstance(sets, Mapping) else ():
         for key, rule in RULES.items():
             if key.startswith("data."):
                 yield key.replace("data.", f"data.sets.{name}.", 1), rule

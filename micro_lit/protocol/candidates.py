@@ -21,6 +21,7 @@ from micro_lit.errors import UserError
 from micro_lit.models import AttributeBT, MixtureBT
 from micro_lit.objectives import Link
 from micro_lit.reporting.results import flatten
+from micro_lit.restored import ALONE, Trust
 
 Array = NDArray[np.float64]
 
@@ -90,12 +91,14 @@ def _quoted(text: str) -> str:
     return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
 
 
-def load_data(folders: Mapping[str, Path], criteria: str | None = None) -> PreferenceData:
+def load_data(folders: Mapping[str, Path], criteria: str | None = None, trust: Trust = ALONE) -> PreferenceData:
     """The pairs that all runs share, with the criteria given, hidden or shuffled; None: as all runs were told them.
+
+    trust: what the settings of the runs may run.
 
     Raises `UserError` when the runs do not share their pairs: their test rows would not be the same.
     """
-    [(name, first), *others] = [(name, _rows(folder, criteria)) for name, folder in folders.items()]
+    [(name, first), *others] = [(name, _rows(folder, criteria, trust)) for name, folder in folders.items()]
     known = flatten(first)
     for other, settings in others:
         found = flatten(settings)
@@ -108,12 +111,12 @@ def load_data(folders: Mapping[str, Path], criteria: str | None = None) -> Prefe
 
 
 def judge_all(
-    folders: Mapping[str, Path], data: PreferenceData, features_dir: Path, batch_size: int
+    folders: Mapping[str, Path], data: PreferenceData, features_dir: Path, batch_size: int, trust: Trust = ALONE
 ) -> dict[str, Candidate]:
     """Every run restored, and its judgments of all rows. `data` hide their criteria."""
     candidates = {}
     for name, folder in folders.items():
-        model = runs.restore(folder, data, features_dir)
+        model = runs.restore(folder, data, features_dir, trust)
         margins_NK, log_weights_NK = judge(model, data, batch_size)
         candidates[name] = Candidate(name, folder, model, margins_NK, log_weights_NK)
     return candidates
@@ -131,9 +134,9 @@ def judge(
     )
 
 
-def _rows(folder: Path, criteria: str | None) -> Settings:
+def _rows(folder: Path, criteria: str | None, trust: Trust) -> Settings:
     """What makes the rows of a run what they are, with such criteria."""
-    settings = runs.read_settings(folder)
+    settings = runs.read_settings(folder, trust)
     data = settings["data"] if criteria is None else _with_criteria(settings["data"], criteria)
     return {"seed": settings["seed"], "data": data}
 
