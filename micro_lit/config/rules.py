@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ from micro_lit.config.objects import check_node, is_public, objects
 from micro_lit.errors import UserError
 
 Settings = dict[str, Any]
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class Rule(NamedTuple):
@@ -48,6 +51,14 @@ def _yes_or_no() -> Rule:
     return Rule("true or false", lambda value: isinstance(value, bool))
 
 
+def _name() -> Rule:
+    # A command line that is no UTF-8 comes in as half characters, which no file can hold.
+    return Rule(
+        "a name, a whole number or null; other numbers in two kinds of quotes, as '\"1.5\"'",
+        lambda value: value is None or type(value) is int or (isinstance(value, str) and not _HALF.search(value)),
+    )
+
+
 def _object() -> Rule:
     return Rule(
         "an object with a _target_ (to choose one of a group write group=option, as in model/head=mlp)",
@@ -75,6 +86,13 @@ RULES: dict[str, Rule] = {
     "overwrite": _yes_or_no(),
     "own_process": _yes_or_no(),
     "rule": _one_of("posterior", "hedge"),
+    "repeated_labels": _one_of("skip", "count"),
+    "user": _name(),
+    "forget": _name(),
+    "export": Rule(
+        "the name of a file that ends in .json, or null",
+        lambda value: value is None or (isinstance(value, str) and value.endswith(".json")),
+    ),
     "on_bad_row": _one_of("error", "skip"),
     "columns": Rule("a mapping from our columns to theirs", lambda value: isinstance(value, Mapping)),
     "budget": _whole(1),
