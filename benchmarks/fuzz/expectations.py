@@ -18,23 +18,24 @@ class Values(NamedTuple):
 NEITHER_NUMBER_NOR_WORD = ("[1]", "[]", "{a: 1}", "{}")
 WORDS = ("abc", "''", "'a b'", "'a=b'", "'(x)'", "'ünïcödé'")
 UNBOUNDED = ("nan", "inf", "-inf")
+NO_NUMBER = (*NEITHER_NUMBER_NOR_WORD, *WORDS, *UNBOUNDED)
 
 
 def whole(least: int, *right: str, null: bool = False, wrong: Sequence[str] = ()) -> Values:
     """Whole numbers from `least` on."""
-    refused = (str(least - 1), "-7", "1.5", "true", *NEITHER_NUMBER_NOR_WORD, *WORDS, *UNBOUNDED, *wrong)
+    refused = (str(least - 1), "-7", "1.5", "true", *NO_NUMBER, *wrong)
     return Values((*right, *(["null"] * null)), refused if null else (*refused, "null"))
 
 
 def number(*right: str, wrong: Sequence[str] = (), null: bool = False) -> Values:
     """Numbers of at least 0, or as `wrong` says."""
-    refused = ("-0.1", "true", *NEITHER_NUMBER_NOR_WORD, *WORDS, *UNBOUNDED, *wrong)
+    refused = ("-0.1", "true", *NO_NUMBER, *wrong)
     return Values((*right, *(["null"] * null)), refused if null else (*refused, "null"))
 
 
 def yes_or_no(*right: str) -> Values:
-    """true or false."""
-    return Values(right or ("true", "false"), ("7", "0.5", "null", *NEITHER_NUMBER_NOR_WORD, *WORDS, "nan"))
+    """true or false; what null stands for is the library's own choice."""
+    return Values(right or ("true", "false"), ("7", "0.5", *NEITHER_NUMBER_NOR_WORD, *WORDS, "nan"))
 
 
 def one_of(*right: str, wrong: Sequence[str] = ()) -> Values:
@@ -106,38 +107,38 @@ TRAIN: dict[str, Values] = {
     "model.optimizer.weight_decay": number("0", "0.5", wrong=("-1",)),
     "trainer": NODE,
     "trainer.accelerator": one_of("cpu", wrong=("null",)),
-    "trainer.devices": Values(("1", "'1'", "auto"), ("0", "-7", "1.5", "true", "null", *NEITHER_NUMBER_NOR_WORD[1:], *WORDS, *UNBOUNDED)),
+    "trainer.devices": Values(("1", "'1'", "auto"), ("0", "-7", "1.5", "true", "null", *NO_NUMBER[1:])),
     "trainer.num_nodes": whole(1, "1"),
     "trainer.strategy": one_of("auto", wrong=("null", "ddp_spawn")),
     "trainer.precision": one_of("32-true", "bf16-mixed", wrong=("null", "8", "32-mixed")),
     "trainer.max_epochs": whole(1, "1", "2"),
-    "trainer.max_steps": Values(("-1", "1", "3"), ("0", "-2", "1.5", "true", "null", *NEITHER_NUMBER_NOR_WORD, *WORDS, *UNBOUNDED)),
+    "trainer.max_steps": Values(("-1", "1", "3"), ("0", "-2", "1.5", "true", "null", *NO_NUMBER)),
     "trainer.max_time": Values(
         ("null", "'00:00:01:00'", "{minutes: 1}", "{hours: 1, seconds: 3}"),
-        ("0", "-1", "1.5", "true", "[1]", "{a: 1}", "{}", "{minutes: 0}", "{minutes: abc}", "'00:00:00:00'", *WORDS, *UNBOUNDED),
+        ("0", "-1", "1.5", "true", "{minutes: 0}", "{minutes: abc}", "'00:00:00:00'", *NO_NUMBER),
     ),
     "trainer.accumulate_grad_batches": whole(1, "1", "2"),
     "trainer.gradient_clip_val": number("0.5", "1", null=True, wrong=("-1",)),
     "trainer.val_check_interval": Values(
         ("1.0", "0.5", "1", "2"),
-        ("0", "0.0", "-1", "1.5", "3", "0.1", "true", "null", *NEITHER_NUMBER_NOR_WORD, *WORDS, *UNBOUNDED),
+        ("0", "0.0", "-1", "1.5", "3", "0.1", "true", *NO_NUMBER),
     ),
     "trainer.check_val_every_n_epoch": whole(1, "1", wrong=("2", "9")),
     "trainer.log_every_n_steps": whole(1, "1", "1000"),
-    "trainer.num_sanity_val_steps": Values(("0", "2", "-1"), ("-2", "1.5", "true", "null", *NEITHER_NUMBER_NOR_WORD, *WORDS, *UNBOUNDED)),
-    "trainer.deterministic": Values(("true", "false", "warn"), ("7", "null", *NEITHER_NUMBER_NOR_WORD, *WORDS, "nan")),
+    "trainer.num_sanity_val_steps": Values(("0", "2", "-1"), ("-2", "1.5", "true", *NO_NUMBER)),
+    "trainer.deterministic": Values(("true", "false", "warn"), ("7", *NEITHER_NUMBER_NOR_WORD, *WORDS, "nan")),
     "trainer.benchmark": yes_or_no(),
     "trainer.limit_train_batches": number("1", "1.0", "0.5", "2", null=True, wrong=(*PART, "0.1")),
     "trainer.limit_val_batches": number("1", "1.0", null=True, wrong=(*PART, "0.5")),
     "trainer.limit_test_batches": number("1", "1.0", null=True, wrong=(*PART, "0.5")),
-    "trainer.fast_dev_run": Values(("true", "false", "1", "2", "0"), ("-1", "1.5", "null", *NEITHER_NUMBER_NOR_WORD, *WORDS, *UNBOUNDED)),
+    "trainer.fast_dev_run": Values(("true", "false", "1", "2", "0"), ("-1", "1.5", "null", *NO_NUMBER)),
     "trainer.detect_anomaly": yes_or_no(),
     "trainer.profiler": one_of("null", "simple", wrong=("nix",)),
     "trainer.enable_progress_bar": yes_or_no(),
     "trainer.enable_model_summary": yes_or_no(),
     "trainer.use_distributed_sampler": yes_or_no("false"),
     "+trainer.min_epochs": whole(0, "1", null=True),
-    "+trainer.overfit_batches": Values(("0", "1"), ("-1", "1.5", "null", *NEITHER_NUMBER_NOR_WORD, *WORDS, *UNBOUNDED)),
+    "+trainer.overfit_batches": Values(("0", "1"), ("-1", "1.5", "null", *NO_NUMBER)),
     "+trainer.gradient_clip_algorithm": one_of("norm", "value", wrong=("nix",)),
     "+trainer.reload_dataloaders_every_n_epochs": whole(0, "0", "1"),
     "+trainer.inference_mode": yes_or_no(),
@@ -177,13 +178,18 @@ TRAIN: dict[str, Values] = {
     "paths.output_dir": Values(("elsewhere",), ("[a]", "{a: 1}", "null", "nan", "7")),
     "paths.features_dir": Values(("elsewhere",), ("[a]", "{a: 1}", "null", "nan", "7")),
     "paths.data_dir": Values(("nix",), ("[a]", "{a: 1}", "null", "nan", "7")),
-    "paths.run_dir": Values(("elsewhere",), ("[a]", "{a: 1}", "null", "nan", "7", "/dev/null", "/dev/null/x", "/proc/x", "''")),
+    "paths.run_dir": Values(
+        ("elsewhere",), ("[a]", "{a: 1}", "null", "nan", "7", "/dev/null", "/dev/null/x", "/proc/x", "''")
+    ),
     "hydra.run.dir": Values((), ("null", "[a]", "/dev/null/x", "/proc/x")),
     "hydra.job.name": Values((), ("[a]", "{a: 1}")),
     "hydra.verbose": Values(("false",), ("{a: 1}", "1.5")),
     "hydra/launcher": Values((), ("nix", "7", "[a]")),
     "hydra": Values((), ("7", "abc", "null", "[a]")),
 }  # fmt: skip
+
+NO_CANDIDATES = ("7", "abc", "[]", "{}", "{a: 7}", "null", "nan", "{a: nix}", "{a: [seed=-1]}", "[a]")
+NO_COUNTS = ("7", "abc", "[]", "[a]", "{a: 1}", "null", "nan", "[1.5]", "[true]")
 
 # Of the other commands: top-level keys, and some below. What is refused only; the base of each works.
 OTHERS: dict[str, dict[str, Values]] = {
@@ -213,10 +219,10 @@ OTHERS: dict[str, dict[str, Values]] = {
     },
     "evaluate": {
         "seed": whole(0, "0", "3"),
-        "candidates": Values((), ("7", "abc", "[]", "{}", "{a: 7}", "null", "nan", "{a: nix}", "{a: [seed=-1]}", "[a]", "{a: {b: c}}")),
+        "candidates": Values((), (*NO_CANDIDATES, "{a: {b: c}}")),
         "baseline": Values(("a",), ("nix", "7", "[a]", "{a: 1}", "null", "nan", "''", "true")),
         "budget": whole(1, "1", "2"),
-        "budgets": Values(("[0,1]", "[0]"), ("7", "abc", "[]", "[-1]", "[a]", "{a: 1}", "null", "nan", "[1.5]", "[true]", "[null]")),
+        "budgets": Values(("[0,1]", "[0]"), (*NO_COUNTS, "[-1]", "[null]")),
         "budget_from": one_of("train", "test", wrong=("null", "validation")),
         "draws": whole(2, "2", "3"),
         "resamples": whole(100, "100"),
@@ -239,10 +245,10 @@ OTHERS: dict[str, dict[str, Values]] = {
     },
     "people": {
         "seed": whole(0, "0", "3"),
-        "candidates": Values((), ("7", "abc", "[]", "{}", "{a: 7}", "null", "nan", "{a: nix}", "{a: [seed=-1]}", "[a]")),
+        "candidates": Values((), NO_CANDIDATES),
         "baseline": Values(("a",), ("nix", "7", "[a]", "{a: 1}", "null", "nan", "''")),
         "common": Values(("[]", "[seed=1]"), ("7", "abc", "{a: 1}", "null", "nan", "[7]", "[null]")),
-        "labels": Values(("[0]", "[0,1]"), ("7", "abc", "[]", "[1]", "[0,0]", "[a]", "{a: 1}", "null", "nan", "[0,1.5]", "[0,-1]", "[0,999]")),
+        "labels": Values(("[0]", "[0,1]"), (*NO_COUNTS, "[1]", "[0,0]", "[0,1.5]", "[0,-1]", "[0,999]")),
         "draws": whole(2, "2", "3"),
         "rows_left": whole(1, "1", wrong=("9999",)),
         "resamples": whole(100, "100"),

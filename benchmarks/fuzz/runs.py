@@ -18,7 +18,12 @@ def make_runs(shared: Path) -> Runs:
     """Arguments of each command but `train` with which it works, on runs in `shared` that are made here."""
     vectors = make(shared / "vectors", *BASE, "data.criteria=hidden", "data.users_per_group=2", "data.test=120")
     text = make(
-        shared / "text", "+experiment=mixture_k8", *SIZES, "model.num_heads=2", "backbone.hidden=16", "backbone.layers=1"
+        shared / "text",
+        "+experiment=mixture_k8",
+        *SIZES,
+        "model.num_heads=2",
+        "backbone.hidden=16",
+        "backbone.layers=1",
     )
     pairs = shared / "pairs.jsonl"
     rows = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": "No idea."} for n in range(4)]

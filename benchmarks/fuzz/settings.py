@@ -18,13 +18,15 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("experiment=mixture_k8",), ("model=[mixture,single_bt]",), ("model/head=nix",), ("~nix",), ("seed.x=1",),
     ("seed=1,2",), ("--cfg", "nix"), ("--info", "nix"), ("-cn", "nix"), ("--config-dir", "nix"), ("-r", "--cfg", "job"),
     ("--experimental-rerun", "/dev/null"), ("name=${nix}",), ("name=${oc.env:NIX_NIX}",), ("seed=${name}",),
-    ("name=${name}",), ("+a.b/c=3",), ("+seed=4",), ("'=3",), ("\x00=3",), ("seed=" + 5000 * "9",), ("+=3",), ("~seed",),
+    ("name=${name}",), ("+a.b/c=3",), ("+seed=4",), ("'=3",), ("\x00=3",), ("seed=" + 5000 * "9",), ("+=3",),
+    ("~seed",),
     ("+seed.nix=3",), ("data.train=${data.train}",), ("model._target_=os.system",), ("model._target_=micro_lit.nix",),
     ("model._target_=7",), ("~model._target_",), ("~trainer",), ("~data",), ("~backbone",), ("~loader",), ("~paths",),
     ("~loader.batch_size",), ("~trainer.devices",), ("~callbacks.best",), ("logger=nix",), ("+logger.x=7",),
     ("+callbacks.x=7",), ("+callbacks.x._target_=micro_lit.models.LinearHeads",), ("backbone=tiny",), ("model=router",),
     ("trainer=gpu",), ("trainer=fsdp",), ("+logger.t._target_=pytorch_lightning.loggers.TensorBoardLogger",
-     f"+logger.t.save_dir={FOLDER}/run"), ("model=sparse_moe", "model.top_k=9"), ("model/head=mlp", "+model.head.layers=abc"),
+     f"+logger.t.save_dir={FOLDER}/run"), ("model=sparse_moe", "model.top_k=9"), 
+    ("model/head=mlp", "+model.head.layers=abc"),
 )  # fmt: skip
 
 
@@ -80,7 +82,9 @@ def interleaved(columns: list[list]) -> list:
 
 def _train(settings: dict[str, str], right: bool) -> Case:
     typed = [f"{key}={value}" for key, value in settings.items()]
-    changes_rows = any(key.startswith(("data.", "trainer.limit_test", "trainer.fast_dev", "+trainer.overfit")) for key in settings)
+    changes_rows = any(
+        key.startswith(("data.", "trainer.limit_test", "trainer.fast_dev", "+trainer.overfit")) for key in settings
+    )
     rows = None if changes_rows else TEST_ROWS
     place = "elsewhere" if settings.get("paths.run_dir") == "elsewhere" else "run"
     return Case(
@@ -102,4 +106,5 @@ def _combined(chance: random.Random) -> Case:
 
 def _other(command: str, key: str, value: str, right: bool, runs: Runs) -> Case:
     arguments = (*runs[command], RUN, f"{key}={value}")
-    return Case(f"{command} {key}={value}", Expect.PASS if right else Expect.FAIL, command, arguments)
+    module = "floors.__main__" if command == "floors" else command
+    return Case(f"{command} {key}={value}", Expect.PASS if right else Expect.FAIL, module, arguments)

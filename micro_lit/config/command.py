@@ -32,7 +32,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[Settings], Any]], Calla
         def command(config: DictConfig) -> Any:
             try:
                 with stoppable():
-                    return run(to_settings(config))
+                    return run(to_settings(config, config_name))
             except Exception as error:
                 if in_sweep() and HydraConfig.get().callbacks:
                     raise  # to `sweeps.Sweep`, which goes on with the other jobs

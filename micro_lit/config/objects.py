@@ -7,6 +7,7 @@ from typing import Any
 
 import hydra
 
+from micro_lit.config import types
 from micro_lit.errors import UserError
 
 # `_target_` may name these and nothing else; `packages=[...]` adds the user's own.
@@ -48,11 +49,15 @@ def build(node: Mapping[str, Any], **arguments: Any) -> Any:
         raise UserError(f"{node['_target_']}: {error}") from error
     try:
         return make(**arguments)
-    except TypeError as error:
-        # A class that hands **settings on shows its mistakes only now.
-        if "keyword argument" not in str(error):
+    except UserError:
+        raise
+    except Exception as error:
+        # A class that hands **settings on shows its mistakes only now; what libraries raise is about our settings.
+        ours = node["_target_"].startswith("micro_lit.")
+        if ours and not (isinstance(error, TypeError) and "keyword argument" in str(error)):
             raise
-        raise UserError(f"{node['_target_']}: {error}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{node['_target_']}: {reason}") from error
 
 
 def check_objects(node: Mapping[str, Any]) -> None:
@@ -60,11 +65,11 @@ def check_objects(node: Mapping[str, Any]) -> None:
 
     Raises `UserError` for a target that is not there, leads out of its package, or does not take a setting.
     """
-    for _, inner in objects(node):
-        _check_call(inner["_target_"], {key: value for key, value in inner.items() if not key.startswith("_")})
+    for key, inner in objects(node):
+        _check_call(key, inner["_target_"], {name: each for name, each in inner.items() if not name.startswith("_")})
 
 
-def _check_call(target: str, settings: Mapping[str, Any]) -> None:
+def _check_call(key: str, target: str, settings: Mapping[str, Any]) -> None:
     try:
         found = hydra.utils.get_object(target)
     except (ImportError, ValueError) as error:
@@ -82,3 +87,4 @@ def _check_call(target: str, settings: Mapping[str, Any]) -> None:
         inspect.signature(found).bind_partial(**settings)
     except TypeError as error:
         raise UserError(f"{target}: {error}") from error
+    types.check(key, found, settings)
