@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from rich.console import Console
 
 from micro_lit import preemption
+from micro_lit.errors import UserError
 
 
 class StepLine(pl.Callback):
@@ -113,3 +114,34 @@ class Preemption(Checkpoint):
             if not trainer.fast_dev_run:
                 trainer.save_checkpoint(self.path)
             sys.exit(preemption.PREEMPTED)
+
+
+class EnoughBatches(pl.Callback):
+    """Ends a run before its first step where its limits leave nothing to validate or to test on."""
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.fast_dev_run:
+            return
+        batches = len(trainer.datamodule.test_dataloader())
+        if not _left(batches, trainer.limit_test_batches):
+            raise UserError(f"trainer.limit_test_batches={trainer.limit_test_batches} leaves none of {batches} batches")
+        watched = [each for each in trainer.callbacks if getattr(each, "monitor", None)]
+        if not watched:
+            return
+        batches = len(trainer.datamodule.val_dataloader())
+        without = f"; callbacks watch {watched[0].monitor}, take them out where nothing is validated (~callbacks)"
+        if not _left(batches, trainer.limit_val_batches):
+            raise UserError(
+                f"trainer.limit_val_batches={trainer.limit_val_batches} leaves none of {batches} batches{without}"
+            )
+        every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
+        if every is not None and epochs is not None and 0 < epochs < every:
+            raise UserError(
+                f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}: nothing would be "
+                f"validated{without}"
+            )
+
+
+def _left(batches: int, limit: int | float) -> int:
+    """How many batches a limit of the Trainer leaves: a number of them, or a share."""
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)

@@ -6,7 +6,7 @@ Processes that torchrun starts share the work, each on its own device.
 from pathlib import Path
 
 from micro_lit import ranks
-from micro_lit.config import Settings, build, entry_point
+from micro_lit.config import Settings, build, check_objects, entry_point
 from micro_lit.errors import UserError
 
 
@@ -20,6 +20,7 @@ def run(settings: Settings) -> int:
     from micro_lit.features.pretrained import Pretrained
     from micro_lit.reporting import terminal
 
+    check_objects(settings)
     data = build(settings["data"]).load(settings["seed"])
     backbone = build(settings["backbone"])
     if data.is_vectors or not isinstance(backbone, Pretrained):

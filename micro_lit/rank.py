@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from micro_lit import ranks, train
-from micro_lit.errors import UserError
+from micro_lit.config import failures
 from micro_lit.preemption import PREEMPTED, stoppable
 
 PR_SET_PDEATHSIG = 1
@@ -25,9 +25,11 @@ def main(path: str, parent: str, *brief: str) -> None:
     try:
         with stoppable():
             train.run(yaml.safe_load(Path(path).read_text()), brief=bool(brief))
-    except UserError as error:
-        ranks.word_of(Path(path).parent, ranks.rank()).write_text(str(error))
-        sys.exit(1)
+    except Exception as error:
+        failures.show_traceback(error)
+        failure = failures.describe(error)
+        ranks.word_of(Path(path).parent, ranks.rank()).write_text(failure.line.removeprefix("error: "))
+        sys.exit(failure.status)
 
 
 if __name__ == "__main__":

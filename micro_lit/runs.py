@@ -4,16 +4,19 @@ import logging
 import os
 import sys
 import time
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.nn import Module
 
 from micro_lit import checkpoints, ranks, run_folder, sharding, tracking
+from micro_lit.callbacks import EnoughBatches
 from micro_lit.checkpoints import CheckpointFiles
 from micro_lit.config import Settings, build, check_objects
 from micro_lit.data.datamodule import PreferenceDataModule
@@ -47,6 +50,23 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message)
 
 
+def _check_optimizer(node: Settings | None) -> None:
+    """Makes the optimizer of a model for one number: what it refuses is better known before the data are read."""
+    if node is None:
+        return
+    make = build(node)
+    try:
+        make([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model.optimizer: {' '.join(str(error).split())}") from error
+
+
+def _of_lightning(error: Exception) -> bool:
+    """Whether an exception was raised by Lightning's own code: what it says is about our settings."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith(("pytorch_lightning.", "lightning_fabric."))
+
+
 class Run:
     """Data, backbone, model and trainer of one run. As a context it closes loggers whatever happens."""
 
@@ -55,6 +75,7 @@ class Run:
         quiet_libraries()
         self.settings = settings
         check_objects(settings)
+        _check_optimizer(settings["model"].get("optimizer"))
         routes = settings["model"]["_target_"].endswith(".ContextRouter")
         if routes != (settings["stage1"] is not None):
             raise UserError("model=router and stage1=<folder of a run> go together: a router weighs its heads")
@@ -125,6 +146,7 @@ class Run:
 
     def _make_trainer(self) -> pl.Trainer:
         callbacks = [build(node) for node in (self.settings.get("callbacks") or {}).values() if node is not None]
+        callbacks.append(EnoughBatches())
         # Processes that we started find each other by themselves, whatever cluster they are on.
         plugins = [self.checkpoints, *([LightningEnvironment()] if ranks.ours() else [])]
         try:
@@ -154,8 +176,10 @@ class Run:
             checkpoints.check_resumable(Path(path), self.model)
         try:
             self.trainer.fit(self.model, self.datamodule, ckpt_path=path, weights_only=True)
-        except MisconfigurationException as error:
-            raise UserError(str(error).strip().splitlines()[0]) from error
+        except (MisconfigurationException, ValueError) as error:
+            if isinstance(error, UserError) or not _of_lightning(error):
+                raise
+            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         except SystemExit as stop:
             if not self.trainer.interrupted:
                 raise

@@ -1,14 +1,19 @@
 """Commands: a function of settings becomes `python -m micro_lit.<name>`."""
 
+import contextlib
 import functools
+import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import hydra
+import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from micro_lit.config import failures
 from micro_lit.config.composition import config_dir, in_sweep, to_settings
 from micro_lit.config.rules import Settings
 from micro_lit.errors import UserError
@@ -16,7 +21,7 @@ from micro_lit.preemption import stoppable
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[Settings], Any]], Callable[[], None]]:
-    """Makes a command of a function of settings: composes, validates, runs; a user's mistake becomes one line.
+    """Makes a command of a function of settings: composes, validates, runs; any failure becomes one line.
 
     The function under the command stays importable as it is, and returns what it measured.
     """
@@ -27,12 +32,97 @@ def entry_point(config_name: str) -> Callable[[Callable[[Settings], Any]], Calla
         def command(config: DictConfig) -> Any:
             try:
                 with stoppable():
-                    return run(to_settings(config))
-            except UserError as error:
+                    return run(to_settings(config, config_name))
+            except Exception as error:
                 if in_sweep() and HydraConfig.get().callbacks:
                     raise  # to `sweeps.Sweep`, which goes on with the other jobs
-                sys.exit(f"error: {error}")
+                failures.end(error)
 
-        return command
+        @functools.wraps(run)
+        def main() -> None:
+            with _one_line(), _full_errors():
+                _check_arguments(config_name)
+                command()
+
+        return main
 
     return decorate
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """While inside, any failure ends the process with one line; a reader that has closed the pipe ends it silently."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except SystemExit as stop:
+        # Lightning turns a Ctrl-C into its own exit.
+        if stop.code == 1 and isinstance(stop.__context__, KeyboardInterrupt):
+            failures.end(stop.__context__)
+        raise
+    except BrokenPipeError:
+        # What is left in the buffer would fail once more at the end of the interpreter.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(failures.PIPE_CLOSED)
+    except BaseException as error:
+        failures.end(_before_the_command(error))
+
+
+def _before_the_command(error: BaseException) -> BaseException:
+    """Hydra refuses some overrides with an assertion or a `ValueError` of its own: a mistake in them, not a fault."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    module = "" if last is None else last.tb_frame.f_globals.get("__name__", "")
+    if isinstance(error, AssertionError | TypeError | ValueError | AttributeError | KeyError) and module.split(".")[
+        0
+    ] in ("hydra", "omegaconf", "antlr4"):
+        return UserError(f"Hydra cannot compose these overrides ({type(error).__name__}: {error})")
+    return error
+
+
+@contextlib.contextmanager
+def _full_errors() -> Iterator[None]:
+    """While inside, Hydra raises what goes wrong instead of printing it."""
+    name = "HYDRA_FULL_ERROR"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _check_arguments(config_name: str) -> None:
+    """Ends the process with status 2 and one line where an option of the command line is none of Hydra's.
+
+    Abbreviations are none: Hydra would read `--experiment` as `--experimental-rerun`, which runs code from a file.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        print(f"error: {message}{_hint(message, config_name)}", file=sys.stderr)
+        sys.exit(2)
+
+    parser = get_args_parser()
+    parser.allow_abbrev = False
+    parser.error = refuse
+    if parser.parse_args().experimental_rerun is not None:
+        refuse("--experimental-rerun is not allowed: it would run whatever code its file holds")
+
+
+def _hint(message: str, config_name: str) -> str:
+    """What to type instead of `--setting value` or `--group=option`."""
+    _, _, named = message.partition("unrecognized arguments: --")
+    if not named:
+        return ""
+    key, _, value = named.split()[0].partition("=")
+    after = sys.argv[sys.argv.index(f"--{key}") + 1 :] if f"--{key}" in sys.argv else []
+    value = value or (after[0] if after else "<value>")
+    defaults = yaml.safe_load((config_dir() / f"{config_name}.yaml").read_text())["defaults"]
+    chosen = {name.split("@")[0] for each in defaults if isinstance(each, dict) for name in each}
+    plus = "+" if (config_dir() / key).is_dir() and key not in chosen else ""
+    return f"; settings are written without dashes: {plus}{key}={value}"

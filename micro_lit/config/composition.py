@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -31,15 +32,20 @@ def compose(config_name: str, overrides: list[str]) -> Settings:
     command, around.hydra = around.hydra, None
     try:
         with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return to_settings(hydra.compose(config_name, overrides))
+            return to_settings(hydra.compose(config_name, overrides), config_name)
     except Refused as refused:
         raise UserError(str(refused).removeprefix("error: ")) from None
     finally:
         around.hydra = command
 
 
-def to_settings(config: DictConfig) -> Settings:
+def to_settings(config: DictConfig, config_name: str) -> Settings:
     """Resolves a config to plain containers and validates it. Raises `UserError` naming the dotted key."""
+    present = list(config)  # a key without a value yet is not `in` a config, but is listed
+    if gone := [key for key in _keys(config_name) if key not in present]:
+        raise UserError(
+            f"{', '.join(gone)}: may not be taken out (~{gone[0]}); choose another option of the group instead"
+        )
     try:
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
@@ -49,6 +55,14 @@ def to_settings(config: DictConfig) -> Settings:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     validate(settings)
     return settings
+
+
+def _keys(config_name: str) -> list[str]:
+    """The keys that every config of a command has: those of its file and of its groups, but for loggers, callbacks."""
+    file = yaml.safe_load((config_dir() / f"{config_name}.yaml").read_text(encoding="utf-8"))
+    groups = [name for each in file["defaults"] if isinstance(each, dict) for name in each]
+    places = [name.split("@")[-1].split(".")[0] for name in groups if not name.startswith("override ")]
+    return [key for key in dict.fromkeys([*file, *places]) if key not in ("defaults", "hydra", "logger", "callbacks")]
 
 
 def in_sweep() -> bool:

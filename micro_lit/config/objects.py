@@ -7,6 +7,7 @@ from typing import Any
 
 import hydra
 
+from micro_lit.config import types
 from micro_lit.errors import UserError
 
 # `_target_` may name these and nothing else; `packages=[...]` adds the user's own.
@@ -109,11 +110,15 @@ def build(node: Mapping[str, Any], **arguments: Any) -> Any:
         raise UserError(f"{node['_target_']}: {error}") from error
     try:
         return found(**settings, **arguments)
-    except TypeError as error:
-        # A class that hands **settings on shows its mistakes only now.
-        if "keyword argument" not in str(error):
+    except UserError:
+        raise
+    except Exception as error:
+        # A class that hands **settings on shows its mistakes only now; what libraries raise is about our settings.
+        ours = node["_target_"].startswith("micro_lit.")
+        if ours and not (isinstance(error, TypeError) and "keyword argument" in str(error)):
             raise
-        raise UserError(f"{node['_target_']}: {error}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{node['_target_']}: {reason}") from error
 
 
 def _settings(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,12 +141,14 @@ def check_objects(node: Mapping[str, Any]) -> None:
 
     Raises `UserError` for a target that is not there, is of no allowed kind, or does not take a setting.
     """
-    for _, inner in objects(node):
-        target, settings = inner["_target_"], {key: value for key, value in inner.items() if key not in SPECIAL}
+    for key, inner in objects(node):
+        target, settings = inner["_target_"], {name: each for name, each in inner.items() if name not in SPECIAL}
+        found = find(target)
         try:
-            inspect.signature(find(target)).bind_partial(**settings)
+            inspect.signature(found).bind_partial(**settings)
         except TypeError as error:
             raise UserError(f"{target}: {error}") from error
+        types.check(key, found, settings)
 
 
 def find(target: str) -> Any:

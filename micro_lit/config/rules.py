@@ -1,5 +1,6 @@
 """What each setting may hold, by its dotted key."""
 
+import datetime
 import itertools
 import math
 import re
@@ -59,10 +60,80 @@ def _name() -> Rule:
     )
 
 
-def _object() -> Rule:
+def _object(*keys: str) -> Rule:
+    """An object that others than its class read `keys` of."""
+    needed = "".join(f", {key}" for key in keys)
     return Rule(
-        "an object with a _target_ (to choose one of a group write group=option, as in model/head=mlp)",
-        lambda value: isinstance(value, Mapping) and "_target_" in value,
+        f"an object with a _target_{needed} (to choose one of a group write group=option, as in model/head=mlp)",
+        lambda value: isinstance(value, Mapping) and {"_target_", *keys} <= set(value),
+    )
+
+
+def _objects() -> Rule:
+    return Rule(
+        "a mapping from names to objects with a _target_, or null",
+        lambda value: (
+            value is None
+            or (
+                isinstance(value, Mapping)
+                and all(each is None or (isinstance(each, Mapping) and "_target_" in each) for each in value.values())
+            )
+        ),
+    )
+
+
+def _text(null: bool = False, number: bool = False) -> Rule:
+    """number: a whole number is read as the text that it is written with, as a name of a user may be."""
+    return Rule(
+        "text that is not empty" + (", or null" if null else ""),
+        lambda value: (
+            (null and value is None) or (isinstance(value, str) and value != "") or (number and type(value) is int)
+        ),
+    )
+
+
+def _texts(what: str, null: bool = False, empty: bool = True) -> Rule:
+    return Rule(
+        f"a list of {what}" + (", or null" if null else ""),
+        lambda value: (
+            (null and value is None)
+            or (isinstance(value, list) and (empty or bool(value)) and all(isinstance(each, str) for each in value))
+        ),
+    )
+
+
+def _length_of_time() -> Rule:
+    return Rule(
+        "a time above 0, as '00:12:00:00' (days, hours, minutes, seconds) or {hours: 12}, or null",
+        lambda value: value is None or _seconds(value) > 0,
+    )
+
+
+def _seconds(value: Any) -> float:
+    """A length of time; nan of what is none."""
+    if isinstance(value, str):
+        parts = value.split(":")
+        named = dict(zip(("days", "hours", "minutes", "seconds"), parts, strict=False))
+        if len(parts) != 4 or not all(part.isdecimal() for part in parts):
+            return math.nan
+        value = {name: int(part) for name, part in named.items()}
+    if not isinstance(value, Mapping) or not all(map(_is_number, value.values())):
+        return math.nan
+    try:
+        return datetime.timedelta(**value).total_seconds()
+    except (TypeError, OverflowError):
+        return math.nan
+
+
+def _share_or_count(none: bool = False, null: bool = True) -> Rule:
+    """Of batches: how many, or which share. none: whether it may be 0."""
+    return Rule(
+        f"a whole number of at least {int(not none)}, a share above 0 and at most 1.0" + (", or null" if null else ""),
+        lambda value: (
+            (null and value is None)
+            or (type(value) is int and value >= int(not none))
+            or (type(value) is float and (none or value > 0) and 0 <= value <= 1)
+        ),
     )
 
 
@@ -126,15 +197,40 @@ RULES: dict[str, Rule] = {
             )
         ),
     ),
-    "routed": Rule("a list of candidates", lambda value: isinstance(value, list)),
-    "elicited": Rule("a list of candidates", lambda value: isinstance(value, list)),
-    "cards": Rule("a list of candidates", lambda value: isinstance(value, list)),
-    "explained": Rule("a list of candidates", lambda value: isinstance(value, list)),
-    "report.y": Rule("a list of paths into results.json", lambda value: isinstance(value, list) and bool(value)),
-    "report.metrics": Rule(
-        "a list of paths into results.json, or null",
-        lambda value: value is None or (isinstance(value, list) and bool(value)),
+    "routed": _texts("candidates"),
+    "elicited": _texts("candidates"),
+    "cards": _texts("candidates"),
+    "explained": _texts("candidates"),
+    "baseline": _text(),
+    "out": _text(null=True),
+    "name": _text(number=True),
+    "paths.output_dir": _text(),
+    "paths.features_dir": _text(),
+    "paths.data_dir": _text(),
+    "paths.run_dir": _text(),
+    "stage1": _text(null=True),
+    "ckpt_path": _text(null=True),
+    "run": _text(null=True, number=True),
+    "profile": _text(number=True),
+    "pairs": _text(null=True, number=True),
+    "responses": _text(null=True, number=True),
+    "runs": Rule(
+        "a folder, a pattern, or a list of these",
+        lambda value: (
+            (isinstance(value, str) and value != "")
+            or (isinstance(value, list) and bool(value) and all(isinstance(each, str) and each for each in value))
+        ),
     ),
+    "report.y": _texts("paths into results.json", empty=False),
+    "report.metrics": _texts("paths into results.json", null=True, empty=False),
+    "report.title": _text(null=True, number=True),
+    "report.x": _text(null=True),
+    "report.panels": _text(null=True),
+    "report.out": _text(null=True),
+    "logger": _objects(),
+    "callbacks": _objects(),
+    "adaptation": _objects(),
+    "elicitation.strategies": _objects(),
     "report.log": _yes_or_no(),
     "packages": Rule("a list of names", lambda value: isinstance(value, list) and all(map(is_public, value))),
     "trust_remote_code": _yes_or_no(),
@@ -144,7 +240,7 @@ RULES: dict[str, Rule] = {
     "model.head": _object(),
     "model.gate": _object(),
     "model.optimizer": _object(),
-    "trainer": _object(),
+    "trainer": _object("accelerator", "devices", "num_nodes"),
     "loader.batch_size": _whole(1),
     "loader.eval_batch_size": _whole(1),
     "loader.token_budget": _whole(1, null=True),
@@ -167,6 +263,8 @@ RULES: dict[str, Rule] = {
     "data.prompt_in_response": _yes_or_no(),
     "data.population.topics": _whole(1),
     "data.population.strength": _number(0.0),
+    "data.population.seed": _whole(0),
+    "data.population.relevant": _whole(1),
     "data.population.angle": _number(0.0, most=180.0, null=True),
     "backbone.pooling": _one_of("last", "mean", "cls"),
     "backbone.causal": _yes_or_no(),
@@ -217,6 +315,7 @@ RULES: dict[str, Rule] = {
     "model.tau": _number(1e-6),
     "model.pooled": _yes_or_no(),
     "model.optimizer.lr": _number(0.0),
+    "model.optimizer.weight_decay": _number(0.0),
     "model.prior_weight": _number(0.0),
     "model.head.hidden": _whole(1),
     "model.head.scale": _number(0.0),
@@ -239,15 +338,36 @@ RULES: dict[str, Rule] = {
         ),
     ),
     "trainer.accumulate_grad_batches": _whole(1),
+    "trainer.max_steps": Rule(
+        "a whole number of at least 1, or -1 for no limit",
+        lambda value: type(value) is int and (value == -1 or value > 0),
+    ),
+    "trainer.max_time": _length_of_time(),
+    "trainer.gradient_clip_val": _number(0.0, null=True),
+    "trainer.val_check_interval": _share_or_count(),
+    "trainer.check_val_every_n_epoch": _whole(1, null=True),
+    "trainer.log_every_n_steps": _whole(1),
+    "trainer.num_sanity_val_steps": _whole(-1),
+    "trainer.limit_train_batches": _share_or_count(),
+    "trainer.limit_val_batches": _share_or_count(none=True),  # of a router: its validation labels are beyond the budget
+    "trainer.limit_test_batches": _share_or_count(),
+    "callbacks.early_stopping.patience": _whole(0),
+    "callbacks.step_line.lines": _whole(1),
+    "callbacks.step_line.seconds": _number(0.0),
+    "adaptation.mixture_em.max_steps": _whole(1),
+    "adaptation.mixture_em.tolerance": _number(0.0),
 }
 
 
 def validate(settings: Settings) -> None:
     """Raises `UserError` for the first setting that breaks a rule: key, what was given, what is allowed."""
+    for key, value in _numbers(settings):
+        if not math.isfinite(value):
+            raise UserError(f"{key}={value!r} is not allowed; no setting is nan or infinite")
     for key, rule in _rules(settings):
         found, value = _look_up(settings, key)
         if found and not rule.test(value):
-            raise UserError(f"{key}={value!r} is not allowed; give {rule.allowed}")
+            raise UserError(f"{key}={value!r:.120} is not allowed; give {rule.allowed}")
     for key, node in objects(settings):
         check_node(key, node, settings.get("packages") or [])
     check_names(settings)
@@ -262,6 +382,15 @@ def _rules(settings: Settings) -> Iterator[tuple[str, Rule]]:
         for key, rule in RULES.items():
             if key.startswith("data."):
                 yield key.replace("data.", f"data.sets.{name}.", 1), rule
+
+
+def _numbers(node: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """All broken numbers of settings, those in lists too."""
+    if isinstance(node, float):
+        yield key, node
+    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for name, child in children:
+        yield from _numbers(child, f"{key}.{name}" if key else str(name))
 
 
 def _look_up(settings: Any, key: str) -> tuple[bool, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from micro_lit.config import types
 from micro_lit.data import rendering
 from micro_lit.data.pairs import SPLITS, Counts, Pairs, PreferenceData, from_records
 from micro_lit.data.population import Draw, Population, plant
@@ -45,6 +46,7 @@ class Planted:
         unseen_share: float = 0.0,
         criteria: Literal["none", "hidden", "given", "shuffled"] = "none",
     ) -> None:
+        types.check_call("data.population", plant, population)
         self.population = _shared_population(json.dumps(population))
         self.sizes = {"train": train, "validation": validation, "test": test}
         for name, size in self.sizes.items():

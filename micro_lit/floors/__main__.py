@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from micro_lit.config import Settings, build, entry_point
+from micro_lit.config import Settings, build, check_objects, entry_point
 from micro_lit.errors import UserError
 
 
@@ -20,6 +20,7 @@ def run(settings: Settings) -> dict[str, Any]:
     from micro_lit.floors import raters
     from micro_lit.reporting import terminal
 
+    check_objects(settings)
     data = build(settings["data"]).load(settings["seed"])
     pairs = data.pairs if settings["split"] == "all" else data.split(settings["split"])
     terminal.show_data(data, None)
