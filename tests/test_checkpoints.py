@@ -12,7 +12,7 @@ import torch
 from conftest import SMALL_FEATURES
 from small_models import save_llama
 
-from micro_lit import checkpoints, files, train
+from micro_lit import checkpoints, train
 from micro_lit.errors import UserError
 from micro_lit.preemption import PREEMPTED, stoppable
 from micro_lit.reporting.results import read
@@ -38,22 +38,6 @@ def written(settings) -> Path:
 
 
 # Files
-
-
-def test_a_file_is_whole_or_not_there(tmp_path):
-    path = tmp_path / "results.json"
-    files.write_text(path, "old")
-
-    def write_half(partial: Path) -> None:
-        partial.write_text("ne")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        files.write_whole(path, write_half)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-    files.write_text(path, "new")
-    assert path.read_text() == "new"
 
 
 def test_a_damaged_checkpoint_is_refused(written):
