@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -87,7 +87,6 @@ def filled(tmp_path_factory) -> FeatureStore:
     return store
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 29), min_size=1, max_size=40))
 def test_whatever_is_asked_for_lies_where_it_is_said_to(filled, numbers):
     digests_M2 = text_digests(texts(0, 30))[numbers]
