@@ -1,5 +1,6 @@
 """Tests of checkpoints as files: whole or refused, and what they hold."""
 
+import io
 import os
 import re
 import signal
@@ -118,6 +119,40 @@ def test_ctrl_c_while_it_is_written_is_ctrl_c_and_leaves_the_one_before(small):
     before = small.read_bytes()
     with pytest.raises(KeyboardInterrupt):
         checkpoints.CheckpointFiles().save_checkpoint({"state_dict": {}, "more": Interrupted()}, small)
+    assert small.read_bytes() == before
+    assert list(small.parent.iterdir()) == [small]
+
+
+def test_ctrl_c_between_two_bytes_is_ctrl_c(small, monkeypatch):
+    """PyTorch's writer then raises an error of its own, which hides it."""
+
+    class Stopping(io.FileIO):
+        def write(self, data) -> int:
+            raise KeyboardInterrupt
+
+    def write(checkpoint: dict, path: Path) -> None:
+        with Stopping(path, "w") as file:
+            torch.save(checkpoint, file)
+
+    before = small.read_bytes()
+    monkeypatch.setattr(checkpoints, "_save", write)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.CheckpointFiles().save_checkpoint({"state_dict": Small().state_dict()}, small)
+    assert small.read_bytes() == before
+    assert list(small.parent.iterdir()) == [small]
+
+
+def test_a_disk_that_is_full_leaves_the_one_before(small, monkeypatch):
+    """Every byte goes to a device that is always full."""
+    before, save = small.read_bytes(), checkpoints._save
+
+    def write(checkpoint: dict, path: Path) -> None:
+        path.symlink_to("/dev/full")
+        save(checkpoint, path)
+
+    monkeypatch.setattr(checkpoints, "_save", write)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); the one before is kept"):
+        checkpoints.CheckpointFiles().save_checkpoint({"state_dict": Small().state_dict()}, small)
     assert small.read_bytes() == before
     assert list(small.parent.iterdir()) == [small]
 

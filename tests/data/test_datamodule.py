@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from micro_lit.data.budgets import draw_budget
@@ -83,6 +83,7 @@ def test_devices_share_the_batches_of_one_process(num_rows, batch_size, seed, wo
 lengths = st.lists(st.integers(1, 300), min_size=4, max_size=120).map(torch.tensor)
 
 
+@example(torch.full((33,), 300), 1, 5, 0, 2)  # of two stretches one would be of a single row
 @given(lengths, st.integers(1, 900), batch_sizes, st.integers(0, 2**40), st.integers(1, 4))
 def test_batches_of_a_token_budget(length_N, budget, batch_size, seed, world_size):
     whole = []
@@ -156,6 +157,25 @@ def test_a_batch_holds_all_columns_of_its_rows(data):
     rows = batch.rating_gap_N.long()
     assert torch.equal(batch.triplets_N3, data.pairs.triplets_N3[rows])
     assert torch.equal(batch.labels_NC, data.pairs.labels_NC[rows])
+
+
+def test_a_place_within_an_epoch_is_taken_up_once(data):
+    module = PreferenceDataModule(data, batch_size=8, eval_batch_size=6, seed=0)
+    whole = numbers(module.train_dataloader())
+    module.load_state_dict({"done": 2})
+    assert numbers(module.train_dataloader()) == whole[2:]
+    assert numbers(module.train_dataloader()) == whole
+
+
+@pytest.mark.parametrize("sampler", [RowBatches(20, 8, seed=0), UserBatches(torch.arange(20) % 5, 4, seed=0)])
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_place_at_the_end_of_an_epoch_is_the_beginning_of_the_next(sampler, beyond):
+    """Old checkpoints count the last batch of an epoch too; and one that is taken up is followed by whole epochs."""
+    whole = joined(map(torch.Tensor.tolist, sampler))
+    sampler.first = len(sampler) + beyond
+    assert sum(1 for _ in sampler) == len(sampler) - beyond
+    assert sampler.done == len(sampler)
+    assert joined(map(torch.Tensor.tolist, sampler)) == whole
 
 
 def test_devices_of_a_trainer_take_their_own_rows(data):

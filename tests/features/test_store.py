@@ -133,6 +133,17 @@ def test_a_manifest_of_another_encoder_is_refused(tmp_path):
         store.shards()
 
 
+def test_a_manifest_of_another_version_is_refused(tmp_path):
+    store = FeatureStore(tmp_path, SPEC)
+    add(store, 0, 3)
+    manifest = json.loads(store.manifest_path.read_text()) | {"format": 3}
+    del manifest["checksum"]
+    checksum = xxhash.xxh3_128_hexdigest(json.dumps(manifest, sort_keys=True).encode())
+    store.manifest_path.write_text(json.dumps({**manifest, "checksum": checksum}))
+    with pytest.raises(UserError, match="written for another encoder or version"):
+        store.shards()
+
+
 def test_every_shard_is_named_by_its_checksum_which_the_manifest_holds_too(filled):
     manifest = json.loads(filled.manifest_path.read_text())
     assert len(manifest["shards"]) == 7
