@@ -1,12 +1,28 @@
 """Fixtures shared by all tests. Nothing here reaches the network."""
 
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
+import processes
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
+
+# What tools may leave in the repository.
+CACHES = {".coverage", ".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache__"}
+
+# No example is judged by the time it takes, which depends on what else the machine does. `make test` tries the same
+# examples each time; `make test-full` draws others: --hypothesis-profile=random.
+UNTIMED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("random", **UNTIMED)
+hypothesis.settings.register_profile("repeatable", **UNTIMED, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
+
+processes.adopt_orphans()
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One worker a core: more threads would only wait for each other.
@@ -14,6 +30,28 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fails a test that leaves a process, or a file in the repository."""
+    before, names = list(processes.running()), set(os.listdir(REPOSITORY))
+    yield
+    if "wandb" in sys.modules:
+        from micro_lit import tracking
+
+        tracking._forget_service()  # wandb-core serves all runs of a process, and would end with it
+    left = processes.left_behind(before)
+    assert not left, f"processes are left running: {left}"
+    new = set(os.listdir(REPOSITORY)) - names - CACHES
+    assert not new, f"left in the repository: {sorted(new)}"
+
+
+@pytest.fixture
+def start_process() -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts a process as `subprocess.Popen` does; when the test ends, none of them runs, nor what they started."""
+    with processes.starting() as start:
+        yield start
 
 
 @pytest.fixture(scope="session")

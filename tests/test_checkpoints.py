@@ -1,9 +1,9 @@
 """Tests of checkpoints as files: whole or refused, and what they hold."""
 
+import io
 import os
 import re
 import signal
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 from conftest import SMALL_FEATURES
 from small_models import save_llama
 
-from micro_lit import checkpoints, files, train
+from micro_lit import checkpoints, train
 from micro_lit.errors import UserError
 from micro_lit.preemption import PREEMPTED, stoppable
 from micro_lit.reporting.results import read
@@ -27,61 +27,189 @@ def folder_of(run: dict) -> Path:
     return Path(run["paths"]["run_dir"])
 
 
-@pytest.fixture
-def written(settings) -> Path:
-    """A checkpoint as a run has written it."""
-    run = settings(*ONE)
-    train.run(run)
-    return folder_of(run) / checkpoints.LAST
-
-
 # Files
 
 
-def test_a_file_is_whole_or_not_there(tmp_path):
-    path = tmp_path / "results.json"
-    files.write_text(path, "old")
+class Small(torch.nn.Module):
+    """Two weights, of which a checkpoint holds the first."""
 
-    def write_half(partial: Path) -> None:
-        partial.write_text("ne")
+    def __init__(self, width: int = 40) -> None:
+        super().__init__()
+        self.trained = torch.nn.Parameter(torch.linspace(-1, 1, width))
+        self.given = torch.nn.Parameter(torch.ones(3))
+
+    def saves(self, name: str) -> bool:
+        return name == "trained"
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    """A checkpoint as a Trainer writes it, in a folder that was not there."""
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    checkpoints.CheckpointFiles().save_checkpoint({"state_dict": {"trained": Small().trained.data}, "epoch": 3}, path)
+    return path
+
+
+def test_what_was_saved_is_read(small):
+    for found in (checkpoints.read(small), checkpoints.CheckpointFiles().load_checkpoint(small)):
+        assert found.keys() == {"state_dict", "epoch", "format"}
+        assert found["epoch"] == 3
+        assert torch.equal(found["state_dict"]["trained"], Small().trained)
+
+
+@pytest.mark.parametrize("damaged", ["half", "short", "empty", "text"])
+def test_a_damaged_checkpoint_is_refused(damaged, small):
+    whole = small.read_bytes()
+    small.write_bytes({"half": whole[: len(whole) // 2], "short": whole[:-1], "empty": b"", "text": b"none"}[damaged])
+    with pytest.raises(UserError, match="not a checkpoint of this library, or damaged"):
+        checkpoints.read(small)
+
+
+def test_no_changed_bit_gives_other_weights(small):
+    """Of each byte of the file one bit: it is refused, or it was no part of what is read."""
+    whole, expected = small.read_bytes(), Small().trained
+    refused = []
+    for at in range(len(whole)):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << at % 8
+        small.write_bytes(changed)
+        try:
+            found = checkpoints.CheckpointFiles().load_checkpoint(small)
+        except UserError:
+            refused.append(at)
+        else:
+            assert torch.equal(found["state_dict"]["trained"], expected), f"byte {at}"
+            assert found["epoch"] == 3, f"byte {at}"
+    weights = whole.index(expected.detach().numpy().tobytes())
+    assert set(range(weights, weights + 4 * len(expected))) <= set(refused)
+
+
+class Payload:
+    """Touches a file when it is read by an unpickler that calls what it is told to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_no_checkpoint_runs_code(small, tmp_path):
+    torch.save({"state_dict": {}, "more": Payload(tmp_path / "touched")}, small)
+    with pytest.raises(UserError, match="not a checkpoint of this library, or damaged"):
+        checkpoints.read(small)
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize("content", [{"weights": {}}, [], 7], ids=str)
+def test_what_holds_no_weights_is_no_checkpoint(content, small):
+    torch.save(content, small)
+    with pytest.raises(UserError, match="not a checkpoint of this library, or damaged"):
+        checkpoints.read(small)
+
+
+class Interrupted:
+    def __reduce__(self):
         raise KeyboardInterrupt
 
+
+def test_ctrl_c_while_it_is_written_is_ctrl_c_and_leaves_the_one_before(small):
+    before = small.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        files.write_whole(path, write_half)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-    files.write_text(path, "new")
-    assert path.read_text() == "new"
+        checkpoints.CheckpointFiles().save_checkpoint({"state_dict": {}, "more": Interrupted()}, small)
+    assert small.read_bytes() == before
+    assert list(small.parent.iterdir()) == [small]
 
 
-def test_a_damaged_checkpoint_is_refused(written):
-    whole = written.read_bytes()
-    checkpoints.read(written)
-    with zipfile.ZipFile(written) as records:
-        inside = max(records.infolist(), key=lambda record: record.file_size)
-    for damaged in (
-        whole[: len(whole) // 2],
-        whole[:-1],
-        b"",
-        b"no archive",
-        # One bit of a weight.
-        whole[: inside.header_offset + 200] + bytes([whole[inside.header_offset + 200] ^ 1])
-        + whole[inside.header_offset + 201 :],
-    ):  # fmt: skip
-        written.write_bytes(damaged)
-        with pytest.raises(UserError, match="not a checkpoint of this library, or damaged"):
-            checkpoints.read(written)
+def test_ctrl_c_between_two_bytes_is_ctrl_c(small, monkeypatch):
+    """PyTorch's writer then raises an error of its own, which hides it."""
+
+    class Stopping(io.FileIO):
+        def write(self, data) -> int:
+            raise KeyboardInterrupt
+
+    def write(checkpoint: dict, path: Path) -> None:
+        with Stopping(path, "w") as file:
+            torch.save(checkpoint, file)
+
+    before = small.read_bytes()
+    monkeypatch.setattr(checkpoints, "_save", write)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.CheckpointFiles().save_checkpoint({"state_dict": Small().state_dict()}, small)
+    assert small.read_bytes() == before
+    assert list(small.parent.iterdir()) == [small]
 
 
-def test_a_checkpoint_of_another_format_is_refused(written, settings):
-    found = checkpoints.read(written)
+def test_a_disk_that_is_full_leaves_the_one_before(small, monkeypatch):
+    """Every byte goes to a device that is always full."""
+    before, save = small.read_bytes(), checkpoints._save
+
+    def write(checkpoint: dict, path: Path) -> None:
+        path.symlink_to("/dev/full")
+        save(checkpoint, path)
+
+    monkeypatch.setattr(checkpoints, "_save", write)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); the one before is kept"):
+        checkpoints.CheckpointFiles().save_checkpoint({"state_dict": Small().state_dict()}, small)
+    assert small.read_bytes() == before
+    assert list(small.parent.iterdir()) == [small]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said_with_what_is_left(small, tmp_path):
+    """No name of a file may have more than 255 bytes, and a file is no folder."""
+    with pytest.raises(UserError, match=r"cannot be written \(File name too long\); there is none yet"):
+        checkpoints.CheckpointFiles().save_checkpoint({"state_dict": {}}, small.with_name("a" * 250))
+    with pytest.raises(UserError, match=r"cannot be written \(File exists\); there is none yet"):
+        checkpoints.CheckpointFiles().save_checkpoint({"state_dict": {}}, small / "last.ckpt")
+    taken = small.with_name("b" * 250)
+    taken.touch()
+    with pytest.raises(UserError, match=r"cannot be written \(File name too long\); the one before is kept"):
+        checkpoints.CheckpointFiles().save_checkpoint({"state_dict": {}}, taken)
+
+
+def test_weights_are_given_to_the_model_that_saves_them(small):
+    model = Small()
+    torch.nn.init.zeros_(model.trained)
+    torch.nn.init.zeros_(model.given)
+    checkpoints.load(small, model)
+    assert torch.equal(model.trained, Small().trained)
+    assert torch.equal(model.given, torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [
+        ({"trained": torch.zeros(7)}, r"trained has shape \(7,\) there, \(40,\) here"),
+        ({}, r"trained has shape None there, \(40,\) here"),
+        ({"trained": torch.zeros(40), "zeal": torch.zeros(2)}, r"zeal has shape \(2,\) there, None here"),
+    ],
+)
+def test_weights_of_another_model_are_refused(saved, said, small):
+    torch.save({"state_dict": saved}, small)
+    model = Small()
+    with pytest.raises(UserError, match=rf"made for another model; {said}"):
+        checkpoints.load(small, model)
+    assert torch.equal(model.trained, Small().trained)
+
+
+def test_results_are_of_the_best_checkpoint_or_of_the_last(tmp_path):
+    assert checkpoints.tested(tmp_path) is None
+    (tmp_path / "checkpoints").mkdir()
+    for name in (checkpoints.LAST, checkpoints.BEST):
+        (tmp_path / name).touch()
+        assert checkpoints.tested(tmp_path) == tmp_path / name
+
+
+def test_a_checkpoint_of_another_format_is_refused(small):
+    found = checkpoints.read(small)
     assert found["format"] == checkpoints.FORMAT
-    torch.save(found | {"format": 99}, written)
-    with pytest.raises(UserError, match=r"of format 99, this version of micro_lit reads format 1"):
-        train.run(settings(*ONE, f"ckpt_path={written}"))
+    for other in (0, 99):
+        torch.save(found | {"format": other}, small)
+        with pytest.raises(UserError, match=rf"of format {other}, this version of micro_lit reads format 1"):
+            checkpoints.CheckpointFiles().load_checkpoint(small)
     # The first versions wrote none.
-    torch.save({name: value for name, value in found.items() if name != "format"}, written)
-    checkpoints.read(written)
+    torch.save({name: value for name, value in found.items() if name != "format"}, small)
+    checkpoints.read(small)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(settings, tmp_path):
@@ -134,6 +262,7 @@ BETWEEN = ("trainer.max_epochs=3",)
         (("trainer.max_epochs=2", "trainer.check_val_every_n_epoch=2"), 7, 8),
         # Validation counts the steps of all epochs.
         (("trainer.max_epochs=2", "trainer.check_val_every_n_epoch=null", "trainer.val_check_interval=5"), 9, 11),
+        (("trainer.max_epochs=3", "trainer.limit_train_batches=5"), 4, 5),  # the last of an epoch, not of the data
         (("trainer.max_epochs=3", "trainer.limit_train_batches=5"), 7, 8),
         (("trainer.max_epochs=2", "trainer.accumulate_grad_batches=3"), 1, 2),
     ],

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import REPOSITORY, SMALL_FEATURES
+from processes import LAST_RESORT, wait_until
 
 from micro_lit import checkpoints, ranks, train
 from micro_lit.config import build
@@ -105,7 +105,7 @@ def test_weights_are_sharded_and_a_checkpoint_is_whole(settings, tmp_path):
     assert nll == pytest.approx(read(tmp_path / "two")["test"]["nll"]["value"], abs=1e-6)
 
 
-def test_a_run_on_two_devices_that_is_told_to_stop_goes_on_where_it_was(settings, tmp_path, capsys):
+def test_a_run_on_two_devices_that_is_told_to_stop_goes_on_where_it_was(settings, tmp_path, capsys, start_process):
     """SIGTERM to the command reaches both processes; they save after the same step and ask to be started again."""
     command = [
         sys.executable, "-m", "micro_lit.train", *VECTORS, "loader.batch_size=16", "trainer.max_epochs=6", *TWO,
@@ -114,13 +114,12 @@ def test_a_run_on_two_devices_that_is_told_to_stop_goes_on_where_it_was(settings
     ]  # fmt: skip
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train.run(settings(*command[3:], f"paths.run_dir={whole}"))
-    stopped = subprocess.Popen(
+    stopped = start_process(
         [*command, f"paths.run_dir={cut}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
     )
-    while not (cut / checkpoints.LAST).is_file() and stopped.poll() is None:
-        time.sleep(0.01)
+    wait_until((cut / checkpoints.LAST).is_file, stopped)
     stopped.send_signal(signal.SIGTERM)
-    printed, _ = stopped.communicate(timeout=120)
+    printed, _ = stopped.communicate(timeout=LAST_RESORT)
     assert stopped.returncode == PREEMPTED, printed
     assert f"ckpt_path={cut / checkpoints.LAST}" in printed
     capsys.readouterr()
@@ -183,7 +182,7 @@ def test_slurm_runs_one_task_a_machine(settings, monkeypatch):
     assert ranks.needed(settings(*VECTORS, "trainer.devices=4", "trainer.num_nodes=2")) == 4
 
 
-def test_two_machines_learn_what_one_does(settings, tmp_path):
+def test_two_machines_learn_what_one_does(settings, tmp_path, start_process):
     """Two commands, one for each machine, that meet at an address; both are here, and share their folder."""
     train.run(settings(*VECTORS, "loader.batch_size=64", f"paths.run_dir={tmp_path / 'one'}"))
     command = [
@@ -193,13 +192,13 @@ def test_two_machines_learn_what_one_does(settings, tmp_path):
     ]  # fmt: skip
     [_, port] = ranks._meeting_point(1)
     machines = [
-        subprocess.Popen(
+        start_process(
             command, env=os.environ | {"NODE_RANK": str(node), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
             cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for node in (0, 1)
     ]  # fmt: skip
-    printed = [machine.communicate(timeout=120)[0] for machine in machines]
+    printed = [machine.communicate(timeout=LAST_RESORT)[0] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], printed
     compare(tmp_path / "one", tmp_path / "two", 1e-6)
 

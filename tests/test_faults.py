@@ -7,7 +7,6 @@ results are written; each run is a process, and each kill is a SIGKILL.
 import json
 import multiprocessing
 import random
-import time
 from pathlib import Path
 
 import killable
@@ -23,7 +22,6 @@ from micro_lit.data import rendering
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["killable", "micro_lit.runs", "transformers.models.llama.modeling_llama"])
 
-KILLS = 50  # over all runs together
 LIMIT = 100  # runs
 
 
@@ -58,12 +56,14 @@ def run(settings, tmp_path):
     return make
 
 
-def start(run: dict) -> multiprocessing.Process:
+def end_of(run: dict, kill_at: int | None = None) -> int:
+    """Starts a run and waits for its end: 0, or -9 of one that was killed."""
     folder = Path(run["paths"]["run_dir"]).parent
     folder.mkdir(exist_ok=True)
-    process = processes.Process(target=killable.run, args=(run, folder / "printed.txt"))
+    process = processes.Process(target=killable.run, args=(run, folder / "printed.txt", kill_at))
     process.start()
-    return process
+    process.join()
+    return process.exitcode
 
 
 def outcome(run: dict) -> dict:
@@ -118,39 +118,34 @@ def stage(run: dict) -> str:
     return "encoding" if list(Path(run["paths"]["features_dir"]).glob("*/*.safetensors")) else "starting"
 
 
-def finish(run: dict) -> float:
-    """Lets a run come to its end. The seconds it took."""
-    began = time.monotonic()
-    process = start(run)
-    process.join()
-    assert process.exitcode == 0, (Path(run["paths"]["run_dir"]).parent / "printed.txt").read_text()
-    return time.monotonic() - began
+def finish(run: dict) -> int:
+    """Lets a run come to its end. How often it came to a moment at which it could have been killed."""
+    printed = Path(run["paths"]["run_dir"]).parent / "printed.txt"
+    assert end_of(run) == 0, printed.read_text()
+    return int(printed.with_suffix(".accesses").read_text())
 
 
-def test_a_run_that_is_killed_anywhere_ends_where_the_whole_one_does(run, monkeypatch):
+@pytest.mark.parametrize("number", [12, pytest.param(50, marks=pytest.mark.full)])
+def test_a_run_that_is_killed_anywhere_ends_where_the_whole_one_does(number, run, monkeypatch):
+    """number: kills, over all runs together."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     finish(run("warm"))
     whole = run("whole")
-    seconds = finish(whole)
+    moments = finish(whole)
     expected = outcome(whole)
     chance = random.Random(0)
     kills: list[str] = []
-    for number in range(LIMIT):
-        killed = run(f"killed{number}")
+    for turn in range(LIMIT):
+        killed = run(f"killed{turn}")
         step = 0
         for _ in range(5):
-            process = start(killed)
-            process.join(chance.uniform(0.0, seconds))
-            process.kill()
-            process.join()
-            if process.exitcode == 0:  # it was quicker than the first one, on a machine with other work
-                seconds *= 0.8
+            if end_of(killed, chance.randrange(moments)) == 0:  # of a resumed run there is less
                 break
             kills.append(stage(killed))
             step = check(killed, expected, step)
         finish(killed)
         assert outcome(killed) == expected
-        if len(kills) >= KILLS:
+        if len(kills) >= number:
             break
-    assert len(kills) >= KILLS
+    assert len(kills) >= number
     assert {"starting", "encoding", "training"} <= set(kills)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +19,7 @@ import yaml
 from conftest import SMALL_FEATURES
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import LAST_RESORT, wait_until
 from wandb.proto import wandb_internal_pb2
 
 from micro_lit import config, tracking, train
@@ -163,15 +163,18 @@ def opened(session: Session) -> None:
     """Waits until the session has its run."""
     there = threading.Event()
     session.do(lambda run: there.set())
-    assert there.wait(60)
+    assert there.wait(LAST_RESORT)
 
 
 def kill_core(session: Session) -> None:
     """Kills wandb-core; returns once that is noticed, for what it is told in between is lost with it."""
     os.kill(core(), signal.SIGKILL)
-    while len(list(session.folder.glob("wandb/offline-run-*"))) < 2:
+
+    def noticed() -> bool:
         session.do(lambda run: run.log({"noticed": True}))
-        time.sleep(0.05)
+        return len(list(session.folder.glob("wandb/offline-run-*"))) >= 2
+
+    wait_until(noticed)
 
 
 def one_two_three(session: Session) -> None:
@@ -211,14 +214,16 @@ def test_nobody_waits_for_a_server_that_does_not_answer(server, tmp_path):
     at_work, gate = threading.Event(), threading.Event()
     session.do(lambda run: (at_work.set(), gate.wait()))
     one_two_three(session)  # while the thread stands at the gate
-    assert at_work.wait(60)
+    assert at_work.wait(LAST_RESORT)
     gate.set()
     session.finish()
     assert logged(rows(kept(tmp_path)), "number") == [1, 2, 3]
 
 
 def test_what_the_server_takes_is_sent_and_grouped(server, tmp_path, capsys):
-    session = Session(tmp_path, project="p", group="a sweep", job_type="adapt", name="a name", finish_timeout=20)
+    session = Session(
+        tmp_path, project="p", group="a sweep", job_type="adapt", name="a name", finish_timeout=LAST_RESORT
+    )
     one_two_three(session)
     session.finish()
     assert logged(server.history(), "number") == [1, 2, 3]
@@ -231,7 +236,7 @@ def test_what_the_server_takes_is_sent_and_grouped(server, tmp_path, capsys):
 def test_a_quota_that_ends_in_the_middle_is_noticed(server, tmp_path, capsys):
     """wandb-core then stops sending, and to finish the run succeeds all the same."""
     server.failing = lambda path: 403 if path.endswith("/file_stream") else 200
-    session = Session(tmp_path, project="p", finish_timeout=20)
+    session = Session(tmp_path, project="p", finish_timeout=LAST_RESORT)
     one_two_three(session)
     session.finish()
     [folder] = [path for path in tmp_path.glob("wandb/run-*") if not path.is_symlink() and path.is_dir()]
@@ -262,11 +267,10 @@ def test_a_wandb_core_that_hangs_is_ended_and_what_it_was_told_is_kept(tmp_path,
 
 
 def test_the_line_that_is_printed_sends_all_even_from_before_a_kill(server, tmp_path, capsys):
-    session = Session(tmp_path, project="p", offline=True, finish_timeout=20)
+    session = Session(tmp_path, project="p", offline=True, finish_timeout=LAST_RESORT)
     session.do(lambda run: run.log({"number": 1}))
     opened(session)
-    while not logged(rows(kept(tmp_path, ended=False)), "number"):  # wandb-core writes once a second
-        time.sleep(0.05)
+    wait_until(lambda: logged(rows(kept(tmp_path, ended=False)), "number"))  # wandb-core writes once a second
     kill_core(session)
     session.do(lambda run: run.log({"number": 2}))
     session.do(lambda run: run.log({"number": 3}))
@@ -275,7 +279,7 @@ def test_the_line_that_is_printed_sends_all_even_from_before_a_kill(server, tmp_
     printed = said(capsys)[-1].split(": ")[-1]
     wandb.teardown()
     command = [sys.executable, "-m", *shlex.split(printed)]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=LAST_RESORT)
     assert sorted(logged(server.history(), "number")) == [1, 2, 3]
     assert {sent["name"] for sent in server.upserts()} == {tracking.run_id(tmp_path)}
 
@@ -357,8 +361,7 @@ class KillCore(pl.Callback):
         if trainer.global_step == self.step:
             [logger] = [logger for logger in trainer.loggers if isinstance(logger, tracking.HarmlessWandbLogger)]
             opened(logger.session())
-            while not logged(rows(kept(Path(logger.save_dir), ended=False)), "train/nll"):
-                time.sleep(0.05)
+            wait_until(lambda: logged(rows(kept(Path(logger.save_dir), ended=False)), "train/nll"))
             kill_core(logger.session())
 
 

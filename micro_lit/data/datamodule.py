@@ -67,7 +67,7 @@ class RowBatches(Sampler):
         join the batch before when they are fewer than devices."""
         used = self.num_rows if self.seed is None else self.num_rows - self.num_rows % self.world_size
         starts = list(range(0, used, self.batch_size * self.world_size))
-        if len(starts) > 1 and used - starts[-1] < self.world_size:
+        if used - starts[-1] < self.world_size:
             starts.pop()
         return list(zip(starts, [*starts[1:], used], strict=True))
 

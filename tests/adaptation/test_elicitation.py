@@ -52,7 +52,7 @@ def test_information_gain_is_the_entropy_that_the_posterior_is_expected_to_lose(
             assert gain_UP[user, pair] == pytest.approx(entr(weights_K).sum() - expected, abs=1e-13)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32),
     st.integers(0, 12),
@@ -93,7 +93,7 @@ def test_small_margins_tell_an_eighth_of_their_variance():
 
 
 @each_score
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), num_heads=st.integers(1, 7), scale=st.sampled_from([0.1, 3, 40]))
 def test_swapping_sides_changes_no_score_and_permuting_heads_none_but_by_rounding(score, seed, num_heads, scale):
     margins_PK, weights_UK = case(seed, num_pairs=20, num_heads=num_heads, scale=scale)

@@ -67,7 +67,7 @@ def test_no_other_solver_finds_a_smaller_objective(num_labels, num_heads, link, 
         assert objective(weights_K, *problem) <= least(*problem) + 1e-7
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32),
     st.sampled_from(PROBLEMS),

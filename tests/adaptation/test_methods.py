@@ -42,7 +42,7 @@ def case(seed, num_users=5, num_heads=4, most=12, scale=2.0):
 
 
 @each_method
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32), st.integers(0, 6), st.integers(1, 6), st.integers(0, 30), st.sampled_from([0.01, 1, 10]))
 def test_weights_are_weights(method, seed, num_users, num_heads, most, scale):
     if num_users == 0:

@@ -191,7 +191,7 @@ def test_losses_are_scaled_and_clipped_into_0_and_1():
     assert_allclose(hedge.losses(margin), [0.0, 0.0, 0.25, 1.0, 1.0], atol=1e-15)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32), st.integers(1, 5), st.integers(1, 6), st.integers(0, 12), st.booleans())
 def test_a_state_goes_to_json_and_back_to_the_last_bit_and_goes_on(seed, num_users, num_heads, steps, known):
     generator = np.random.default_rng(seed)

@@ -41,7 +41,7 @@ def assert_same(profiles, others):
     assert_array_equal(profiles.weights(NAMES), others.weights(NAMES))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.integers(1, 9), st.lists(st.integers(0, 40), min_size=1, max_size=5), rules)
 def test_sittings_with_files_between_end_as_one_without_to_the_last_bit(tmp_path_factory, seed, num_heads, cuts, rule):
     size = max(cuts)
@@ -66,7 +66,7 @@ def stream_of(user, users, margins_NK):
     return rows, margins_NK[rows]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 40))
 def test_by_hedge_each_user_among_many_is_as_online_hedge_has_it_alone(seed, num_heads, size):
     prior_K, users, margins_NK = draw_labels(seed, num_heads, size)
@@ -101,7 +101,7 @@ def test_by_hedge_the_first_label_of_a_user_counts_as_theory_has_it():
         profiles.learn("ada", margins_2K[1:])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 40))
 def test_by_posterior_each_user_among_many_is_as_bayes_rule_has_it_alone(seed, num_heads, size):
     prior_K, users, margins_NK = draw_labels(seed, num_heads, size)

@@ -44,7 +44,7 @@ def test_an_order_holds_the_attributes_rows_of_the_split_once(split, data):
     assert any(order.tolist() != sorted(order.tolist()) for order in orders)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seeds, st.integers(0, 50))
 def test_seed_and_draw_settle_the_order_and_others_are_others(seed, draw):
     data = made([("brief", "train")] * 40 + [("warm", "train")] * 40)
@@ -72,7 +72,7 @@ def test_rows_of_another_attribute_change_nothing():
     assert draw_orders(joined, "train", seed=1, draw=2)[0].tolist() == order.tolist()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seeds, st.integers(0, 7), st.integers(0, 8), st.integers(0, 3))
 def test_a_smaller_budget_is_part_of_a_larger_one(seed, small, more, draw):
     data = made([(NAMES[row % 3], "train") for row in range(45)])

@@ -1,11 +1,12 @@
 """Tests of `micro_lit.data.datamodule`."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from micro_lit.data.budgets import draw_budget
@@ -27,7 +28,6 @@ def batches(*arguments, epoch=0, **settings):
     return found
 
 
-@settings(deadline=None)
 @given(numbers_of_rows, batch_sizes, seeds, st.integers(0, 5))
 def test_an_epoch_has_every_row_once_in_full_batches_but_the_last(num_rows, batch_size, seed, epoch):
     found = batches(num_rows, batch_size, seed, epoch=epoch)
@@ -36,7 +36,6 @@ def test_an_epoch_has_every_row_once_in_full_batches_but_the_last(num_rows, batc
     assert 1 <= len(found[-1]) <= batch_size
 
 
-@settings(deadline=None)
 @given(numbers_of_rows, batch_sizes)
 def test_without_a_seed_rows_come_in_order(num_rows, batch_size):
     assert [row for rows in batches(num_rows, batch_size, None, epoch=3) for row in rows] == list(range(num_rows))
@@ -56,7 +55,6 @@ def test_the_order_does_not_depend_on_the_global_generator():
     assert batches(50, 8, 0) == first
 
 
-@settings(deadline=None)
 @given(numbers_of_rows, batch_sizes, st.none() | seeds, st.integers(2, 4))
 def test_devices_share_the_batches_of_one_process(num_rows, batch_size, seed, world_size):
     if num_rows < world_size:
@@ -85,7 +83,7 @@ def test_devices_share_the_batches_of_one_process(num_rows, batch_size, seed, wo
 lengths = st.lists(st.integers(1, 300), min_size=4, max_size=120).map(torch.tensor)
 
 
-@settings(deadline=None)
+@example(torch.full((33,), 300), 1, 5, 0, 2)  # of two stretches one would be of a single row
 @given(lengths, st.integers(1, 900), batch_sizes, st.integers(0, 2**40), st.integers(1, 4))
 def test_batches_of_a_token_budget(length_N, budget, batch_size, seed, world_size):
     whole = []
@@ -161,6 +159,25 @@ def test_a_batch_holds_all_columns_of_its_rows(data):
     assert torch.equal(batch.labels_NC, data.pairs.labels_NC[rows])
 
 
+def test_a_place_within_an_epoch_is_taken_up_once(data):
+    module = PreferenceDataModule(data, batch_size=8, eval_batch_size=6, seed=0)
+    whole = numbers(module.train_dataloader())
+    module.load_state_dict({"done": 2})
+    assert numbers(module.train_dataloader()) == whole[2:]
+    assert numbers(module.train_dataloader()) == whole
+
+
+@pytest.mark.parametrize("sampler", [RowBatches(20, 8, seed=0), UserBatches(torch.arange(20) % 5, 4, seed=0)])
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_place_at_the_end_of_an_epoch_is_the_beginning_of_the_next(sampler, beyond):
+    """Old checkpoints count the last batch of an epoch too; and one that is taken up is followed by whole epochs."""
+    whole = joined(map(torch.Tensor.tolist, sampler))
+    sampler.first = len(sampler) + beyond
+    assert sum(1 for _ in sampler) == len(sampler) - beyond
+    assert sampler.done == len(sampler)
+    assert joined(map(torch.Tensor.tolist, sampler)) == whole
+
+
 def test_devices_of_a_trainer_take_their_own_rows(data):
     shares = []
     for rank in range(2):
@@ -219,33 +236,63 @@ class Recorder(pl.LightningModule):
         self.shown = []
 
     def training_step(self, batch, _):
-        self.shown.append((self.current_epoch, batch.rating_gap_N.tolist()))
+        self.shown.append(batch.rating_gap_N.tolist())
         return 0.0 * self.weight
+
+    def validation_step(self, batch, _):
+        pass
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-@pytest.mark.filterwarnings(
+QUIET = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+
+
+def shown(data: PreferenceData, folder: Path, limit: int = 3, after: int | None = None) -> list[list[float]]:
+    """The batches that a Trainer shows in three epochs of `limit` batches; after: going on from that step's checkpoint.
+
+    A checkpoint is written after every step.
+    """
+    saving = pl.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
+    trainer = pl.Trainer(
+        max_epochs=3, limit_train_batches=limit, accelerator="cpu", use_distributed_sampler=False, callbacks=[saving],
+        **QUIET,
+    )  # fmt: skip
+    model = Recorder()
+    path = None if after is None else folder / f"step={after}.ckpt"
+    trainer.fit(model, datamodule=PreferenceDataModule(data, 8, 8, seed=0), ckpt_path=path, weights_only=True)
+    return model.shown
+
+
+FAMILIAR = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",  # batches are slices of resident tensors
     "ignore:.*smaller than the logging interval",
     "ignore:.*LeafSpec:FutureWarning",  # Lightning 2.6.6 under torch 2.13
+    "ignore:.*your dataloader is not resumable",  # it does not see that the data module knows its place
+    "ignore:Checkpoint directory .* exists",
 )
-def test_a_trainer_shuffles_anew_every_epoch_and_alike_in_every_run(data):
-    def orders():
-        model = Recorder()
-        quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-        trainer = pl.Trainer(max_epochs=3, accelerator="cpu", use_distributed_sampler=False, **quiet)
-        trainer.fit(model, train_dataloaders=PreferenceDataModule(data, 8, 8, seed=0).train_dataloader())
-        return [[row for seen, rows in model.shown if seen == epoch for row in rows] for epoch in range(3)]
 
-    first, again = orders(), orders()
+
+@FAMILIAR
+def test_a_trainer_shuffles_anew_every_epoch_and_alike_in_every_run(data, tmp_path):
+    first, again = shown(data, tmp_path / "first"), shown(data, tmp_path / "again")
     assert first == again
-    assert all(sorted(order) == list(range(20)) for order in first)
-    assert len({tuple(order) for order in first}) == 3
+    epochs = [joined(first[start : start + 3]) for start in (0, 3, 6)]
+    assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) == 3
 
 
-@settings(deadline=None)
+@FAMILIAR
+@pytest.mark.parametrize("limit", [2, 3])
+def test_a_resumed_trainer_shows_the_batches_that_were_to_come(limit, data, tmp_path):
+    """Of three batches an epoch has all or two: the last one shown need not be the last that there is."""
+    whole = shown(data, tmp_path, limit)
+    assert len(whole) == 3 * limit
+    for step in range(1, 3 * limit):
+        assert shown(data, tmp_path, limit, after=step) == whole[step:]
+
+
 @given(
     user_N=st.lists(st.integers(-1, 12), min_size=1, max_size=80),
     batch_size=st.integers(1, 40),

@@ -485,7 +485,6 @@ def test_a_rating_that_is_no_number_is_a_bad_row(rating):
 RATING = st.sampled_from(["1", "2", "3", "4", "5", "N/A"])
 
 
-@example_settings(deadline=None)
 @given(ratings=st.lists(st.tuples(RATING, RATING, RATING, RATING), max_size=5))
 def test_all_pairs_of_completions_are_compared_by_all_their_ratings(ratings):
     """Against the definition: for each attribute and each two completions, who has the higher number."""
@@ -521,7 +520,6 @@ def test_pairs_without_a_rating_and_ties_are_counted(source):
 SCORES = st.lists(st.integers(1, 100), min_size=1, max_size=4)
 
 
-@example_settings(deadline=None)
 @given(turns=st.lists(SCORES, min_size=1, max_size=3), chosen_only=st.booleans())
 def test_all_pairs_of_a_turn_are_compared_after_what_was_said_before(turns, chosen_only):
     """Against the definition: each better score against each worse one; what was chosen leads to the next turn."""
@@ -657,7 +655,7 @@ def test_users_who_weigh_all_models_alike_agree_with_their_mean():
         assert all(judgment == extremes(row, standardised(row).mean(axis=1)) for judgment in judgments.values())
 
 
-@example_settings(deadline=None, max_examples=25)
+@example_settings(max_examples=25)
 @given(shift=st.floats(-50, 50), model=st.sampled_from(list(PERSONAL_LLM_SPREAD)))
 def test_the_level_of_a_models_scores_is_nothing_to_users(shift, model):
     plain = [personal_llm_row(number) for number in range(5)]

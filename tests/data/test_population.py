@@ -13,7 +13,7 @@ from micro_lit import floors
 from micro_lit.data.population import REFERENCES, Population, plant
 from micro_lit.errors import UserError
 
-FEW = settings(max_examples=25, deadline=None)
+FEW = settings(max_examples=25)
 
 
 def opposed(weight=0.5, strength=2.0):

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from micro_lit.data.records import BadRow, Message, parse_record
@@ -156,7 +156,6 @@ def test_a_transcript_does_not_lose_words_before_its_first_turn():
 words = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(str.strip)
 
 
-@settings(deadline=None)
 @given(prompt=words, chosen=words, rejected=words)
 def test_text_is_never_altered(prompt, chosen, rejected):
     row = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
@@ -166,7 +165,6 @@ def test_text_is_never_altered(prompt, chosen, rejected):
         assert parse_record(row)[:3] == ((Message("user", prompt),), chosen, rejected)
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["prompt", "chosen", "rejected", "rating_gap", "group"]),

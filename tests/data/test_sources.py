@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from micro_lit.config import build
@@ -424,7 +424,6 @@ JUDGMENTS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(judgments=JUDGMENTS)
 def test_a_pair_is_unanimous_when_every_attribute_prefers_the_same_response(judgments):
     records = [
@@ -554,7 +553,6 @@ def test_shares_that_make_no_sense_are_refused(sets, shares, trouble):
         Mixture(sets, **shares)
 
 
-@settings(deadline=None)
 @given(
     weights=st.lists(st.floats(0, 1e6), min_size=1, max_size=6).filter(lambda weights: sum(weights) > 1e-6),
     size=st.integers(0, 10_000),
@@ -566,7 +564,6 @@ def test_apportioned_rows_sum_to_the_size_and_miss_no_share_by_a_row(weights, si
         assert abs(sizes[str(number)] - size * weight / sum(weights)) < 1 + 1e-6
 
 
-@settings(deadline=None)
 @given(key=st.text(st.characters(exclude_categories=("Cs",))), seed=st.integers(0, 2**40))
 def test_a_hashed_fraction_is_a_fraction_and_repeats(key, seed):
     assert 0 <= hashed_fraction(key, seed) <= 1

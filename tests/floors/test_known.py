@@ -14,7 +14,7 @@ from scipy.special import expit
 from micro_lit import floors
 from micro_lit.floors import estimates
 
-FEW = settings(max_examples=30, deadline=None)
+FEW = settings(max_examples=30)
 SEEDS = st.integers(0, 2**32 - 1)
 MIXTURE = (
     floors.oracle_floor,
@@ -99,7 +99,6 @@ def test_entropy_is_zero_at_the_ends_and_log_two_in_the_middle():
     assert floors.binary_entropy(np.array([0.5])) == pytest.approx([np.log(2)], abs=1e-15)
 
 
-@settings(deadline=None)
 @given(st.floats(1e-12, 1 - 1e-12))
 def test_entropy_is_symmetric_and_below_log_two(probability):
     entropy, reverse = floors.binary_entropy(np.array([probability, 1 - probability]))
@@ -107,14 +106,12 @@ def test_entropy_is_symmetric_and_below_log_two(probability):
     assert entropy == pytest.approx(reverse, rel=1e-4)
 
 
-@settings(deadline=None)
 @given(st.floats(0, 1), st.floats(-30, 30))
 def test_cross_entropy_is_that_of_the_two_outcomes(probability, margin):
     expected = probability * np.logaddexp(0, -margin) + (1 - probability) * np.logaddexp(0, margin)
     assert floors.bt_cross_entropy(np.array([probability]), np.array([margin])) == pytest.approx([expected], abs=1e-9)
 
 
-@settings(deadline=None)
 @given(st.floats(-20, 20))
 def test_cross_entropy_of_the_truth_is_its_entropy(margin):
     margin_N = np.array([margin])
@@ -400,7 +397,6 @@ def test_bt_projection_is_as_good_as_a_generic_minimiser(seed):
     assert found.floor.value > marginal.value + 1e-6
 
 
-@settings(deadline=None)
 @given(SEEDS)
 def test_bt_projection_wins_each_item_as_often_as_the_truth_and_has_mean_zero(seed):
     """The condition of the optimum: for every item, expected wins under the model and the truth agree."""

@@ -95,7 +95,7 @@ def test_terms_by_hand():
     assert terms["accuracy_upper"][:2] == pytest.approx((1 + gap) / 2 - np.array([-1 / 5, 1 / 3 - 1 / 5]) / gap)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 5), min_size=7, max_size=7).filter(lambda c: sum(map(bool, c)) >= 2), st.integers(1, 6))
 def test_weighted_votes_are_compared_between_different_raters_only(weights, wins):
     """Against sums over all pairs and foursomes of raters, each weighing the product of its raters' weights."""
@@ -119,7 +119,6 @@ def test_weighted_votes_are_compared_between_different_raters_only(weights, wins
 # The polynomials
 
 
-@settings(deadline=None)
 @given(st.floats(1e-6, MOST - 1e-6), st.floats(0.0, 1.0), st.booleans(), st.sampled_from([1e-4, 1e-3, 0.02, 0.1]))
 def test_polynomials_enclose_entropy_and_ceiling_everywhere(first, spread, parabolas, margin):
     second = first**2 + spread * (first * MOST - first**2)
@@ -141,7 +140,7 @@ def test_polynomials_are_the_sharpest_that_a_linear_programme_finds(second):
         assert row_3 @ mean_3 == pytest.approx(-side * best.fun, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6))
 def test_parabolas_are_tighter_than_lines(seed):
     variance_P = np.random.default_rng(seed).beta(1, 1, size=5) / 4
@@ -212,7 +211,7 @@ def test_coins(votes, slack):
     assert found["nll_upper"].value <= np.log(2) + 1e-12
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)).filter(lambda c: sum(c) >= 2), min_size=1, max_size=8))
 def test_bounds_are_ordered_and_possible_whatever_the_votes(outcomes):
     """Few votes give impossible means, such as a v̂ of 1/2; the bounds are then those of the nearest possible ones."""
@@ -224,7 +223,7 @@ def test_bounds_are_ordered_and_possible_whatever_the_votes(outcomes):
     assert found["accuracy_lower"].value <= 1 + 1e-9
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6))
 def test_which_response_is_first_and_the_order_of_pairs_do_not_matter(seed):
     generator = np.random.default_rng(seed)
@@ -298,7 +297,7 @@ def test_unnamed_raters_are_all_different(rater_N):
     assert (votes.rows, votes.single, votes.repeated) == (4, 1, 0)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6))
 def test_codes_and_order_of_votes_do_not_matter(seed):
     generator = np.random.default_rng(seed)

@@ -24,7 +24,6 @@ from micro_lit.protocol.candidates import Candidate
 from micro_lit.protocol.compare import Targets, draw_targets
 
 seeds = st.integers(0, 2**32 - 1)
-no_deadline = partial(settings, deadline=None)
 
 NAMES = ("brief", "warm", "bold")
 
@@ -72,7 +71,7 @@ NUM_ROWS = 30 + 2 * 3 * 20
 # Rows and labels
 
 
-@no_deadline(max_examples=40)
+@settings(max_examples=40)
 @given(seeds, st.integers(1, 4), st.sampled_from(["train", "test"]))
 def test_no_row_and_no_prompt_that_was_adapted_to_is_judged(seed, largest, budget_from):
     data = text_data(seed)
@@ -144,7 +143,7 @@ def test_labels_that_leave_an_attribute_nothing_to_judge_are_refused(sharing):
 # The one likelihood
 
 
-@no_deadline(max_examples=50)
+@settings(max_examples=50)
 @given(seeds, st.sampled_from(["probability", "reward"]), st.sampled_from([1.0, 30.0, 800.0]))
 def test_weights_of_targets_judge_as_the_one_likelihood_does(seed, link, scale):
     generator = np.random.default_rng(seed)
@@ -261,7 +260,7 @@ def test_turned_counts_judged_rows_that_moved():
     assert compare.turned(before_RN, before_RN, opposite_RN, keep_RN) is None
 
 
-@no_deadline(max_examples=20)
+@settings(max_examples=20)
 @given(seeds, st.sampled_from(["probability", "reward"]))
 def test_no_single_head_loses_less_than_the_oracle(seed, link):
     candidate = make_candidate(np.random.default_rng(seed).normal(size=(NUM_ROWS, 4)), link=link)

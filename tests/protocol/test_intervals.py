@@ -27,7 +27,7 @@ def half_width(interval) -> float:
     return (interval.high - interval.low) / 2
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seeds)
 def test_a_value_is_the_plain_mean_of_the_attributes_means(seed):
     attribute_N, prompt_N, keep_RN, scores_RN, _ = random_case(seed)
@@ -41,7 +41,7 @@ def test_a_value_is_the_plain_mean_of_the_attributes_means(seed):
     assert resampling.counts_A().tolist() == np.rint(np.mean(counts_RA, axis=0)).tolist()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seeds)
 def test_sd_is_that_of_the_draws_values(seed):
     attribute_N, prompt_N, keep_RN, scores_RN, _ = random_case(seed)
@@ -56,7 +56,7 @@ def test_sd_is_that_of_the_draws_values(seed):
     assert resampling.summary(scores_RN[:1])["mean"].sd is None
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seeds)
 def test_rows_that_are_left_out_never_count(seed):
     attribute_N, prompt_N, keep_RN, scores_RN, baseline_RN = random_case(seed)
@@ -66,7 +66,7 @@ def test_rows_that_are_left_out_never_count(seed):
     assert resampling.summary(unseen_RN, baseline_RN) == resampling.summary(scores_RN, baseline_RN)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seeds)
 def test_differences_are_paired(seed):
     """Two systems that judge alike differ by nothing, and one that is better by the same on every row by just that."""
@@ -89,7 +89,7 @@ def test_one_draw_stands_for_all():
     assert resampling.summary(one_1N)["mean"][:3] == resampling.summary(all_RN)["mean"][:3]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seeds)
 def test_the_order_of_rows_and_the_names_of_prompts_do_not_matter(seed):
     attribute_N, prompt_N, keep_RN, scores_RN, _ = random_case(seed)
@@ -100,7 +100,7 @@ def test_the_order_of_rows_and_the_names_of_prompts_do_not_matter(seed):
         assert tuple(interval) == pytest.approx(tuple(plain[name]), abs=1e-12)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seeds, st.integers(2, 30))
 def test_rows_of_equal_score_leave_nothing_uncertain(seed, prompts):
     """Also where an attribute has so few prompts that many resamples hold none of them."""

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from micro_lit.protocol.people import FLAT, OWN, Groups, People, bayes_evidence,
 from micro_lit.protocol.regimes import draw_regimes
 
 seeds = st.integers(0, 2**32 - 1)
-no_deadline = partial(settings, deadline=None, max_examples=40)
+few = settings(max_examples=40)
 
 COMMON = [
     "+experiment=planted_floors_k8", "data/population=two_tastes", "data.population.angle=180",
@@ -247,7 +246,7 @@ def test_heads_that_are_shared_by_a_user_adapt_alike_by_themselves_and_by_the_po
     )
 
 
-@no_deadline()
+@few
 @given(seeds, st.sampled_from([adaptation.posterior, adaptation.mixture_em, adaptation.hedge]))
 def test_evidence_of_users_without_labels_is_exactly_none(seed, adapt):
     generator = np.random.default_rng(seed)
@@ -320,7 +319,7 @@ def groups_of(group_V, source_V=None) -> Groups:
     return Groups(np.arange(len(group_V)), group_V, source_V)
 
 
-@no_deadline()
+@few
 @given(seeds, st.integers(1, 4), st.integers(1, 4))
 def test_heads_stand_for_groups_as_most_users_have_it_whatever_heads_are_called(seed, heads, groups):
     generator = np.random.default_rng(seed)

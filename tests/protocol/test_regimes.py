@@ -1,7 +1,5 @@
 """Tests of `micro_lit.protocol.regimes`: who is judged on what, and which labels may be learned from."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +10,7 @@ from micro_lit.data.records import Message, Record
 from micro_lit.protocol.regimes import draw_regimes
 
 seeds = st.integers(0, 2**32 - 1)
-no_deadline = partial(settings, deadline=None, max_examples=40)
+few = settings(max_examples=40)
 DRAWS = 3
 
 
@@ -46,7 +44,7 @@ def by_user(labels, num_users: int) -> dict[tuple[int, int], list[int]]:
     return found
 
 
-@no_deadline()
+@few
 @given(seeds, st.integers(0, 6), st.integers(1, 4))
 def test_every_test_row_is_of_seen_or_unseen_users_or_left_out_and_counted(seed, largest, rows_left):
     data = people_data(seed)
@@ -70,7 +68,7 @@ def test_every_test_row_is_of_seen_or_unseen_users_or_left_out_and_counted(seed,
     assert list(left_out.values()) == [len(unknown), len(few), rows]
 
 
-@no_deadline()
+@few
 @given(seeds, st.integers(1, 6))
 def test_no_row_is_both_labelled_and_judged(seed, largest):
     data = people_data(seed)
@@ -94,7 +92,7 @@ def test_no_row_is_both_labelled_and_judged(seed, largest):
             assert regime.keep_RN.all()
 
 
-@no_deadline()
+@few
 @given(seeds)
 def test_a_larger_budget_holds_the_smaller_one_of_the_same_draw(seed):
     regimes, _ = draw_regimes(people_data(seed), 4, 1, DRAWS, seed)

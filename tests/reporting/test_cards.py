@@ -110,7 +110,7 @@ def test_a_tie_counts_one_half():
 
 
 @given(st.permutations(range(5)), st.integers(0, 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_permuting_heads_permutes_the_facts(places, seed):
     """New head `number` is the old head `places[number]`."""
     inputs = made(5, seed=seed)
@@ -154,7 +154,7 @@ def test_swapping_chosen_and_rejected_turns_accuracies_and_margins_over():
 
 
 @given(st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_head_differs_most_where_no_other_pair_or_prompt_does_more(seed):
     inputs = made(3, num_pairs=20, seed=seed)
     margins_NK, prompt_N = inputs["margins_NK"], inputs["prompt_N"].tolist()

@@ -54,7 +54,6 @@ def readapted(inputs, adapt=adaptation.posterior):
 
 
 @given(seeds, st.integers(1, 6), st.integers(1, 30), st.floats(0.1, 20.0))
-@settings(deadline=None)
 def test_the_posterior_changes_log_weights_by_the_evidence_less_a_normaliser(seed, num_heads, labels, strength):
     generator = np.random.default_rng(seed)
     margins_LK, user_L = generator.normal(0, strength, (labels, num_heads)), np.zeros(labels, dtype=int)
@@ -76,7 +75,6 @@ def test_hedge_and_hyre_move_the_odds_of_two_heads_by_the_difference_of_their_ev
 
 
 @given(seeds, st.integers(1, 6), st.floats(0.0, 30.0))
-@settings(deadline=None)
 def test_no_label_argues_for_all_heads_nor_for_one_without_bound(seed, num_heads, strength):
     """Under the weights before, exp(evidence) has mean 1; nothing can be more probable than by one over a weight."""
     generator = np.random.default_rng(seed)
@@ -132,7 +130,7 @@ def test_facts_are_those_by_hand():
 
 
 @given(seeds)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_opposite_labels_move_a_head_as_the_labels_moved_its_opposite(seed):
     """Heads 2 and 3 are heads 0 and 1 with their sign changed, and as probable before."""
     inputs = made(num_heads=2, seed=seed)
@@ -154,7 +152,7 @@ def test_opposite_labels_move_a_head_as_the_labels_moved_its_opposite(seed):
 
 @given(st.permutations(range(4)), seeds)
 @example([0, 2, 3, 1], 128)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_permuting_heads_permutes_the_facts(places, seed):
     """Facts name heads, so that they are the same but for the order in which heads are listed."""
     inputs = made(seed=seed)

@@ -275,7 +275,7 @@ def test_checks_and_oracles_are_marked_and_never_among_the_others():
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 1.0), st.booleans(), st.booleans()), min_size=1, max_size=12))
-@checked(max_examples=50, deadline=None)
+@checked(max_examples=50)
 def test_whatever_the_scores_blocks_hold_every_row_once_in_order(drawn):
     rows = [
         system(f"m{number}", "posterior", accuracy, 4, oracle, check=check)
@@ -295,7 +295,7 @@ def test_whatever_the_scores_blocks_hold_every_row_once_in_order(drawn):
 
 
 @given(st.floats(-1.0, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
-@checked(max_examples=50, deadline=None)
+@checked(max_examples=50)
 def test_a_star_is_there_when_the_interval_excludes_zero_and_only_then(value, below, above):
     row = system("mixture", "posterior", 0.7, 8)
     row["accuracy_difference"] = {"value": value, "low": value - below, "high": value + above, "sd": None}
@@ -514,7 +514,7 @@ def test_no_two_names_or_ticks_meet(drawn):
 
 
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=10))
-@checked(max_examples=50, deadline=None)
+@checked(max_examples=50)
 def test_names_stay_in_order_in_the_panel_and_where_their_values_are_when_there_is_room(values):
     places = protocol._apart(values, 0.0, 1.0, 0.1)
     ordered = [place for _, place in sorted(zip(values, places, strict=True))]

@@ -2,7 +2,7 @@
 
 import html
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -12,7 +12,6 @@ from micro_lit.reporting import texts
 
 @given(st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=200))
 @example("heads of C #")
-@settings(deadline=None)
 def test_a_text_is_shown_as_it_is(text):
     """Whatever Markdown it holds, but for its white space."""
     rendered = MarkdownIt("commonmark").render(f"# {texts.excerpt(text)}")
@@ -20,7 +19,6 @@ def test_a_text_is_shown_as_it_is(text):
 
 
 @given(st.text("ab *_|", max_size=2000))
-@settings(deadline=None)
 def test_a_long_text_keeps_both_ends(text):
     text = " ".join(text.split())
     short = texts.shortened(text, texts.LONGEST_TEXT)

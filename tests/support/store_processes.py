@@ -3,12 +3,13 @@
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from processes import LAST_RESORT, wait_until
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -45,15 +46,22 @@ def features(numbers: Sequence[int]) -> torch.Tensor:
 
 
 class Sleeper(nn.Module):
-    """Token ids as hidden states, after some seconds. Writes down how many texts it has seen."""
+    """Token ids as hidden states, after some seconds. Writes down how many texts it has seen.
 
-    def __init__(self, seen: Path, seconds: float) -> None:
+    arrive: called before the first texts, when the process holds the locks of what it is to encode.
+    """
+
+    def __init__(self, seen: Path, seconds: float, arrive: Callable[[], Any]) -> None:
         super().__init__()
         self.config = SimpleNamespace(hidden_size=WIDTH, get_text_config=lambda: self.config)
         self.weight = nn.Parameter(torch.arange(1.0, WIDTH + 1), requires_grad=False)
-        self.seen, self.seconds = seen, seconds
+        self.seen, self.seconds, self.arrive = seen, seconds, arrive
+        self.arrived = False
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+        if not self.arrived:
+            self.arrive()
+            self.arrived = True
         time.sleep(self.seconds)
         with self.seen.open("a") as file:
             file.write(f"{len(input_ids)}\n")
@@ -68,11 +76,11 @@ def seen(path: Path) -> int:
 class Slow(Pretrained):
     """A pretrained backbone of that network."""
 
-    def __init__(self, seen: Path, seconds: float) -> None:
+    def __init__(self, seen: Path, seconds: float, arrive: Callable[[], Any] = bool) -> None:
         super().__init__(
             "slow", pooling="mean", causal=False, dtype="float32", token_budget=BATCH_ROWS * 12, standardise=False
         )
-        self.seen, self.seconds = seen, seconds
+        self.seen, self.seconds, self.arrive = seen, seconds, arrive
 
     def tokenizer(self) -> TextTokenizer:
         words = [*(f"p{number}" for number in range(7)), *(f"r{number}" for number in range(3000)), "?"]
@@ -81,7 +89,7 @@ class Slow(Pretrained):
         return TextTokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer), self.max_length)
 
     def network(self, dtype: torch.dtype) -> PooledTransformer:
-        return PooledTransformer(Sleeper(self.seen, self.seconds), self.pooling, self.causal)
+        return PooledTransformer(Sleeper(self.seen, self.seconds, self.arrive), self.pooling, self.causal)
 
     def _spec(self, tokenizer: TextTokenizer) -> dict[str, Any]:
         return SPEC
@@ -94,18 +102,30 @@ def encode(
     seconds: float = 0.002,
     environment: Mapping[str, str] | None = None,
     barrier: Any = None,
+    claimed: Any = None,
+    gate: Path | None = None,
 ) -> None:
     """Asks for the texts of some numbers, as a run would, and checks every number that it gets.
 
     seen: where the network writes down its texts; what the process prints goes beside it, with the ending .out.
+    barrier: passed before anything is asked for. claimed: a barrier that is passed before the first text is encoded;
+    gate: a file without which no text is encoded.
     """
     os.environ.update(environment or {})
     sys.stdout = seen.with_suffix(".out").open("w", buffering=1)
     encoder.SHARD_BYTES = SHARD_ROWS * WIDTH * 4
     feature_store.POLL_SECONDS = 0.02
-    backbone = Slow(seen, seconds)
+
+    def arrive() -> None:
+        if claimed is not None:
+            claimed.wait(timeout=LAST_RESORT)
+        if gate is not None:
+            print("at the gate")
+            wait_until(gate.exists)
+
+    backbone = Slow(seen, seconds, arrive)
     if barrier is not None:
-        barrier.wait(timeout=60)
+        barrier.wait(timeout=LAST_RESORT)
     table = backbone.encode(texts(numbers), root)
     assert torch.equal(table.gather(torch.arange(len(numbers))), features(numbers))
 
