@@ -209,7 +209,11 @@ def test_a_package_of_ones_own_may_be_named(settings):
 
 @pytest.mark.parametrize(
     "target",
-    ["micro_lit.config.command.sys.exit", "pytorch_lightning.trainer.trainer.os.getcwd", "torch.nn.functional.torch.load"],
+    [
+        "micro_lit.config.command.sys.exit",
+        "pytorch_lightning.trainer.trainer.os.getcwd",
+        "torch.nn.functional.torch.load",
+    ],
 )
 def test_a_path_through_an_allowed_package_does_not_lead_out_of_it(target):
     with pytest.raises(UserError, match="it ends outside"):
