@@ -118,7 +118,8 @@ class SubmititLauncher(Launcher):
         except Exception as error:  # what the cluster makes of a job that is gone
             folder = sweeps.job_folder(self.hydra_context, self.config, overrides, number)
             end = f"ended without a result, as one that is killed does; what it said lies in {job.paths.folder}/"
-            sweeps.note_failure(folder, overrides, end, str(error))
+            command = sweeps.command_of(self.hydra_context)
+            sweeps.note_failure(folder, overrides, end, str(error), number, command)
             return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=math.nan)
 
     def __call__(self, overrides: list[str], number: int, singletons: dict[Any, Any]) -> JobReturn:

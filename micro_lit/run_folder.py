@@ -34,7 +34,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from micro_lit.config import Settings, run_folder_of
 from micro_lit.errors import UserError
-from micro_lit.files import write_text, write_whole
+from micro_lit.files import remove_partials, write_text, write_whole
 from micro_lit.reporting import results
 from micro_lit.reporting.results import flatten, is_incidental
 
@@ -100,8 +100,8 @@ def alone_in(folder: Path) -> Iterator[int]:
             _lock(descriptor, folder)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{socket.gethostname()} {os.getpid()}".encode(), 0)
-            for left in folder.rglob("*.partial"):  # by a process that was killed while it wrote
-                left.unlink()
+            for inside in {left.parent for left in folder.rglob("*.partial")}:
+                remove_partials(inside)
         yield descriptor
     finally:
         os.close(descriptor)

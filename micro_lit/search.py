@@ -21,7 +21,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from micro_lit.errors import UserError
-from micro_lit.files import write_text
+from micro_lit.files import cut_torn_line, write_text
 
 SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler", "gp": "GPSampler"}
 BEST = "best.yaml"
@@ -126,7 +126,7 @@ def _open(journal: Path, spec: Mapping[str, Any], space: Mapping[str, BaseDistri
     """The search in a journal, new or begun by an earlier command with the same settings."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if journal.exists():
-        _cut_torn_line(journal)
+        cut_torn_line(journal)
     storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_NoLock()))
     study = optuna.create_study(study_name="search", storage=storage, direction=spec["direction"], load_if_exists=True)
     known = {
@@ -143,12 +143,6 @@ def _open(journal: Path, spec: Mapping[str, Any], space: Mapping[str, BaseDistri
             )
     study.set_user_attr("search", known)
     return study
-
-
-def _cut_torn_line(journal: Path) -> None:
-    """Takes away what a process that was killed, or a full disk, has left of a last line."""
-    with journal.open("rb+") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _run(
@@ -196,10 +190,15 @@ def _overrides(values: Mapping[str, Any]) -> list[str]:
 
 
 def _measured(objective: str, folder: Path) -> float:
-    """What a job has measured. Raises `UserError` when its results do not hold it."""
+    """What a job has measured, nan when its results are damaged. Raises `UserError` when they do not hold it."""
     from micro_lit.reporting import collect, results
 
-    found = collect.look_up(results.read(folder), objective)
+    try:
+        measured = results.read(folder)
+    except UserError as error:
+        print(error, flush=True)
+        return math.nan
+    found = collect.look_up(measured, objective)
     if found is None:
         raise UserError(f"hydra.sweeper.objective={objective}: {folder / results.FILE_NAME} does not hold it")
     return found["value"]

@@ -3,10 +3,12 @@
 import contextlib
 import math
 import os
+import re
+import secrets
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +19,22 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from micro_lit.errors import UserError
+from micro_lit.files import write_text
 
-# In the folder of a failed job: a line that says what went wrong, its overrides in another, then the traceback.
+# In the folder of a failed job: a line that says what went wrong, its overrides in another, a third that says which job
+# of which command it was, then the traceback.
 ERROR = "error.txt"
+JOB = re.compile(r"job (\d+) of command ([0-9a-f]+)")
 
 
 class Sweep(Callback):
-    """Keeps a sweep going when one of its jobs fails, and ends it with a report of all; one of Hydra's callbacks."""
+    """Keeps a sweep going when one of its jobs fails, and ends it with a report of all; one of Hydra's callbacks.
+
+    command: a random name of this command. Launchers hand the callback, and with it the name, to the processes of jobs.
+    """
+
+    def __init__(self) -> None:
+        self.command = secrets.token_hex(8)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Refuses a sweep that a launcher has started in several processes, each of which would run the whole of it."""
@@ -33,6 +44,9 @@ class Sweep(Callback):
                 "error: a sweep started by torchrun or srun as one of several processes would run once in each; start "
                 "it as one process, python -m micro_lit.train -m ...: every job starts the processes of its devices"
             )
+        for path in Path(config.hydra.sweep.dir).rglob(ERROR):
+            if not path.stat().st_size:  # of an earlier command: it does not say of which
+                path.unlink()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Notes an exception in the folder of the job, whose value becomes nan; a job that succeeds clears the note."""
@@ -43,12 +57,13 @@ class Sweep(Callback):
             error = job_return._return_value
             job_return.return_value, job_return.status = math.nan, JobStatus.COMPLETED
             details = "" if isinstance(error, UserError) else "".join(traceback.format_exception(error))
-            note_failure(folder, job_return.overrides, in_one_line(error), details)
+            number = config.hydra.job.num
+            note_failure(folder, job_return.overrides, in_one_line(error), details, number, self.command)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Reports on the jobs that have finished, names those that failed, and ends the command with status 1 then."""
         sweep = Path(config.hydra.sweep.dir)
-        failed = list(failures(sweep))
+        failed = failures(sweep, self.command)
         try:
             if next(sweep.rglob("results.json"), None):  # without one, what takes seconds to import is not needed
                 self._report(config, sweep)
@@ -86,23 +101,38 @@ class Failure(NamedTuple):
     error: str
 
 
-def note_failure(folder: Path, overrides: Sequence[str], error: str, details: str) -> None:
-    """Says that a job failed, and leaves `error.txt` in its folder."""
+def note_failure(folder: Path, overrides: Sequence[str], error: str, details: str, number: int, command: str) -> None:
+    """Prints that a job failed, and leaves `error.txt` in its folder.
+
+    number: of the job. command: the name of its command, see `Sweep`.
+    """
     print(f"failed: {folder}/: {error}", flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    # Where the disk is full there is an empty file, which says as much.
+    lines = [error, shlex.join(overrides), f"job {number} of command {command}", details]
     with contextlib.suppress(OSError):
-        (folder / ERROR).write_text("\n".join([error, shlex.join(overrides), details]), encoding="utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ERROR).unlink(missing_ok=True)
+        try:
+            write_text(folder / ERROR, "\n".join(lines))
+        except OSError:  # where the disk is full there is an empty file, which says as much
+            (folder / ERROR).touch()
 
 
-def failures(sweep: Path) -> Iterator[Failure]:
-    """The failed jobs of the last command that ran in the folder of a sweep, in the order in which they failed."""
-    notes = {path: path.stat().st_mtime_ns for path in sweep.rglob(ERROR)}
-    begun = (sweep / "multirun.yaml").stat().st_mtime_ns  # written by the sweeper before its first job
-    for path in sorted(notes, key=notes.__getitem__):
-        if notes[path] >= begun:
-            error, overrides, *_ = [*path.read_text(encoding="utf-8").split("\n"), "", ""]
-            yield Failure(path.parent, shlex.split(overrides), error or f"{ERROR} is empty: is the disk full?")
+def failures(sweep: Path, command: str) -> list[Failure]:
+    """The jobs of a command that failed, in the order of their numbers; of no other command in the same folder."""
+    found = []
+    for path in sorted(sweep.rglob(ERROR)):
+        error, overrides, job, *_ = [*path.read_text(encoding="utf-8").split("\n"), "", "", ""]
+        if not error:
+            found.append((math.inf, Failure(path.parent, [], f"{ERROR} is empty: is the disk full?")))
+        elif (match := JOB.fullmatch(job)) and match[2] == command:
+            found.append((int(match[1]), Failure(path.parent, shlex.split(overrides), error)))
+    return [failure for _, failure in sorted(found, key=lambda each: each[0])]
+
+
+def command_of(context: HydraContext) -> str:
+    """The name of the sweep's command, see `Sweep`; an empty one where the sweep has no such callback."""
+    callbacks = context.callbacks.callbacks
+    return next((callback.command for callback in callbacks if isinstance(callback, Sweep)), "")
 
 
 def in_one_line(error: Exception) -> str:

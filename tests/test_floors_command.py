@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from full_disk import assert_whole
 
 from micro_lit.data.population import REFERENCES
 from micro_lit.errors import UserError
@@ -99,3 +100,7 @@ def test_one_rater_a_pair_has_no_floor(measure, tmp_path):
 def test_a_split_without_rows_is_named(measure, tmp_path):
     with pytest.raises(UserError, match=r"^split=validation: there are no votes"):
         measure("data=pairs", pairs_file(tmp_path), "data.validation_fraction=0.0", "split=validation")
+
+
+def test_the_file_is_written_whole_or_not_at_all(measure, tmp_path):
+    assert_whole(lambda: measure("data=planted_features", *SMALL), tmp_path / "run")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+from full_disk import full_disk
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from run_folders import write_run
@@ -93,11 +94,6 @@ def test_every_study_of_real_data_runs(study, settings, data_dir):
 # The report at the end
 
 
-def begin(folder: Path) -> None:
-    """What a sweeper does before its first job."""
-    (folder / "multirun.yaml").write_text("")
-
-
 def ended(folder: Path, **spec) -> DictConfig:
     """The config of a sweep whose jobs have ended, as Hydra's callbacks are given it."""
     default = {"title": None, "metrics": None, "y": ["test.nll"], "x": None, "panels": None, "log": False, "out": None}
@@ -114,7 +110,6 @@ def ended(folder: Path, **spec) -> DictConfig:
 
 def end(folder: Path, **spec) -> None:
     """What Hydra does when the jobs of a sweep in `folder` have ended."""
-    begin(folder)
     Sweep().on_multirun_end(ended(folder, **spec), config_name="train")
 
 
@@ -156,34 +151,46 @@ def test_wandb_groups_the_report_with_the_jobs(tmp_path, monkeypatch):
 
 
 def test_failed_jobs_are_named_after_the_report(tmp_path, capsys):
-    """Only those of this command, and what a full disk has left of a note too."""
+    """Only those of this command, in their order, and what a full disk has left of a note too.
+
+    Whatever the clock says: it stepped back when this command had begun. Another command is at work in the folder.
+    """
     sweep = tmp_path / "sweep"
     write_run(sweep / "0")
-    note_failure(sweep / "old", ["seed=7"], "of an earlier command", "")
-    os.utime(sweep / "old" / ERROR, (0, 0))
-    begin(sweep)
-    note_failure(sweep / "9", ["name=mine", "seed=1", "report.title=two words"], "ValueError: no", "Traceback ...")
-    (sweep / "10").mkdir()
-    (sweep / "10" / ERROR).touch()
-    assert [each.folder.name for each in failures(sweep)] == ["9", "10"]
+    for name in ("old", "older"):
+        note_failure(sweep / name, ["seed=7"], "of an earlier command", "", 7, Sweep().command)
+    (sweep / "older" / ERROR).write_text("of a version before\nseed=7\nTraceback ...")
+    (sweep / "empty").mkdir()
+    (sweep / "empty" / ERROR).touch()
+    this = Sweep()
+    this.on_multirun_start(ended(sweep))
+    note_failure(sweep / "8", ["seed=8"], "of a command beside", "", 8, Sweep().command)
+    note_failure(sweep / "11", ["seed=2"], "ValueError: too", "", 11, this.command)
+    overrides = ["name=mine", "seed=1", "report.title=two words"]
+    note_failure(sweep / "9", overrides, "ValueError: no", "Traceback ...", 9, this.command)
+    os.utime(sweep / "9" / ERROR, (0, 0))
+    with full_disk(ERROR):
+        note_failure(sweep / "10", ["seed=3"], "OSError: full", "Traceback ...", 10, this.command)
+    assert [each.folder.name for each in failures(sweep, this.command)] == ["9", "11", "10"]
     assert (sweep / "9" / ERROR).read_text().splitlines()[-1] == "Traceback ..."
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
-        Sweep().on_multirun_end(ended(sweep))
+        this.on_multirun_end(ended(sweep))
     assert caught.value.code == 1
-    *shown, nine, ten = capsys.readouterr().out.splitlines()
+    *shown, nine, eleven, ten = capsys.readouterr().out.splitlines()
     assert shown[-1].startswith(f"wrote {sweep}/report/")
     assert nine == f"failed: {sweep}/9/ (seed=1 'report.title=two words'): ValueError: no"
+    assert eleven == f"failed: {sweep}/11/ (seed=2): ValueError: too"
     assert ten == f"failed: {sweep}/10/ (): error.txt is empty: is the disk full?"
 
 
 def test_failed_jobs_are_named_whatever_becomes_of_the_report(tmp_path, monkeypatch, capsys):
     write_run(tmp_path / "1")
-    begin(tmp_path)
-    note_failure(tmp_path / "0", ["seed=0"], "ValueError: no", "")
+    this = Sweep()
+    note_failure(tmp_path / "0", ["seed=0"], "ValueError: no", "", 0, this.command)
     monkeypatch.setattr(report, "write", lambda *_: 1 / 0)
     with pytest.raises(SystemExit):
-        Sweep().on_multirun_end(ended(tmp_path))
+        this.on_multirun_end(ended(tmp_path))
     *_, why, how, failed = capsys.readouterr().out.splitlines()
     assert why == "no report: ZeroDivisionError: division by zero"
     assert how.endswith(f"python -m micro_lit.report runs={tmp_path}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from micro_lit.config import Settings, build, check_objects, entry_point
 from micro_lit.errors import UserError
+from micro_lit.files import write_text
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def run(settings: Settings) -> dict[str, Any]:
     path = Path(settings["paths"]["run_dir"]) / "floors.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=2) + "\n")
+        write_text(path, json.dumps(found, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"paths.run_dir={path.parent}: cannot be written ({error.strerror})") from error
     console.print(f"\nwrote {path}", soft_wrap=True, markup=False)

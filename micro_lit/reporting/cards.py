@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
+from micro_lit.files import write_text
 from micro_lit.metrics import Estimate, estimate, scores
-from micro_lit.reporting import sheets, tables
-from micro_lit.reporting.figures import Z
+from micro_lit.reporting import figures, sheets, tables
+from micro_lit.reporting.figures import DPI, Z
 from micro_lit.reporting.sheets import DIVERGING, RISING, Scale
 from micro_lit.reporting.texts import LONGEST_NAME, PARTS, PairTexts, escaped, excerpt, shortened
 
@@ -113,10 +114,10 @@ def facts(
 def write(folder: Path, found: Mapping[str, Any], title: str, texts: Sequence[PairTexts] | None = None) -> list[Path]:
     """Writes heads.png, heads.svg, heads.md and heads.json of these `facts`; they do not change when nothing has."""
     figure, page = draw(found, title), markdown(found, title, texts)
-    pictures = sheets.save(figure, folder, "heads")
+    pictures = figures.save(figure, folder, "heads", sheets.LOOKS)
     md, facts_json = (folder / f"heads.{suffix}" for suffix in ("md", "json"))
-    md.write_text(page, encoding="utf-8")
-    facts_json.write_text(json.dumps(found, indent=2) + "\n")
+    write_text(md, page)
+    write_text(facts_json, json.dumps(found, indent=2) + "\n")
     return [*pictures, md, facts_json]
 
 
@@ -164,7 +165,7 @@ def draw(found: Mapping[str, Any], title: str) -> Figure:
         f"{name}\n{_count(column)}" for name, column in zip([ALL, *names], zip(*cells, strict=True), strict=True)
     ]
     with rc_context(sheets.LOOKS):
-        figure = Figure(dpi=sheets.DPI)
+        figure = Figure(dpi=DPI)
         axes = _heat_map(figure, "Accuracy", accuracy_KC, order, counted, ACCURACY, best_KC)
         axes.axvline(1, color=sheets.PAPER, linewidth=4)
         panels = [[axes, sheets.colour_bar(axes)]]

@@ -1,7 +1,7 @@
 """Runs read back from their folders: what was set, what was measured, and which settings tell them apart."""
 
 import glob
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from micro_lit.errors import UserError
-from micro_lit.reporting.results import FILE_NAME, flatten, is_incidental
+from micro_lit.reporting.results import FILE_NAME, QUANTITY, flatten, is_incidental, is_number, read
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,33 @@ class FinishedRun:
         return self.settings.get(name) if option is None else option
 
 
-def collect(paths: Sequence[str]) -> list[FinishedRun]:
+def collect(paths: Sequence[str], left_out: list[str] | None = None) -> list[FinishedRun]:
     """Every finished run in the given run folders, sweeps, folders of sweeps, or patterns of these.
 
     Runs are labelled by the fewest settings that tell them apart, in words their user typed where these do: the
     overrides and group options of the command line first, then whatever else differs in their config.yaml. Runs with
-    the same labels differ in their seed alone; of two with the same seed the one finished last is kept.
-    Raises `UserError` when there is no run, or a file cannot be read.
+    the same labels differ in their seed alone; of two with the same seed the one whose results.json is newer is kept:
+    nothing but the clock orders runs of several machines.
+
+    left_out: gets a line for each folder that cannot be read, and one with their number. Raises `UserError` when there
+    is no run, or none that can be read.
     """
-    folders = {path.parent for pattern in paths for path in _result_files(pattern)}
+    folders = sorted({path.parent for pattern in paths for path in _result_files(pattern)})
     if not folders:
         raise UserError(f"runs={list(paths)}: no {FILE_NAME} below; give the folder of a run, of a sweep or of many")
-    runs = [_read(folder) for folder in sorted(folders, key=lambda folder: (_finished_at(folder), folder))]
+    found: list[tuple[int, FinishedRun]] = []
+    unread: list[UserError] = []
+    for folder in folders:
+        try:
+            found.append(_read(folder))
+        except UserError as error:
+            unread.append(error)
+    if not found:
+        others = f"; {len(unread) - 1} more cannot be read either" if len(unread) > 1 else ""
+        raise UserError(f"{unread[0]}{others}")
+    if left_out is not None and unread:
+        left_out += [*(f"left out: {error}" for error in unread), f"{len(unread)} of {len(folders)} runs left out"]
+    runs = [run for _, run in sorted(found, key=lambda each: (each[0], each[1].folder))]
     cells = [_cell(run) for run in runs]
     speakers = dict(zip(cells, runs, strict=True))  # of runs with the same settings the last one names them
     names = _telling_names(list(speakers.values()))
@@ -90,31 +105,43 @@ def look_up(results: Mapping[str, Any], path: str) -> dict[str, float] | None:
             return None
         found = found[part]
     if isinstance(found, Mapping):
-        return {key: found[key] for key in ("value", "se", "n") if key in found} if "value" in found else None
-    return {"value": float(found)} if isinstance(found, int | float) else None
+        return {key: found[key] for key in QUANTITY if key in found} if "value" in found else None
+    return {"value": float(found)} if is_number(found) else None
 
 
 def _result_files(pattern: str) -> list[Path]:
+    """The results below the folders that a pattern names. Folders that disappear meanwhile have none."""
     found = [pattern] if Path(pattern).exists() else glob.glob(pattern)  # a folder's name may look like a pattern
-    return [path for folder in found for path in Path(folder).rglob(FILE_NAME)]
+    return [Path(place, FILE_NAME) for folder in found for place, _, names in os.walk(folder) if FILE_NAME in names]
 
 
-def _finished_at(folder: Path) -> int:
-    return (folder / FILE_NAME).stat().st_mtime_ns
-
-
-def _read(folder: Path) -> FinishedRun:
+def _read(folder: Path) -> tuple[int, FinishedRun]:
+    """When a run was finished, by the clock, and the run. Raises `UserError` for one that cannot be read."""
     try:
-        results = json.loads((folder / FILE_NAME).read_text())
-        settings = flatten(yaml.safe_load((folder / "config.yaml").read_text()))
-        own, data_dir = settings["paths.run_dir"], settings["paths.data_dir"]
-        telling = {
-            name: _placeless(value, own, data_dir) for name, value in settings.items() if not is_incidental(name)
-        }
-        return FinishedRun(folder, results["seed"], results, telling, _choices(folder))
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        before = (folder / FILE_NAME).stat()
+        run = _read_files(folder)
+        after = (folder / FILE_NAME).stat()
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        gone = Path(error.filename or folder).name
+        raise UserError(f"{folder}: not the folder of a finished run ({gone} is not there)") from error
+    except Exception as error:  # whatever damaged files make of their readers
+        reason = " ".join(f"{type(error).__name__}: {error!s:.120}".split())
         raise UserError(f"{folder}: not the folder of a finished run ({reason})") from error
+    if (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns):
+        raise UserError(f"{folder}: not the folder of a finished run (it runs again, and has changed meanwhile)")
+    return after.st_mtime_ns, run
+
+
+def _read_files(folder: Path) -> FinishedRun:
+    results = read(folder)
+    settings = flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    own, data_dir = settings["paths.run_dir"], settings["paths.data_dir"]
+    if not isinstance(own, str) or not isinstance(data_dir, str):
+        raise TypeError("paths.run_dir and paths.data_dir of config.yaml are to be texts")
+    telling = {name: _placeless(value, own, data_dir) for name, value in settings.items() if not is_incidental(name)}
+    return FinishedRun(folder, results["seed"], results, telling, _choices(folder))
 
 
 def _choices(folder: Path) -> dict[str, Any]:

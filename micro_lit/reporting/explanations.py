@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import kl_div, logsumexp
 
 from micro_lit.adaptation import labels
+from micro_lit.files import write_text
 from micro_lit.reporting import tables
 from micro_lit.reporting.texts import LONGEST_NAME, PARTS, PairTexts, excerpt, shortened
 
@@ -25,10 +26,10 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from micro_lit.reporting import sheets
-    from micro_lit.reporting.figures import FLOOR_COLOUR
+    from micro_lit.reporting import figures, sheets
+    from micro_lit.reporting.figures import DPI, FLOOR_COLOUR
 except ImportError:  # the extra report is not installed: all but the figure comes
-    sheets, Axes, Figure = None, Any, Any
+    figures, sheets, Axes, Figure = None, None, Any, Any
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.floating]
@@ -145,10 +146,10 @@ def write(folder: Path, found: Facts, title: str) -> list[Path]:
     Returns their paths, those of the pictures first. They do not change when nothing has.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = sheets.save(draw(found, title), folder, "explanations") if sheets else []
+    pictures = figures.save(draw(found, title), folder, "explanations", sheets.LOOKS) if sheets else []
     page, facts_json = (folder / f"explanations.{suffix}" for suffix in ("md", "json"))
-    page.write_text(markdown(found, title, with_figure=bool(pictures)), encoding="utf-8")
-    facts_json.write_text(json.dumps(found, indent=2) + "\n")
+    write_text(page, markdown(found, title, with_figure=bool(pictures)))
+    write_text(facts_json, json.dumps(found, indent=2) + "\n")
     return [*pictures, page, facts_json]
 
 
@@ -191,7 +192,7 @@ def draw(found: Facts, title: str) -> Figure:
     nats = [0.0, *(nats for first in firsts if first for nats in first["nats"])]
     least, most = min(nats), max(nats)
     with rc_context(sheets.LOOKS):
-        figure = Figure(dpi=sheets.DPI)
+        figure = Figure(dpi=DPI)
         short = [column.removeprefix("head ").replace(" ", "\n") for column in columns]
         change = sheets.Scale(sheets.DIVERGING, -1.0, 1.0)
         axes = sheets.heat_map(figure, "Change of weight", change_UC, rows, short, change, outlined_UC, cell, "+z.2f")

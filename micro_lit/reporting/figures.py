@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
 from micro_lit.errors import UserError
+from micro_lit.files import write_whole
 from micro_lit.reporting.collect import FinishedRun, look_up, split, split_by_number, values_of
 from micro_lit.reporting.results import floor_lines
 from micro_lit.reporting.tables import name_of, slopes
@@ -27,6 +28,7 @@ FLOOR_COLOUR = "#555555"
 DASHES = ((0, ()), (0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 3)))
 REPETITIONS = {"linestyle": "none", "alpha": 0.35, "markersize": 4, "markeredgewidth": 0}
 Z = 1.96
+DPI = 160
 ROW, GAP = 0.34, 0.1  # inches: of a row of dots, and from there to the names of floors
 ROUNDING = 1e-9
 STYLE = {
@@ -82,12 +84,17 @@ def draw(runs: Sequence[FinishedRun], spec: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def save(figure: Figure, folder: Path) -> list[Path]:
-    """Writes figure.png and figure.svg, which do not change when nothing has."""
-    paths = [folder / "figure.png", folder / "figure.svg"]
-    with rc_context(STYLE):
-        figure.savefig(paths[0], dpi=160, metadata={"Software": None})
-        figure.savefig(paths[1], metadata={"Date": None})
+def save(figure: Figure, folder: Path, name: str = "figure", style: Mapping[str, Any] = STYLE) -> list[Path]:
+    """Writes a PNG and an SVG of this name, each whole or not at all; they do not change when nothing has.
+
+    style: what the figure was drawn with. Returns the paths, the PNG first. Raises `OSError`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    png, svg = paths = [folder / f"{name}.{suffix}" for suffix in ("png", "svg")]
+    with rc_context(style):
+        # The temporary file's name does not end in that of a format.
+        write_whole(png, lambda file: figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None}))
+        write_whole(svg, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
     return paths
 
 

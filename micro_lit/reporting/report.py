@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from micro_lit.errors import UserError
+from micro_lit.files import write_text
 from micro_lit.reporting import tables
 from micro_lit.reporting.collect import FinishedRun, collect, split
 from micro_lit.reporting.results import FLOORS
@@ -25,7 +26,8 @@ def write(paths: Sequence[str], spec: Mapping[str, Any], folder: Path, wandb: Ma
     row a run), figure.png and figure.svg. wandb: settings of the W&B logger, to log table and figure there as well.
     Raises `UserError` before anything is written.
     """
-    runs = collect(paths)
+    left_out: list[str] = []
+    runs = collect(paths, left_out)
     metrics = tables.measured(runs, spec["metrics"])
     if not metrics:
         raise UserError(f"report.metrics={spec['metrics']}: no run has measured any of these")
@@ -35,7 +37,7 @@ def write(paths: Sequence[str], spec: Mapping[str, Any], folder: Path, wandb: Ma
     notes = [CAPTION, *filter(None, [tables.floors_line(runs, FLOORS)]), *_slope_lines(runs, spec)]
     notes += [f"No run has measured {path}." for path in spec["metrics"] or () if path not in metrics]
     texts = {
-        "table.md": "\n".join([tables.markdown(shown), *(f"{note}\n" for note in notes)]),
+        "table.md": "\n".join([tables.markdown(shown), *(f"{note}\n" for note in [*notes, *left_out])]),
         "table.tex": tables.latex(shown),
         "table.csv": summary.to_csv(index=False),
         "runs.csv": tables.per_run(runs, metrics).to_csv(index=False),
@@ -43,12 +45,14 @@ def write(paths: Sequence[str], spec: Mapping[str, Any], folder: Path, wandb: Ma
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            (folder / name).write_text(text)
+            write_text(folder / name, text)
         pictures = save_figure(folder)
     except OSError as error:
         raise UserError(f"report.out={folder}: cannot be written ({error.strerror})") from error
     Console(highlight=False, markup=False).print("", _on_terminal(shown, spec["title"]), *notes, sep="\n")
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    for line in left_out:
+        console.print(line)
     if not pictures:
         console.print("no figure: matplotlib is not installed (pip install 'micro-lit[report]')")
     console.print(f"wrote {folder}/: {', '.join(sorted([*texts, *(path.name for path in pictures)]))}")

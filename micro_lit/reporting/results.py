@@ -1,6 +1,7 @@
 """results.json: the contract that tables, sweeps and people read. A key never changes its meaning."""
 
 import json
+import math
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from micro_lit.config import Settings
 from micro_lit.data.pairs import PreferenceData
+from micro_lit.errors import UserError
 from micro_lit.files import write_text
 
 COUNTED = ("dropped", "ties", "truncated")
@@ -36,6 +38,13 @@ RATER_FLOORS = {
     "accuracy_lower": "accuracy ceiling, lower bound",
     "accuracy_upper": "accuracy ceiling, upper bound",
 }
+
+
+# Of results.json: what every run has, what holds numbers, and where they are finite. A quantity is a mapping of these.
+REQUIRED = ("seed", "seconds", "test", "floors", "excess", "excess_risk", "raters")
+FINITE = frozenset({"validation", "test", "test_by", "floors", "excess", "excess_risk", "raters"})
+MEASURED = FINITE | {"data", "heads", "code"}
+QUANTITY = ("value", "se", "n")
 
 
 def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -118,8 +127,64 @@ def is_incidental(name: str) -> bool:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The results that a finished run left in its folder."""
-    return json.loads((folder / FILE_NAME).read_text())
+    """The results that a finished run left in its folder, checked. Raises `UserError` when the file is damaged."""
+    try:
+        found = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+        check(found)
+    except Exception as error:  # whatever a damaged file makes of its reader
+        reason = " ".join(f"{error!s:.120}".split()) or type(error).__name__
+        raise UserError(f"{folder}: not the folder of a finished run ({FILE_NAME}: {reason})") from error
+    return found
+
+
+def check(results: Any) -> None:
+    """Raises `ValueError`, with the dotted key, where results are not what tables and figures compute with."""
+    if not isinstance(results, Mapping):
+        raise ValueError(f"holds {results!r:.20}, which is no mapping")
+    if missing := [key for key in REQUIRED if key not in results]:
+        raise ValueError(f"{', '.join(missing)} missing")
+    for part in sorted(MEASURED & results.keys()):
+        if not isinstance(results[part], Mapping):
+            raise ValueError(f"{part} is {results[part]!r:.20}, which is no mapping")
+        _check_numbers(results[part], part, part in FINITE)
+    if type(results["seed"]) is not int:
+        raise ValueError(f"seed is {results['seed']!r:.20}, which is no whole number")
+    _check_numbers(results["seconds"], "seconds", finite=True)
+    for name in ("test.nll", *(f"floors.{name}" for name in results["floors"])):
+        part, key = name.split(".", 1)
+        if "value" not in _mapping(results[part].get(key), name):
+            raise ValueError(f"{name}.value missing")
+    for name, floor in results["floors"].items():
+        if "se" not in floor:
+            raise ValueError(f"floors.{name}.se missing")
+    if results["floors"] and results["excess_risk"] and results["excess_risk"].get("over") not in results["floors"]:
+        raise ValueError("excess_risk.over names no floor")
+    for score, facts in results["raters"].items():
+        for name, floor in _mapping(_mapping(facts, f"raters.{score}").get("floors", {}), f"raters.{score}").items():
+            if not {"value", "se"} <= _mapping(floor, f"raters.{score}.floors.{name}").keys():
+                raise ValueError(f"raters.{score}.floors.{name} holds no value or no se")
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _mapping(node: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(node, Mapping):
+        raise ValueError(f"{name} is {node!r:.20}, which is no mapping")
+    return node
+
+
+def _check_numbers(node: Any, name: str, finite: bool) -> None:
+    """Raises `ValueError` for a leaf that is no number; lists are for nobody to compute with."""
+    if isinstance(node, Mapping):
+        for key, child in node.items():
+            if name != "excess_risk" or key != "over":
+                _check_numbers(child, f"{name}.{key}", finite or "value" in node)
+    elif isinstance(node, list) and not finite:
+        return
+    elif not is_number(node) or (finite and not math.isfinite(node)):
+        raise ValueError(f"{name} is {node!r:.20}, which is no {'finite ' if finite else ''}number")
 
 
 def write(results: dict[str, Any], folder: Path) -> None:

@@ -4,11 +4,9 @@ Dimension letters: R rows, C columns of a heat map.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -21,7 +19,6 @@ Array = NDArray[np.float64]
 
 BLUE, VERMILLION, GREEN, *_ = COLOURS
 INK, PAPER, FAINT, ABSENT = "#222222", "#FFFFFF", "#F7F7F7", "#DDDDDD"
-DPI = 160
 CELL = (0.42, 0.29)  # inches: width and height of a cell
 BAR, GAP, WIDEST = 0.11, 0.16, 15.0  # inches: width of a colour bar, space around panels, width of a row of them
 LOOKS = {**STYLE, "text.parse_math": False}  # a name may hold a dollar
@@ -142,13 +139,3 @@ def arrange(figure: Figure, groups: Sequence[Sequence[Sequence[Axes]]]) -> None:
         axes.set_position((left / page_width, bottom / page_height, width / page_width, height / page_height))
     title.set_position((GAP / page_width, 1.0 - GAP / page_height))
     note.set_position((GAP / page_width, GAP / page_height))
-
-
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Writes a PNG and an SVG of this name, which do not change when nothing has."""
-    png, svg = paths = [folder / f"{name}.{suffix}" for suffix in ("png", "svg")]
-    folder.mkdir(parents=True, exist_ok=True)
-    with rc_context(LOOKS):
-        figure.savefig(png, metadata={"Software": None})
-        figure.savefig(svg, metadata={"Date": None})
-    return paths

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import xxhash
+from full_disk import full_disk
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -331,11 +332,6 @@ def test_a_store_of_the_first_version_gets_checksums_when_it_grows(old):
     assert claimed(FeatureStore(old.folder.parent, SPEC), 0, 20) == list(range(10))
 
 
-def full(path: Path) -> None:
-    """Lets the kernel answer every byte written to the partial file of `path` with "No space left on device"."""
-    path.with_name(f"{path.name}.partial").symlink_to("/dev/full")
-
-
 def test_a_full_disk_is_said_and_finished_shards_are_kept(tmp_path):
     elsewhere = FeatureStore(tmp_path / "elsewhere", SPEC)
     add(elsewhere, 10, 20)
@@ -344,8 +340,7 @@ def test_a_full_disk_is_said_and_finished_shards_are_kept(tmp_path):
     store = FeatureStore(tmp_path, SPEC)
     with claim(store, 0, 50):
         add(store, 0, 10)
-        full(store.folder / name)
-        with pytest.raises(UserError) as caught:
+        with full_disk(name), pytest.raises(UserError) as caught:
             add(store, 10, 20)
     assert str(caught.value).startswith(f"{store.folder}: the disk is full; what is still to be stored takes")
     assert f"{size * 4 / 1e6:,.1f} MB" in str(caught.value)
@@ -359,8 +354,7 @@ def test_a_full_disk_is_said_and_finished_shards_are_kept(tmp_path):
 def test_a_disk_that_is_full_before_the_manifest_loses_no_shard(tmp_path):
     store = FeatureStore(tmp_path, SPEC)
     add(store, 0, 10)
-    full(store.manifest_path)
-    with pytest.raises(UserError, match="the disk is full"):
+    with full_disk("manifest.json"), pytest.raises(UserError, match="the disk is full"):
         add(store, 10, 20)
     assert stored(store, 0, 20) == [True] * 10 + [False] * 10
     assert claimed(store, 0, 20) == []

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from full_disk import assert_whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -489,3 +490,8 @@ def test_facts_as_read_back_are_drawn_alike(tmp_path):
     _, svg_again, page_again, _ = cards.write(tmp_path / "again", again, "A title")
     assert svg_again.read_bytes() == svg.read_bytes()
     assert page_again.read_text() == page.read_text()
+
+
+def test_every_file_is_written_whole_or_not_at_all(tmp_path):
+    found = cards.facts(**made())
+    assert_whole(lambda: cards.write(tmp_path, found, "A title"), tmp_path)

@@ -1,11 +1,16 @@
 """Tests of `micro_lit.reporting.collect`."""
 
+import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 from run_folders import write_run
 
 from micro_lit.errors import UserError
+from micro_lit.files import write_text
+from micro_lit.reporting import collect as collecting
 from micro_lit.reporting.collect import collect, look_up, split, split_by_number, values_of
 
 
@@ -76,6 +81,11 @@ def test_of_runs_with_the_same_settings_and_seed_the_later_is_kept(tmp_path):
         ("config.yaml", None),
         (".hydra/hydra.yaml", ""),
         (".hydra/hydra.yaml", "hydra: {}"),
+        (".hydra/hydra.yaml", "hydra: {overrides: {task: [1]}, runtime: {choices: {}}}"),
+        ("config.yaml", "paths: {run_dir: 1, data_dir: 2}"),
+        ("config.yaml", "a: &a {b: *a}"),
+        ("results.json", "[" * 100_000),
+        ("results.json", "7"),
     ],
 )
 def test_what_cannot_be_read_is_named_in_one_line(file, content, tmp_path):
@@ -87,6 +97,94 @@ def test_what_cannot_be_read_is_named_in_one_line(file, content, tmp_path):
     with pytest.raises(UserError, match=rf"^{folder}: not the folder of a finished run \(.+\)$") as caught:
         collect([str(tmp_path)])
     assert "\n" not in str(caught.value)
+    # Beside runs that can be read it is left out, with the same words.
+    write_run(tmp_path / "other", seed=1)
+    left_out: list[str] = []
+    assert [run.seed for run in collect([str(tmp_path)], left_out)] == [1]
+    assert left_out == [f"left out: {caught.value}", "1 of 2 runs left out"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ("seed", "0", "seed is '0'"),
+        ("seed", True, "seed is True"),
+        ("seconds", None, "seconds is None"),
+        ("test.nll.value", "0.6", "test.nll.value is '0.6', which is no finite number"),
+        ("test.nll.value", None, "test.nll.value is None"),
+        ("test.nll.value", [0.6], r"test.nll.value is \[0.6\]"),
+        ("test.nll.value", float("nan"), "test.nll.value is nan"),
+        ("test.nll.value", 10**400, ""),
+        ("test.nll.se", "0.1", "test.nll.se is '0.1'"),
+        ("test.nll", 0.6, "test.nll is 0.6, which is no mapping"),
+        ("test.nll", {}, "test.nll.value missing"),
+        ("test", [], r"test is \[\], which is no mapping"),
+        ("floors.oracle", {"value": 0.2}, "floors.oracle.se missing"),
+        ("floors.oracle.value", float("inf"), "floors.oracle.value is inf"),
+        ("floors", None, "floors is None"),
+        ("excess_risk", {"value": 0.1, "over": "nothing"}, "excess_risk.over names no floor"),
+        ("excess_risk", {"value": "0.1", "over": "oracle"}, "excess_risk.value is '0.1'"),
+        ("raters.brier", 0.5, "raters.brier is 0.5, which is no mapping"),
+        ("raters.brier", {"floors": {"brier": {"value": 0.1}}}, "raters.brier.floors.brier holds no value or no se"),
+        ("heads.effective", "3", "heads.effective is '3', which is no number"),
+        ("data.train", "9", "data.train is '9'"),
+    ],
+)
+def test_results_that_are_no_numbers_are_found_when_they_are_read(place, value, words, tmp_path):
+    """And not later, in a table or a figure."""
+    folder = write_run(tmp_path / "run", floors={"oracle": 0.2}, heads={"effective": 3.0}, data={"train": 9})
+    results = json.loads((folder / "results.json").read_text())
+    *outer, last = place.split(".")
+    node = results
+    for name in outer:
+        node = node[name]
+    node[last] = value
+    (folder / "results.json").write_text(json.dumps(results))
+    with pytest.raises(UserError, match=rf"^{folder}: not the folder of a finished run \(results.json: {words}"):
+        collect([str(tmp_path)])
+    write_run(tmp_path / "other", seed=1)
+    left_out: list[str] = []
+    assert [run.seed for run in collect([str(tmp_path)], left_out)] == [1]
+    assert left_out[1:] == ["1 of 2 runs left out"]
+
+
+def test_when_no_run_can_be_read_the_first_is_named_and_the_others_counted(tmp_path):
+    for number in range(3):
+        (write_run(tmp_path / str(number)) / "results.json").write_text("")
+    with pytest.raises(UserError, match=rf"^{tmp_path / '0'}: .*; 2 more cannot be read either$"):
+        collect([str(tmp_path)])
+
+
+def test_what_runs_leave_today_and_have_left_is_read():
+    folders = [path for path in (Path(__file__).parent.parent / "old_runs").iterdir() if path.is_dir()]
+    left_out: list[str] = []
+    assert len(collect([str(folder) for folder in folders], left_out)) == len(folders) == 4
+    assert not left_out
+
+
+@pytest.mark.parametrize("event", ["removed", "replaced", "folder removed"])
+def test_a_run_that_runs_again_meanwhile_is_left_out(event, tmp_path, monkeypatch):
+    """Its config.yaml is then of another run than its results.json."""
+    folder = write_run(tmp_path / "run")
+    write_run(tmp_path / "other", seed=1)
+    real = collecting._choices
+
+    def choices(of: Path) -> dict:
+        if of == folder:
+            match event:
+                case "removed":
+                    (folder / "results.json").unlink()
+                case "replaced":
+                    write_text(folder / "results.json", (folder / "results.json").read_text())
+                case "folder removed":
+                    shutil.rmtree(folder)
+        return real(of)
+
+    monkeypatch.setattr(collecting, "_choices", choices)
+    left_out: list[str] = []
+    assert [run.seed for run in collect([str(tmp_path)], left_out)] == [1]
+    assert left_out[0].startswith(f"left out: {folder}: not the folder of a finished run (")
+    assert left_out[1] == "1 of 2 runs left out"
 
 
 # What tells them apart

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from full_disk import assert_whole
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -473,3 +474,8 @@ def test_without_matplotlib_all_but_the_picture_comes(tmp_path, monkeypatch):
     assert "png" not in page.read_text()
     assert json.loads(facts_json.read_text())["targets"].keys() == {"ada", "bob"}
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_every_file_is_written_whole_or_not_at_all(tmp_path):
+    found = explain(**made())
+    assert_whole(lambda: explanations.write(tmp_path, found, "A title"), tmp_path)

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import yaml
+from full_disk import assert_whole
 from markdown_it import MarkdownIt
 
 from micro_lit import reporting
@@ -431,3 +432,7 @@ def test_wandb_offline_gets_the_tables_and_the_figure(spec):
     assert [row[0] for row in tables["matched_share"]["data"]][-2:] == ["ORACLE: Bayes"] * 2
     [image] = folder.glob("files/media/images/people/figure*.png")
     assert image.read_bytes() == (out / "figure.png").read_bytes()
+
+
+def test_every_file_is_written_whole_or_not_at_all(spec, tmp_path):
+    assert_whole(lambda: people.write(made(), spec()), tmp_path)

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import yaml
+from full_disk import assert_whole
 from hypothesis import given
 from hypothesis import settings as checked
 from hypothesis import strategies as st
@@ -594,3 +595,7 @@ def test_wandb_takes_a_table_without_rows(write):
     out = write(made(routed=False), logger=logger, routed=[])
     [criterion] = out.glob("wandb/offline-run-*/files/media/table/evaluate/criterion*.json")
     assert json.loads(criterion.read_text())["data"] == []
+
+
+def test_every_file_is_written_whole_or_not_at_all(spec, tmp_path):
+    assert_whole(lambda: protocol.write(made(), spec()), tmp_path)

@@ -6,6 +6,7 @@ import statistics
 import sys
 
 import pytest
+from full_disk import assert_whole
 from run_folders import FLOORS, write_run
 
 from micro_lit import report as command
@@ -154,3 +155,20 @@ def test_the_command_logs_to_wandb_when_asked(sweep, settings, monkeypatch):
     assert seen == []
     command.run(settings(f"runs={sweep}", "logger=wandb", config="report"))
     assert [(wandb["project"], wandb["offline"]) for wandb in seen] == [("micro_lit", False)]
+
+
+def test_every_file_is_written_whole_or_not_at_all(sweep):
+    assert_whole(lambda: write(sweep), sweep.parent / "out")
+
+
+def test_runs_left_out_are_said_and_counted(sweep, capsys):
+    """On the terminal and in the table's own file."""
+    (sweep / "10-0" / "results.json").write_text('{"seed": 0,')
+    assert write(sweep) == 3
+    printed, page = capsys.readouterr().out, (sweep.parent / "out" / "table.md").read_text()
+    for words in (
+        f"left out: {sweep / '10-0'}: not the folder of a finished run (results.json: ",
+        "1 of 4 runs left out",
+    ):
+        assert words in printed
+        assert words in page
