@@ -409,7 +409,7 @@ def test_repeated_labels_may_count_and_ids_say_which_are_the_same(sit, rows, cap
     assert sit("user=ada", "+columns.label_id=vote", pairs=[{**rows[3], "vote": "x"}])["labels"]["learned"] == 0
 
 
-def test_a_label_is_known_by_all_that_makes_it(model):
+def test_a_label_is_known_by_all_that_makes_it():
     texts = {"prompt": "Tea?", "chosen": "Yes.", "rejected": "No."}
     variants = [
         ("ada", texts),
@@ -423,8 +423,8 @@ def test_a_label_is_known_by_all_that_makes_it(model):
     assert len(set(digests)) == len(digests)
     other = {**texts, "user_id": "ada", "pair_id": "p", "rating_gap": 2, "source": "x", "label_id": "y", "group": "z"}
     assert label_files.label_digest("ada", parse_record(other)) == digests[0]
-    # Of today, and so of tomorrow: digests are kept.
-    assert digests[0].hex() == "0123"
+    # Digests are kept in files: they may not change.
+    assert digests[0].hex() == "bc535b593060fb94fa8acd3eac028d83"
 
 
 def test_what_another_process_learned_meanwhile_is_counted(sit, rows, tmp_path, monkeypatch):
@@ -510,7 +510,10 @@ def test_a_person_can_be_forgotten(sit, rows, tmp_path, capsys):
 
 def keep(tmp_path, *overrides):
     """The command without a run."""
-    return personalise.run(compose("personalise", [f"profile={tmp_path / 'me.json'}", *overrides]))
+    given = [f"profile={tmp_path / 'me.json'}", f"paths.run_dir={tmp_path / 'kept'}", *overrides]
+    found = personalise.run(compose("personalise", given))
+    assert not (tmp_path / "kept").exists()
+    return found
 
 
 def test_forgetting_says_what_is_left(model, rows, tmp_path, capsys):
