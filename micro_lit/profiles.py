@@ -83,12 +83,8 @@ def sitting(settings: Settings) -> Iterator[dict[str, Any]]:
             "judges": judges.names(model),
         }
         if pairs:
-            given = Labels(
-                users,
-                margins_NJ,
-                [label_digest(*label) for label in zip(users, pairs, strict=True)],
-                [record.label_id for record in pairs],
-            )
+            digests = [label_digest(*label) for label in zip(users, pairs, strict=True)]
+            given = Labels(users, margins_NJ, digests, [record.label_id for record in pairs])
             taught = open_now.enter_context(store.learning(given, settings["repeated_labels"]))
             before, after = taught.before, taught.after
             found |= {"users": states(names, before, after), **lesson(pairs, given, taught, found["judges"])}
@@ -96,12 +92,7 @@ def sitting(settings: Settings) -> Iterator[dict[str, Any]]:
             before = after = store.profiles(names)
             found["users"] = states(names, before, after)
         if responses:
-            rewards = {
-                "as_trained": rewards_MJ[:, 0],
-                "before": rewards_MJ @ before.weights(user)[0],
-                "after": rewards_MJ @ after.weights(user)[0],
-            }
-            found["responses"] = rank(responses, rewards)
+            found["responses"] = rank(responses, rewards_MJ, before.weights(user)[0], after.weights(user)[0])
         if settings["export"] is not None:
             export(store, profile, Path(settings["export"]).expanduser())
         yield found
@@ -186,8 +177,9 @@ def _estimate(values: pd.Series) -> Estimate:
     return estimate(values_N.sum(), values_N.square().sum(), torch.tensor(len(values_N)))
 
 
-def rank(responses: Sequence[Record], rewards: dict[str, Array]) -> list[dict[str, Any]]:
+def rank(responses: Sequence[Record], rewards_MJ: Array, before_J: Array, after_J: Array) -> list[dict[str, Any]]:
     """A row for each response: its reward, and its rank for the same prompt and criterion, under each weights."""
+    rewards = {"as_trained": rewards_MJ[:, 0], "before": rewards_MJ @ before_J, "after": rewards_MJ @ after_J}
     contexts = [repr((record.prompt, record.criterion)) for record in responses]
     table = pd.DataFrame(rewards)
     ranks = table.groupby(contexts).rank(method="min", ascending=False).astype(int)

@@ -12,9 +12,11 @@ import torch
 from conftest import SMALL_TEXT
 from numpy.testing import assert_allclose, assert_array_equal
 
-from micro_lit import personalise, profiles, runs, train
+from micro_lit import judges, label_files, personalise, runs, train
+from micro_lit.adaptation.profile_store import Labels, ProfileStore
 from micro_lit.adaptation.profiles import RULES, Profiles
 from micro_lit.config import build, compose
+from micro_lit.data.records import parse_record
 from micro_lit.errors import UserError
 from micro_lit.reporting import explanations
 
@@ -107,8 +109,11 @@ def test_whoever_answers_like_a_head_ends_with_most_weight_on_it(rule, sit, rows
         assert words in printed
     assert f"│ head 3 │ 0.062 │ {after_J[OWN]:.3f} │" in printed
     assert f"wrote {tmp_path / 'out'}/: personalised.json" in printed
-    profile = json.loads((tmp_path / "me.json").read_text())["users"]["ada"]
-    assert (profile["labels"], profile["weights"]) == (160, ada["weights"]["after"])
+    assert found["labels"] == {"given": 160, "known": 0, "learned": 160, "changed": 0}
+    with ProfileStore(tmp_path / "me.sqlite") as store:
+        kept = store.profiles()
+    assert (kept.users, kept.counts("ada").tolist()) == (["ada"], [160])
+    assert_array_equal(kept.weights("ada"), [ada["weights"]["after"]])
 
 
 def test_the_scores_are_those_of_labels_not_yet_seen(sit, rows, model, judgment, turned_N1):
@@ -145,7 +150,7 @@ def test_whatever_the_labels_they_cost_at_most_log_two_against_the_model_as_trai
 @pytest.mark.parametrize("link", ["probability", "reward"])
 def test_the_model_as_everybody_gets_it_is_the_first_judge(link, model, data, judgment, monkeypatch):
     monkeypatch.setattr(model, "link", link)
-    judged = profiles.judge(model, data.split("test"), 50)
+    judged = judges.judge(model, data.split("test"), 50)
     log_prob_N = model.log_prob(judgment)
     assert_allclose(-np.logaddexp(0.0, -judged.margins_BJ[:, 0]), log_prob_N.numpy(), atol=1e-5)
     assert_allclose(judged.margins_BJ[:, 1:], judgment.margins_BK.numpy(), atol=1e-5)
@@ -204,14 +209,14 @@ def test_reading_teaches_nothing(sit, rows, tmp_path, capsys):
     candidates = [{"prompt": "What shall I cook?", "response": text} for text in ("Rice.", "Soup, of course.", "Rice.")]
     before = sit("user=ada", responses=candidates)
     assert before["users"]["ada"]["labels"] == {"before": 0, "after": 0}
-    assert not (tmp_path / "me.json").exists()
+    assert not (tmp_path / "me.sqlite").exists()
     first, _, again = before["responses"]
     assert first == again
     sit("user=ada", pairs=rows[:5])
-    kept = (tmp_path / "me.json").read_bytes()
+    kept = (tmp_path / "me.sqlite").read_bytes()
     capsys.readouterr()
     sit("user=ada", responses=candidates)
-    assert (tmp_path / "me.json").read_bytes() == kept
+    assert (tmp_path / "me.sqlite").read_bytes() == kept
     printed = capsys.readouterr().out
     assert "Weights of" not in printed
     assert "Rewards for ada, after 5 labels" in printed
@@ -270,19 +275,19 @@ def test_many_users_are_not_explained_one_by_one(sit, rows, tmp_path):
 
 
 def test_the_fingerprint_is_that_of_all_that_judges(model, run, data, monkeypatch):
-    name = profiles.fingerprint(model)
+    name = judges.fingerprint(model)
     assert name.startswith("8-")
-    assert profiles.fingerprint(runs.restore(run, data, run / "features")) == name
+    assert judges.fingerprint(runs.restore(run, data, run / "features")) == name
     weights = model.state_dict()
     for part in ("head.", "backbone.", "gate."):
         key = next(key for key in weights if key.startswith(part))
         before = weights[key].clone()
         weights[key].view(-1)[0] += 1e-3
-        assert profiles.fingerprint(model) != name
+        assert judges.fingerprint(model) != name
         weights[key].copy_(before)
-    assert profiles.fingerprint(model) == name
+    assert judges.fingerprint(model) == name
     monkeypatch.setattr(model, "link", "reward")
-    assert profiles.fingerprint(model) != name
+    assert judges.fingerprint(model) != name
 
 
 def refused(message, sit, *overrides, **files):
@@ -293,12 +298,13 @@ def refused(message, sit, *overrides, **files):
 
 def test_profiles_of_other_heads_are_refused(sit, rows, tmp_path, tmp_path_factory):
     sit("user=ada", pairs=rows[:3])
-    kept = (tmp_path / "me.json").read_bytes()
+    kept = (tmp_path / "me.sqlite").read_bytes()
     other = trained(tmp_path_factory.mktemp("other") / "run", "model.num_heads=2", "trainer.max_epochs=1")
-    refused(r"^profile=.*me.json: its profiles are of other heads \(8-", sit, "user=ada", folder=other, pairs=rows[:3])
-    (tmp_path / "me.json").write_bytes(kept[:-10])
-    refused(r"^profile=.*me.json: .*start a new one under another name$", sit, "user=ada", pairs=rows[:3])
-    assert (tmp_path / "me.json").read_bytes() == kept[:-10]
+    message = r"^profile=.*me.sqlite: its profiles are of other heads \(8-"
+    refused(message, sit, "user=ada", folder=other, pairs=rows[:3])
+    (tmp_path / "me.sqlite").write_bytes(kept[:-4096])
+    refused(r"^profile=.*me.sqlite: .*start a new one under another name$", sit, "user=ada", pairs=rows[:3])
+    assert (tmp_path / "me.sqlite").read_bytes() == kept[:-4096]
 
 
 def test_one_head_is_nothing_to_personalise(sit, rows, tmp_path_factory):
@@ -308,9 +314,8 @@ def test_one_head_is_nothing_to_personalise(sit, rows, tmp_path_factory):
 
 def test_a_profile_is_kept_by_one_rule(sit, rows):
     sit("user=ada", pairs=rows[:3])
-    refused(
-        r"^rule=hedge: .*me.json is kept by the rule posterior; give that", sit, "user=ada", "rule=hedge", pairs=rows
-    )
+    message = r"^profile=.*me.sqlite: kept by the rule posterior; give rule=posterior, or another file"
+    refused(message, sit, "user=ada", "rule=hedge", pairs=rows)
 
 
 def test_mistakes_are_named(sit, rows, tmp_path):
@@ -328,7 +333,12 @@ def test_mistakes_are_named(sit, rows, tmp_path):
     refused("responses.jsonl: no responses", sit, "user=ada", responses=[])
     refused("row 1: column 'chosen' is missing", sit, "user=ada", pairs=[{"prompt": "What?"}])
     refused("no such file", sit, "user=ada", f"pairs={tmp_path / 'none.jsonl'}")
-    assert not (tmp_path / "me.json").exists()
+    refused("^run: no value given", sit, "run=null", "user=ada", pairs=rows[:3])
+    refused("^forget=ada: not together with pairs or responses", sit, "forget=ada", pairs=rows[:3])
+    refused("^export='me.sqlite' is not allowed; give the name of a file that ends in .json", sit, "export=me.sqlite")
+    refused("^repeated_labels='twice' is not allowed; give one of skip, count", sit, "repeated_labels=twice")
+    refused(r"^user=1.5 is not allowed; give a name, .* two kinds of quotes", sit, "user=1.5", pairs=rows[:3])
+    assert not (tmp_path / "me.sqlite").exists()
 
 
 def test_columns_of_other_names_and_numbers_for_users(sit, rows):
@@ -341,24 +351,196 @@ def test_columns_of_other_names_and_numbers_for_users(sit, rows):
 def test_nothing_is_learned_when_nothing_can_be_written(sit, rows, tmp_path):
     (tmp_path / "out").touch()
     refused(r"^paths.run_dir=.*out: cannot be written", sit, "user=ada", pairs=rows[:3])
-    assert not (tmp_path / "me.json").exists()
+    with ProfileStore(tmp_path / "me.sqlite") as store:
+        assert store.users == []
     (tmp_path / "out").unlink()
     (tmp_path / "file").touch()
-    refused(r"^profile=.*file/me.json: cannot be written", sit, "user=ada", profile="file/me.json", pairs=rows[:3])
+    message = r"^profile=.*file/me.sqlite: cannot be written"
+    refused(message, sit, "user=ada", profile="file/me.json", pairs=rows[:3])
+    (tmp_path / "busy.json").mkdir()
+    refused(r"^export=.*busy.json: cannot", sit, "user=ada", f"export={tmp_path / 'busy.json'}", pairs=rows[:3])
+    assert sit("user=ada", pairs=rows[:3])["users"]["ada"]["labels"] == {"before": 0, "after": 3}
 
 
 def test_the_api_reads_what_the_command_wrote(sit, rows, model, tmp_path):
-    sit("user=ada", pairs=rows[:10])
-    people = Profiles.load(tmp_path / "me.json", profiles.fingerprint(model))
+    sit("user=ada", f"export={tmp_path / 'out.json'}", pairs=rows[:10])
+    people = Profiles.load(tmp_path / "out.json", judges.fingerprint(model))
     assert people.users == ["ada"]
     assert_array_equal(people.counts(["ada", "bob"]), [10, 0])
+    with ProfileStore(tmp_path / "me.sqlite") as store:
+        assert store.heads == people.heads
+        assert_array_equal(store.profiles().weights("ada"), people.weights("ada"))
+
+
+def test_labels_that_were_given_before_change_nothing(sit, rows, tmp_path, capsys):
+    first = sit("user=ada", pairs=rows[:8])
+    kept = (tmp_path / "me.sqlite").read_bytes()
+    again = sit("user=ada", pairs=rows[:8])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "8 of 8 labels were known: nothing has changed" in printed
+    assert "8 labels seen, 0 of them now" in printed
+    assert (tmp_path / "me.sqlite").read_bytes() == kept
+    assert again["labels"] == {"given": 8, "known": 8, "learned": 0, "changed": 0}
+    ada = again["users"]["ada"]
+    assert ada["labels"] == {"before": 8, "after": 8}
+    assert ada["weights"]["before"] == ada["weights"]["after"] == first["users"]["ada"]["weights"]["after"]
+    assert not {"stream", "running", "scores", "explanation"} & set(again)
+    turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows[:2]]
+    more = sit("user=ada", pairs=[*rows[4:9], *turned, rows[9], rows[9]])
+    assert more["labels"] == {"given": 9, "known": 5, "learned": 4, "changed": 0}
+    assert more["users"]["ada"]["labels"] == {"before": 8, "after": 12}
+    assert (more["stream"]["label"], more["stream"]["user"]) == ([9, 10, 11, 12], ["ada"] * 4)
+    [target] = more["explanation"]["targets"].values()
+    numbers = {pair["pair"]: pair["chosen"] for head in target["gained"] for pair in (*head["for"], *head["against"])}
+    assert numbers
+    given = {4: rows[8], 5: turned[0], 6: turned[1], 7: rows[9]}
+    assert numbers.items() <= {number: row["chosen"] for number, row in given.items()}.items()
+    assert "5 of 9 labels were known\n" in capsys.readouterr().out
+
+
+def test_repeated_labels_may_count_and_ids_say_which_are_the_same(sit, rows, capsys):
+    twice = [rows[0], rows[0], {**rows[1], "label_id": "x"}, {**rows[2], "label_id": "x"}]
+    first = sit("user=ada", "repeated_labels=count", pairs=twice)
+    assert first["labels"] == {"given": 4, "known": 1, "learned": 3, "changed": 1}
+    told = "1 of 4 labels were known; 1 of them with the label_id of a label of other content, which stays as it is"
+    assert told in " ".join(capsys.readouterr().out.split())
+    assert sit("user=ada", "repeated_labels=count", pairs=twice)["users"]["ada"]["labels"]["after"] == 5
+    assert sit("user=ada", pairs=twice)["labels"]["learned"] == 0
+    assert sit("user=ada", "+columns.label_id=vote", pairs=[{**rows[3], "vote": "x"}])["labels"]["learned"] == 0
+
+
+def test_a_label_is_known_by_all_that_makes_it():
+    texts = {"prompt": "Tea?", "chosen": "Yes.", "rejected": "No."}
+    variants = [
+        ("ada", texts),
+        ("bob", texts),
+        ("ada", {**texts, "criterion": "Be short."}),
+        ("ada", {**texts, "chosen": "No.", "rejected": "Yes."}),
+        ("ada", {**texts, "prompt": [{"role": "system", "content": "Tea?"}]}),
+        ("ada", {**texts, "rejected": "No"}),
+    ]
+    digests = [label_files.label_digest(user, parse_record(row)) for user, row in variants]
+    assert len(set(digests)) == len(digests)
+    other = {**texts, "user_id": "ada", "pair_id": "p", "rating_gap": 2, "source": "x", "label_id": "y", "group": "z"}
+    assert label_files.label_digest("ada", parse_record(other)) == digests[0]
+    # Digests are kept in files: they may not change.
+    assert digests[0].hex() == "bc535b593060fb94fa8acd3eac028d83"
+
+
+def test_what_another_process_learned_meanwhile_is_counted(sit, rows, tmp_path, monkeypatch):
+    """It learns after the file was opened, and before the labels are."""
+    sit("user=ada", pairs=rows[:3])
+    judge, generator = judges.judge, np.random.default_rng(0)
+
+    def judge_late(*arguments):
+        with ProfileStore(tmp_path / "me.sqlite") as other:
+            other.learn(Labels(["ada", "bob"], generator.normal(size=(2, 9)), [b"1", b"2"], [None] * 2))
+        return judge(*arguments)
+
+    monkeypatch.setattr(judges, "judge", judge_late)
+    found = sit("user=ada", pairs=rows[3:6])
+    assert found["users"]["ada"]["labels"] == {"before": 4, "after": 7}
+    assert found["stream"]["label"] == [5, 6, 7]
+    with ProfileStore(tmp_path / "me.sqlite") as store:
+        assert store.users == ["ada", "bob"]
+        assert_array_equal(store.profiles().weights("ada"), [found["users"]["ada"]["weights"]["after"]])
+
+
+def test_new_users_are_named_with_those_who_are_spelt_alike(sit, rows, capsys):
+    candidates = [{"prompt": "What?", "response": "That."}]
+    sit("user=ada", pairs=rows[:2])
+    assert "new user: ada\n" in capsys.readouterr().out
+    sit("user=ada", pairs=rows[2:4])
+    assert "new user" not in capsys.readouterr().out
+    sit("user=adaa", responses=candidates)
+    assert "new user: adaa (known: ada)\n" in capsys.readouterr().out
+    sit(pairs=[{**row, "user_id": name} for row, name in zip(rows, ("bob", "Ada", "ada"), strict=False)])
+    assert "new user: bob\nnew user: Ada (known: ada)\n" in capsys.readouterr().out
+    sit(pairs=[{**row, "user_id": f"person {number}\x1b"} for number, row in enumerate(rows[:9])])
+    printed = capsys.readouterr().out
+    assert "new user: 'person 0\\x1b'\n" in printed
+    assert printed.count("new user: ") == 5
+    assert "and 4 more new users\n" in printed
+
+
+def old_profiles(path, model, rows):
+    """A file of JSON, as older versions wrote them, that fits the run."""
+    people = judges.nobody(model, "posterior")
+    people.learn(["ada", "bob", "ada"], np.random.default_rng(1).normal(size=(3, 9)))
+    people.save(path)
+    return people
+
+
+def test_profiles_in_json_go_on_in_a_store_beside_them(sit, rows, model, tmp_path, capsys):
+    people = old_profiles(tmp_path / "me.json", model, rows)
+    before = (tmp_path / "me.json").read_bytes()
+    candidates = [{"prompt": "What?", "response": text} for text in ("That.", "This.")]
+    ranked = sit("user=ada", responses=candidates)
+    assert ranked["users"]["ada"]["labels"] == {"before": 2, "after": 2}
+    assert ranked["users"]["ada"]["weights"]["before"] == people.weights("ada")[0].tolist()
+    assert not (tmp_path / "me.sqlite").exists()
+    found = sit("user=ada", f"export={tmp_path / 'out.json'}", pairs=rows[:4])
+    printed = capsys.readouterr().out
+    assert f"profiles: {tmp_path / 'me.json'}; the first labels import it" in printed
+    assert f"profiles: {tmp_path / 'me.sqlite'}, with 2 users imported from {tmp_path / 'me.json'}" in printed
+    assert (found["profile"], found["store"]) == (str(tmp_path / "me.json"), str(tmp_path / "me.sqlite"))
+    assert found["users"]["ada"]["labels"] == {"before": 2, "after": 6}
+    assert sit("user=ada", pairs=rows[:4])["labels"]["known"] == 4
+    assert f"profiles: {tmp_path / 'me.sqlite'}\n" in capsys.readouterr().out
+    exported = Profiles.load(tmp_path / "out.json", people.heads)
+    assert_array_equal(exported.weights("bob"), people.weights("bob"))
+    assert exported.weights("ada")[0].tolist() == found["users"]["ada"]["weights"]["after"]
+    assert (tmp_path / "me.json").read_bytes() == before
+
+
+def test_a_person_can_be_forgotten(sit, rows, tmp_path, capsys):
+    sit(pairs=[{**row, "user_id": ("ada of nowhere", "bob")[number % 2]} for number, row in enumerate(rows[:9])])
+    capsys.readouterr()
+    done = keep(tmp_path, "forget=ada of nowhere", f"export={tmp_path / 'out.json'}")
+    assert done == {"forgotten": {"user": "ada of nowhere", "labels": 5}, "exported": str(tmp_path / "out.json")}
+    printed = capsys.readouterr().out
+    assert "forgot ada of nowhere and 5 labels" in printed
+    assert f"exported 1 users to {tmp_path / 'out.json'}" in printed
+    for name in ("me.sqlite", "out.json"):
+        assert b"nowhere" not in (tmp_path / name).read_bytes()
+    assert not list(tmp_path.glob("me.sqlite-*"))
+    again = sit("user='ada of nowhere'", pairs=[rows[0]])
+    assert again["users"]["ada of nowhere"]["labels"] == {"before": 0, "after": 1}
+
+
+def keep(tmp_path, *overrides):
+    """The command without a run."""
+    given = [f"profile={tmp_path / 'me.json'}", f"paths.run_dir={tmp_path / 'kept'}", *overrides]
+    found = personalise.run(compose("personalise", given))
+    assert not (tmp_path / "kept").exists()
+    return found
+
+
+def test_forgetting_says_what_is_left(model, rows, tmp_path, capsys):
+    old_profiles(tmp_path / "me.json", model, rows)
+    with pytest.raises(UserError, match=r"^forget=Ada: no such user in .*me.sqlite; known: ada$"):
+        keep(tmp_path, "forget=Ada")
+    with pytest.raises(UserError, match=r"^forget=7: no such user in .*me.sqlite$"):
+        keep(tmp_path, "forget=7")
+    assert keep(tmp_path, "forget=ada") == {"forgotten": {"user": "ada", "labels": 2}}
+    path = tmp_path / "me.json"
+    assert f"{path} is left as it is, and may hold this user still: delete it, or add export={path}" in (
+        capsys.readouterr().out
+    )
+    assert Profiles.load(path).users == ["ada", "bob"]
+    assert keep(tmp_path, f"export={path}") == {"exported": str(path)}
+    assert Profiles.load(path).users == ["bob"]
+    with pytest.raises(UserError, match=r"^profile=.*none.sqlite: no such file$"):
+        keep(tmp_path, "forget=ada", f"profile={tmp_path / 'none.sqlite'}")
+    with pytest.raises(UserError, match=r"^nothing to do: give pairs="):
+        keep(tmp_path)
 
 
 def test_help_and_errors_are_quick_and_one_line(tmp_path):
     command = [sys.executable, "-X", "importtime", "-m", "micro_lit.personalise"]
     shown, refused = (
         subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
-        for arguments in (["--help"], ["profile=x"])
+        for arguments in (["--help"], ["profile=x", "pairs=y.jsonl"])
     )
     assert "python -m micro_lit.personalise" in shown.stdout
     assert (shown.returncode, refused.returncode) == (0, 1)
@@ -367,3 +549,4 @@ def test_help_and_errors_are_quick_and_one_line(tmp_path):
         assert not {"torch", "transformers", "pytorch_lightning", "pyarrow"} & imported
     errors = [line for line in refused.stderr.splitlines() if "import time:" not in line]
     assert errors == ["error: run: no value given; set it on the command line or in your YAML"]
+    assert list(tmp_path.rglob("*.sqlite")) == []

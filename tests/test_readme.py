@@ -134,6 +134,6 @@ def test_command(command, newcomer, monkeypatch, request):
     elif entry is people:
         assert {"people.json", "tables.md", "figure.png"} <= {path.name for path in written}
     elif entry is personalise:
-        assert (newcomer / "me.json").is_file() == ("pairs=pairs.jsonl" in arguments)
+        assert (newcomer / "me.sqlite").is_file() == ("pairs=pairs.jsonl" in arguments)
     else:
         assert list((newcomer / "features").rglob("*.safetensors"))
