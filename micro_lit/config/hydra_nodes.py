@@ -2,8 +2,8 @@
 
 Hydra instantiates `hydra.callbacks`, `hydra.launcher` and `hydra.sweeper`, hands `hydra.job_logging` and
 `hydra.hydra_logging` to `logging.config.dictConfig`, imports `pkg://` search paths and sets environment variables.
-Every config that it uses, of a command and of each job of a sweep, in workers too, comes from one method, which is wrapped
-here. Importing a module runs its code, so names are checked before anything is imported.
+Every config that it uses, of a command and of each job of a sweep, in workers too, comes from one method, which is
+wrapped here. Importing a module runs its code, so names are checked before anything is imported.
 
 What is checked is the text of the YAML before interpolation: what an interpolation gives may change, and Hydra
 interpolates some results a second time.
