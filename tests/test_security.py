@@ -180,6 +180,13 @@ def test_a_config_that_is_none_is_named_with_its_folder(content, tmp_path):
     assert str(tmp_path) in refused(lambda: runs.read_settings(tmp_path))
 
 
+def test_a_config_that_contains_itself_is_named_with_its_folder(theirs):
+    node: dict[str, Any] = {"_target_": "micro_lit.models.UniformGate"}
+    node["again"] = node
+    folder = theirs("model.gate", node)
+    assert str(folder) in refused(lambda: runs.read_settings(folder))
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("model.num_heads", "three"), ("data", 5), ("seed", "x"), ("stage1", ["a"]), ("model", None)],
