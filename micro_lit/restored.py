@@ -58,29 +58,31 @@ ALONE = Trust()
 
 def read_settings(folder: Path, trust: Trust = ALONE) -> Settings:
     """What a run was set to. Raises `UserError` when the folder is none of a run, or names what is not allowed."""
+    none = f"{folder}: not the folder of a run; its config.yaml"
     try:
         settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{folder}: not the folder of a run; its config.yaml cannot be read ({reason})") from error
+    except (OSError, UnicodeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(_in_one_line(f"{none} cannot be read ({error})")) from error
     wanted: dict[str, Any] = {"seed": int, "stage1": str | None, "loader": Mapping} | dict.fromkeys(BUILT, Mapping)
     for name, kind in wanted.items():
         if not isinstance(settings, Mapping) or not isinstance(settings.get(name, ...), kind):
-            raise UserError(f"{folder}: not the folder of a run; its config.yaml has no {name}, or one of another kind")
+            raise UserError(f"{none} has no {name}, or one of another kind")
     if not (settings["stage1"] or "").isprintable() or not isinstance(settings["loader"].get("eval_batch_size"), int):
-        raise UserError(
-            f"{folder}: not the folder of a run; its config.yaml has no loader.eval_batch_size or no stage1"
-        )
+        raise UserError(f"{none} has no loader.eval_batch_size, or no path as stage1")
     built = {name: settings[name] for name in BUILT}
-    _check_trust(folder, built, trust)
     try:
+        _check_trust(built, trust)
         validate({"seed": settings["seed"], "loader": settings["loader"], **built, "packages": list(trust.packages)})
-    except UserError as error:
-        raise UserError(f"{folder}: config.yaml: {error}") from error
+    except (UserError, RecursionError) as error:  # YAML may hold a node that contains itself
+        raise UserError(_in_one_line(f"{folder}: config.yaml: {error}")) from error
     return settings
 
 
-def _check_trust(folder: Path, built: Mapping[str, Any], trust: Trust) -> None:
+def _in_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _check_trust(built: Mapping[str, Any], trust: Trust) -> None:
     """Raises `UserError`, with the command to type, for what the user has not named."""
     allowed = (*ALLOWED_TARGETS, *(f"{package}." for package in trust.packages))
     for key, node in objects(built):
@@ -88,13 +90,13 @@ def _check_trust(folder: Path, built: Mapping[str, Any], trust: Trust) -> None:
         if is_public(target) and not target.startswith(allowed):
             packages = ",".join([*trust.packages, target.split(".")[0]])
             raise UserError(
-                f"{folder}: config.yaml names code that this command does not, {key}._target_={target}; if you trust "
-                f"it: {_command('packages', f'[{packages}]')}"
+                f"{key}._target_={target} is code that this command does not name; if you trust it: "
+                f"{_command('packages', f'[{packages}]')}"
             )
     for key, value in _named(built, REMOTE):
         if value not in (False, None) and not trust.remote_code:
             raise UserError(
-                f"{folder}: config.yaml has {key}={value}, which runs code that comes with the weights; if you trust "
+                f"{key}={value} runs code that comes with the weights, and this command does not say so; if you trust "
                 f"them: {_command(trust.setting, 'true')}"
             )
 
@@ -169,9 +171,9 @@ def _check_same(folder: Path, settings: Settings, trained: Any) -> None:
     for name in ("backbone", "model"):
         for key, here, there in _differences(settings[name], _child(trained, name), name):
             if not f"{key}.".startswith(tuple(f"{each}." for each in TRAINING)):
+                difference = f"config.yaml says {key}={here}, the checkpoint was trained with {there}"
                 raise UserError(
-                    f"{folder}: config.yaml says {key}={here}, the checkpoint was trained with {there}; put back the "
-                    "config.yaml of this checkpoint, or train again"
+                    _in_one_line(f"{folder}: {difference}; put back the config.yaml of this checkpoint, or train again")
                 )
 
 

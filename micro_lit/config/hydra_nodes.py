@@ -258,7 +258,7 @@ def _check_search_path(loader: ConfigLoaderImpl, config_name: str | None, overri
     hydra = {} if primary is None else primary.get("hydra") or {}
     found = [hydra.get("searchpath") if isinstance(hydra, Mapping) else hydra]
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        parsed = OverridesParser.create().parse_overrides([each for each in overrides if "searchpath" in each])
     except HydraException:
         return  # which Hydra itself shows next
     found += [each.value() for each in parsed if each.key_or_group == "hydra.searchpath"]
