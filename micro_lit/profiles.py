@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from micro_lit import threads
 from micro_lit.adaptation.labels import Array, losses
 from micro_lit.adaptation.profiles import Profiles, log_prob
 from micro_lit.config import Settings
@@ -65,7 +66,8 @@ def sit(settings: Settings) -> tuple[dict[str, Any], Profiles]:
     data.count_truncated(model.backbone.truncated_M)
     terminal.show_data(data, model.backbone.example)
     profiles = open_profiles(path, model, settings["rule"])
-    judged = judge(model, data.pairs, read_settings(run)["loader"]["eval_batch_size"])
+    with threads.using(model.backbone):
+        judged = judge(model, data.pairs, read_settings(run)["loader"]["eval_batch_size"])
 
     names = list(dict.fromkeys(users)) if user is None else [user]
     count_U, before_UJ = profiles.counts(names), profiles.weights(names)
