@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from rich.console import Console
 
-from micro_lit import preemption
+from micro_lit import preemption, ranks
 from micro_lit.errors import UserError
 
 
@@ -59,6 +59,13 @@ class StepLine(pl.Callback):
             soft_wrap=True,
         )
         self.last_time, self.last_step, self.pairs, self.loss, self.batches = now, step, 0, 0.0, 0
+
+
+class Begun(pl.Callback):
+    """Notes that this process trains; until then, the failure of another process of the run ends it at once."""
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        ranks.begin_training()
 
 
 class Preemption(Checkpoint):

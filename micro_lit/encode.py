@@ -5,11 +5,12 @@ Processes that torchrun starts share the work, each on its own device.
 
 from pathlib import Path
 
-from micro_lit import ranks
+from micro_lit import ranks, threads
 from micro_lit.config import Settings, build, check_objects, entry_point
 from micro_lit.errors import UserError
 
 
+@threads.by_settings
 def run(settings: Settings) -> int:
     """Encodes every text of a data set that the store lacks. Returns the number of texts now stored for it.
 

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from micro_lit import threads
 from micro_lit.config import Settings, entry_point
 
 
+@threads.by_settings
 def run(settings: Settings) -> dict[str, Any]:
     """Trains the candidates that are missing, compares them all, writes and shows the tables. Returns what it measured.
 

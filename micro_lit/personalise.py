@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from micro_lit import threads
 from micro_lit.config import Settings, entry_point
 from micro_lit.errors import UserError
 from micro_lit.files import write_text
@@ -11,6 +12,7 @@ from micro_lit.files import write_text
 FILE_NAME = "personalised.json"
 
 
+@threads.by_settings
 def run(settings: Settings) -> dict[str, Any]:
     """Teaches profiles, ranks responses, prints what came of it; returns what it writes to personalised.json.
 

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from micro_lit import judges
+from micro_lit import judges, threads
 from micro_lit.adaptation.labels import Array, losses
 from micro_lit.adaptation.profile_files import export, locate, open_store
 from micro_lit.adaptation.profile_store import Labels, Taught
@@ -72,7 +72,8 @@ def sitting(settings: Settings) -> Iterator[dict[str, Any]]:
     with ExitStack() as open_now:
         store = open_now.enter_context(open_store(profile, judges.nobody(model, settings["rule"]), make=bool(pairs)))
         personal.show_newcomers(names, store.users)
-        judged = judges.judge(model, data.pairs, read_settings(run, trust)["loader"]["eval_batch_size"])
+        with threads.using(model.backbone):
+            judged = judges.judge(model, data.pairs, read_settings(run, trust)["loader"]["eval_batch_size"])
         margins_NJ, rewards_MJ = judged.margins_BJ[: len(pairs)], judged.rewards_BJ[len(pairs) :]
         found: dict[str, Any] = {
             "run": str(run),

@@ -20,15 +20,20 @@ from typing import IO, Any
 import yaml
 from hydra.core.hydra_config import HydraConfig
 
+from micro_lit import threads
 from micro_lit.config import Settings, in_sweep
 from micro_lit.errors import UserError
 from micro_lit.preemption import PREEMPTED
 
-# Seconds that the other processes of a run have to end once one has failed, or once the run was told to stop.
-GRACE = 30.0
+# Seconds that the other processes of a run have to end once one has failed, or once the run was told to stop; and how
+# many where one has failed before the first step: they may wait for it where no signal reaches them.
+GRACE, GRACE_BEFORE_TRAINING = 30.0, 3.0
 
-# Told to every process that `start` has started, so that it starts none itself.
+# Set for every process that `start` has started, so that it starts none itself: the folder of what they leave for it.
 OURS = "MICRO_LIT_RANK"
+
+# In that folder, one of each process that trains.
+TRAINING = "training"
 
 
 def rank() -> int:
@@ -80,16 +85,24 @@ def needed(settings: Settings) -> int:
 
 
 def _count(trainer: Mapping[str, Any]) -> int:
-    """Devices of one machine that a Trainer would use; of what it does not take, which it says itself, one."""
-    devices = trainer["devices"]
-    if isinstance(devices, str) and "," in devices:
-        devices = [each for each in devices.split(",") if each]  # "0," is device 0 alone
-    if isinstance(devices, list):
-        return len(devices)
+    """Devices of one machine that a Trainer uses. Raises `UserError` for GPUs by number where it trains on the CPU."""
+    devices, accelerator = trainer["devices"], trainer["accelerator"]
     if str(devices).isdecimal():
         return int(devices)
-    if str(devices) not in ("auto", "-1") or trainer["accelerator"] == "cpu":
+    if accelerator == "cpu" and devices == "auto":
         return 1
+    if accelerator != "gpu":
+        import torch
+
+        if accelerator == "cpu" or not (torch.cuda.is_available() or devices == "auto"):
+            raise UserError(
+                f"trainer.devices={devices} is for GPUs, and trainer.accelerator={accelerator} trains on the CPU here; "
+                "give a number of processes, as in trainer.devices=2, or trainer.accelerator=gpu"
+            )
+    if isinstance(devices, str) and "," in devices:
+        devices = [each for each in devices.split(",") if each.strip()]  # "0," is device 0 alone
+    if isinstance(devices, list):
+        return len(devices)
     import torch
 
     return max(1, torch.cuda.device_count())
@@ -122,12 +135,11 @@ def start(settings: Settings, processes: int, brief: bool = False, lock: int | N
     address, port = _meeting_point(nodes)
     logs = Path(settings["paths"]["run_dir"]) / "logs"
     environment = os.environ | {
-        OURS: "1",
         "NODE_RANK": str(node),
         "WORLD_SIZE": str(processes * nodes),
         "MASTER_ADDR": address,
         "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes))),
+        **threads.share(processes),
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "settings.yaml"
@@ -136,7 +148,7 @@ def start(settings: Settings, processes: int, brief: bool = False, lock: int | N
         with _stopping_them(children) as heard:
             for local in range(processes):
                 number = node * processes + local
-                own = environment | {"RANK": str(number), "LOCAL_RANK": str(local)}
+                own = environment | {OURS: folder, "RANK": str(number), "LOCAL_RANK": str(local)}
                 command = [sys.executable, "-m", "micro_lit.rank", str(path), str(os.getpid()), *["brief"] * brief]
                 group = children[0].pid if children else 0
                 if heard:
@@ -144,21 +156,15 @@ def start(settings: Settings, processes: int, brief: bool = False, lock: int | N
                 with _output(logs / f"rank{number}.txt" if number else None) as output:
                     streams = {"stdout": output, "stderr": output, "pass_fds": () if lock is None else (lock,)}
                     children.append(subprocess.Popen(command, env=own, process_group=group, **streams))
-            failure = _wait(children)
+            failed = _wait(children, Path(folder))
         codes = {child.returncode for child in children}
         if signal.SIGINT in heard and codes != {0}:
             sys.exit(130)
         # One that had not begun to listen was ended by the signal itself, and had nothing to save.
         if signal.SIGTERM in heard and codes != {0} and codes <= {0, PREEMPTED, -signal.SIGTERM, -signal.SIGKILL}:
             sys.exit(PREEMPTED)
-        words = [word_of(Path(folder), node * processes + local) for local in range(processes)]
-        if failure is not None and (said := next((word for word in words if word.exists()), None)):
-            raise UserError(said.read_text())
-    if failure is not None:
-        number, code = node * processes + failure, children[failure].returncode
-        end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        where = f"; see {logs / f'rank{number}.txt'}" if number else ""
-        raise UserError(f"process {number} of {processes * nodes} of the run {end}{where}")
+        if failed:
+            raise _failure(children, failed, Path(folder), logs, node * processes, processes * nodes)
     if PREEMPTED in codes:
         sys.exit(PREEMPTED)
     return node == 0
@@ -175,20 +181,43 @@ def _output(path: Path | None) -> Iterator[IO[str] | None]:
         yield file
 
 
-def _wait(children: list[subprocess.Popen]) -> int | None:
-    """Waits for the end of all, and for `GRACE` seconds at most once one has ended badly.
+def _failure(
+    children: list[subprocess.Popen], failed: list[int], folder: Path, logs: Path, first: int, processes: int
+) -> UserError:
+    """Why a run failed. Only one process may know: the others fail because it did, with a connection that is closed.
 
-    Which of them was the first to fail, if any: the others may fail only because it did.
+    Args:
+        failed: which of the children were seen to fail first. first: number of the first child among all `processes`.
     """
-    failure, deadline = None, None
+    local = next((local for local in failed if children[local].returncode < 0), failed[0])
+    number, code = first + local, children[local].returncode
+    words = sorted(folder.glob(word_of(folder, "*").name), key=lambda word: word.stat().st_mtime_ns)
+    if words and code > 0:
+        said = [word.read_text() for word in words]
+        return UserError(min(said, key=lambda reason: reason.startswith("internal error")))
+    end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    where = f"; see {logs / f'rank{number}.txt'}" if number else ""
+    return UserError(f"process {number} of {processes} of the run {end}{where}")
+
+
+def _wait(children: list[subprocess.Popen], folder: Path) -> list[int]:
+    """Waits for the end of all; once one has ended badly, for as long as others may need to end as well.
+
+    Returns:
+        Which of them were the first to fail, none where all went well: the others may fail only because they did.
+    """
+    failed, deadline = [], None
     while True:
         codes = [child.poll() for child in children]
-        if failure is None:
-            failure = next((local for local, code in enumerate(codes) if code not in (None, 0, PREEMPTED)), None)
+        failed = failed or [local for local, code in enumerate(codes) if code not in (None, 0, PREEMPTED)]
         if None not in codes:
-            return failure
+            return failed
         if deadline is None and any(codes):
-            deadline = time.monotonic() + GRACE
+            begun = not failed or any(folder.glob(f"{TRAINING}*"))
+            deadline = time.monotonic() + (GRACE if begun else GRACE_BEFORE_TRAINING)
+            if not begun:
+                for child in children:
+                    child.terminate()
         if deadline is not None and time.monotonic() > deadline:
             for child in children:
                 child.kill()
@@ -243,6 +272,13 @@ def _meeting_point(nodes: int) -> tuple[str, int]:
         ) from error
 
 
-def word_of(folder: Path, number: int) -> Path:
+def begin_training() -> None:
+    """Notes for the parent process that the processes of the run have met, and train."""
+    if ours():
+        with contextlib.suppress(OSError):  # the parent process was killed
+            Path(os.environ[OURS], f"{TRAINING}{rank()}").touch()
+
+
+def word_of(folder: Path, number: int | str) -> Path:
     """Where a process leaves what a user did wrong, for the one that waits to say."""
     return folder / f"error{number}.txt"

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.nn import Module
 
 from micro_lit import checkpoints, ranks, run_folder, sharding, tracking
-from micro_lit.callbacks import EnoughBatches
+from micro_lit.callbacks import Begun, EnoughBatches
 from micro_lit.checkpoints import CheckpointFiles
 from micro_lit.config import Settings, build, check_objects
 from micro_lit.data.datamodule import PreferenceDataModule
@@ -150,7 +150,9 @@ class Run:
         # Processes that we started find each other by themselves, whatever cluster they are on.
         plugins = [self.checkpoints, *([LightningEnvironment()] if ranks.ours() else [])]
         try:
-            trainer = build(self.settings["trainer"], logger=self.loggers, callbacks=callbacks, plugins=plugins)
+            trainer = build(
+                self.settings["trainer"], logger=self.loggers, callbacks=[*callbacks, Begun()], plugins=plugins
+            )
         except (MisconfigurationException, ValueError, ImportError) as error:
             raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
         sharding.check(trainer, self.backbone)

@@ -4,6 +4,7 @@ import contextlib
 import math
 from pathlib import Path
 
+from micro_lit import threads
 from micro_lit.config import Settings, entry_point, in_sweep
 
 
@@ -35,12 +36,13 @@ def run(settings: Settings, brief: bool = False) -> float:
         return results.read(folder)["test"]["nll"]["value"] if first else math.nan
 
 
+@threads.by_settings
 def _train(settings: Settings, folder: Path, brief: bool) -> float:
     """One process of a run, or the only one."""
     from micro_lit import runs, tracking
     from micro_lit.reporting import results, terminal
 
-    with runs.Run(settings) as this:
+    with runs.Run(settings) as this, threads.using(this.backbone):
         if not brief:
             terminal.show_data(this.data, this.backbone.example)
         this.fit()

@@ -142,6 +142,16 @@ def _rise_from_0(values: list[Any]) -> bool:
     return whole and values[:1] == [0] and all(low < high for low, high in itertools.pairwise(values))
 
 
+def _are_devices(value: Any) -> bool:
+    """Whether a Trainer on some machine has such devices: how many, all, or GPUs by number, also as text."""
+    if isinstance(value, str) and "," in value:
+        value = [each.strip() for each in value.rstrip(", ").split(",")]
+    numbers = [str(each) for each in (value if isinstance(value, list) else [value]) if not isinstance(each, bool)]
+    if isinstance(value, list):
+        return bool(numbers) and all(map(str.isdecimal, numbers)) and len(set(map(int, numbers))) == len(value)
+    return numbers in (["auto"], ["-1"]) or (bool(numbers) and numbers[0].isdecimal() and int(numbers[0]) > 0)
+
+
 def _layout() -> Rule:
     return Rule(
         "null, or an object with a _target_ and _partial_: true (as in conf/data/rpr.yaml)",
@@ -151,6 +161,7 @@ def _layout() -> Rule:
 
 RULES: dict[str, Rule] = {
     "seed": _whole(0, most=2**32 - 1),
+    "threads": _whole(1, most=1024, null=True),
     "split": _one_of("all", "train", "validation", "test"),
     "replicates": _whole(1),
     "skip_finished": _yes_or_no(),
@@ -279,7 +290,7 @@ RULES: dict[str, Rule] = {
     "backbone.gradient_checkpointing": _yes_or_no(),
     "backbone.standardise": _yes_or_no(),
     "backbone.max_length": _whole(8),
-    "backbone.token_budget": _whole(1),
+    "backbone.token_budget": _whole(1, null=True),
     "backbone.resident_gb": _number(0.0),
     "backbone.dtype": _one_of("auto", "float32", "bfloat16", "float16"),
     "backbone.store_dtype": _one_of("float32", "bfloat16", "float16"),
@@ -330,6 +341,10 @@ RULES: dict[str, Rule] = {
     "trainer.max_epochs": _whole(1),
     "trainer.precision": _one_of("32-true", "bf16-mixed", "16-mixed"),
     "trainer.accelerator": _one_of("cpu", "gpu", "auto"),
+    "trainer.devices": Rule(
+        "how many there are to be, as 2, or auto; on GPUs also -1 for all, or a list of their numbers, as [0,1]",
+        _are_devices,
+    ),
     "trainer.num_nodes": _whole(1),
     "trainer.strategy": Rule(
         "a strategy of one process a device, as auto, ddp or fsdp are; none that spawns or forks its processes itself",

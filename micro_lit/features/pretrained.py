@@ -8,14 +8,14 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from micro_lit import ranks
+from micro_lit import ranks, threads
 from micro_lit.data.pairs import PreferenceData, Text
 from micro_lit.errors import UserError
 from micro_lit.features.backbones import CachedBackbone, TrainableBackbone
 from micro_lit.features.encoder import encode_into
 from micro_lit.features.network import PooledTransformer, Pooling
 from micro_lit.features.store import PARTS, FeatureStore, MappedTable, text_digests
-from micro_lit.features.tokens import TextTokenizer
+from micro_lit.features.tokens import TextTokenizer, TokenTable
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -42,7 +42,7 @@ class Pretrained:
     gradient_checkpointing: compute activations again in the backward pass rather than keep them.
     dtype: of the weights that are not trained, and what the network computes in; "auto" is bfloat16 where the machine
         does bfloat16 arithmetic, else float32. Weights in training are float32, unless all are and a dtype is named.
-    token_budget: tokens of one pass, padding included.
+    token_budget: tokens of one pass, padding included; None: by the device, see `_token_budget`.
     store_dtype: of the numbers in the feature store.
     resident_gb: features up to this size are held in memory (on the device that trains); larger ones stay mapped.
     """
@@ -60,7 +60,7 @@ class Pretrained:
         standardise: bool = True,
         dtype: DType = "auto",
         store_dtype: DType = "float32",
-        token_budget: int = 8192,
+        token_budget: int | None = None,
         resident_gb: float = 1.0,
         attn_implementation: str = "sdpa",
         trust_remote_code: bool = False,
@@ -92,7 +92,8 @@ class Pretrained:
             raise UserError("the data are vectors; use backbone=identity")
         example = self.tokenizer().show(data.example)
         if not self.frozen:
-            return TrainableBackbone(self.trained(), self.tokenizer()(data.texts), example, self.token_budget)
+            tokens = self.tokenizer()(data.texts)
+            return TrainableBackbone(self.trained(), tokens, example, self.token_budget or _token_budget(tokens))
         table = self.encode(data.texts, features_dir)
         vectors = table.resident() if table.nbytes <= self.resident_bytes else table
         train = data.split("train")
@@ -119,7 +120,10 @@ class Pretrained:
                     if torch.cuda.is_available():
                         network = network.to(f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}")
                 missing = [texts[row] for row in rows]
-                encode_into(store, missing, tokenizer(missing), network, self.token_budget, self.store_dtype)
+                tokens = tokenizer(missing)
+                budget = self.token_budget or _token_budget(tokens)
+                with threads.encoding():
+                    encode_into(store, missing, tokens, network, budget, self.store_dtype)
         return table
 
     def tokenizer(self) -> TextTokenizer:
@@ -216,6 +220,14 @@ def _dtype(name: DType) -> torch.dtype:
     else:
         fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if fast else torch.float32
+
+
+def _token_budget(tokens: TokenTable) -> int:
+    """Tokens of a pass: as many as keep a GPU busy, or as a CPU's cache holds; there the longest text at least.
+
+    On two cores passes of 1,024 tokens encode MiniLM 1.25 (bfloat16) and 1.4 times (float32) as fast as of 8,192.
+    """
+    return 8192 if torch.cuda.is_available() else max(1024, int(tokens.lengths_M.max()))
 
 
 def _folder_digest(folder: Path) -> str:

@@ -14,7 +14,7 @@ import torch
 from hydra.errors import HydraException
 from numpy.typing import NDArray
 
-from micro_lit import run_folder, runs, train
+from micro_lit import run_folder, runs, threads, train
 from micro_lit.config import Settings, build, compose
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
@@ -127,7 +127,8 @@ def judge(
     model: MixtureBT, data: PreferenceData, batch_size: int, log_weights: str = "log_weights_BK"
 ) -> tuple[Array, Array]:
     """Margins and log weights [N, K] of all rows, in float64; log_weights: which of those in a `Judgment`."""
-    judged = [model(data.pairs[rows_B]) for rows_B in torch.arange(len(data.pairs)).split(batch_size)]
+    with threads.using(model.backbone):
+        judged = [model(data.pairs[rows_B]) for rows_B in torch.arange(len(data.pairs)).split(batch_size)]
     return tuple(
         torch.cat([getattr(judgment, name) for judgment in judged]).double().numpy()
         for name in ("margins_BK", log_weights)

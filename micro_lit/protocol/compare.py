@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import log_expit
 
-from micro_lit import adaptation, metrics, runs
+from micro_lit import adaptation, metrics, runs, threads
 from micro_lit.config import Settings, build
 from micro_lit.data.budgets import draw_orders
 from micro_lit.data.datamodule import PreferenceDataModule
@@ -164,7 +164,8 @@ def route(candidate: Candidate, data: PreferenceData, targets: Targets, budget: 
             rows = torch.from_numpy(np.concatenate([order[:budget] for order in labels_A]))
             own = dataclasses.replace(data, splits={**data.splits, "train": rows})
             loader = PreferenceDataModule(own, **settings["loader"], seed=settings["seed"] + draw)
-            build(settings["trainer"], logger=False).fit(model, loader)
+            with threads.using(stage1.backbone):
+                build(settings["trainer"], logger=False).fit(model, loader)
         model.eval()
         test = dataclasses.replace(data, pairs=data.pairs[torch.from_numpy(targets.row_N)])
         margins_NK, log_weights_NK = judge(model, test, settings["loader"]["eval_batch_size"])

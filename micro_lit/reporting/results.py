@@ -18,6 +18,7 @@ RECORDED_VERSIONS = ("micro-lit", "torch", "pytorch-lightning", "transformers")
 
 INCIDENTAL = (
     "seed", "name", "ckpt_path", "skip_finished", "overwrite", "own_process", "paths", "report", "logger", "packages",
+    "threads", "backbone.token_budget",
 )  # fmt: skip
 
 FLOORS = {

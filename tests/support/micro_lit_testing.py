@@ -8,6 +8,8 @@ from pathlib import Path
 import pytorch_lightning as pl
 from torch.distributed.tensor import DTensor
 
+from micro_lit.errors import UserError
+
 
 class Killed(Exception):
     """Stands for the end of a process in the middle of its work."""
@@ -64,3 +66,18 @@ class Witness(pl.Callback):
             found[name] = {"part": list(part.shape), "whole": list(weight.shape)}
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps(found))
+
+
+class DieBeforeTraining(pl.Callback):
+    """Ends the processes of some ranks before they meet the others.
+
+    how: "status" exits at once, "error" is a mistake of the user, "sigkill" is what the kernel does out of memory.
+    """
+
+    def __init__(self, ranks: list[int], how: str) -> None:
+        if int(os.environ["RANK"]) in ranks:
+            if how == "status":
+                os._exit(3)
+            if how == "sigkill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise UserError(f"rank {os.environ['RANK']} cannot")
