@@ -178,7 +178,7 @@ class Run:
             checkpoints.check_resumable(Path(path), self.model)
         try:
             self.trainer.fit(self.model, self.datamodule, ckpt_path=path, weights_only=True)
-        except (MisconfigurationException, ValueError) as error:
+        except (MisconfigurationException, RuntimeError, ValueError) as error:
             if isinstance(error, UserError) or not _of_lightning(error):
                 raise
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from micro_lit import train
-from micro_lit.config import compose
+from benchmarks.fuzz.cases import Case, Expect
+from benchmarks.fuzz.runner import call
 
 SIZES = ("data.train=64", "data.validation=32", "data.test=48", "loader.batch_size=32", "trainer.max_epochs=1")
 BASE = ("+experiment=planted_floors_k8", *SIZES, "model.num_heads=2")
@@ -25,6 +25,8 @@ def make_runs(shared: Path) -> Runs:
         "backbone.hidden=16",
         "backbone.layers=1",
     )
+    make(shared / "plain", *BASE)
+    make(shared / "other", *BASE, "model.num_heads=3")
     pairs = shared / "pairs.jsonl"
     rows = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": "No idea."} for n in range(4)]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -40,7 +42,6 @@ def make_runs(shared: Path) -> Runs:
 
 
 def make(folder: Path, *overrides: str) -> Path:
-    """Trains a run in a folder, unless it is there."""
-    if not (folder / "results.json").is_file():
-        train.run(compose("train", [*overrides, f"paths.run_dir={folder}", f"paths.features_dir={folder}/features"]))
+    """Trains a run in a folder, as the command does."""
+    call(Case("a run", Expect.PASS, "train", (*overrides, f"hydra.run.dir={folder}")), folder)
     return folder

@@ -302,6 +302,7 @@ RULES: dict[str, Rule] = {
     "backbone.layers": _whole(1),
     "backbone.heads": _whole(1),
     "backbone.vocabulary": _whole(300),
+    "model.name": _text(),
     "model.num_heads": _whole(1),
     "model.link": _one_of("probability", "reward"),
     "model.estimation": _one_of("gradient", "em"),

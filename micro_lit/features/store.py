@@ -82,13 +82,15 @@ class FeatureStore:
         try:
             manifest = json.loads(self.manifest_path.read_bytes())
             checksum = manifest.pop("checksum", None)
+            expected = None if manifest.get("format") == 1 else _manifest_checksum(manifest)
+            broken = checksum != expected or "spec" not in manifest or not isinstance(manifest.get("shards"), dict)
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except OSError as error:
             raise UserError(f"{self.manifest_path}: cannot be read ({error.strerror})") from error
         except (ValueError, TypeError, AttributeError):
-            manifest, checksum = {}, None
-        if checksum != (None if manifest.get("format") == 1 else _manifest_checksum(manifest)):
+            broken = True
+        if broken:
             self._doubt(self.manifest_path.name, "broken; it is made anew from the shards")
             return {}
         if manifest["format"] not in (1, FORMAT) or manifest["spec"] != self.spec:
@@ -205,7 +207,7 @@ class FeatureStore:
             for path in self.folder.glob("shard-*.safetensors"):
                 if path.name in shards:
                     continue
-                checksum = _checksum(path)
+                checksum = _checksum(path) if path.exists() else ""  # a link to nothing
                 if path.name == _shard_name(checksum):
                     rows = len(_map_tensors(path)["digests"])
                     shards[path.name] = {"rows": rows, "bytes": path.stat().st_size, "checksum": checksum}
