@@ -3,11 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: train test lint format bench clean
+.PHONY: train quick test test-full lint format bench clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -18,8 +18,14 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 train: $(BIN)/.installed  ## train the main example: a mixture of eight Bradley-Terry heads on planted text
 	$(BIN)/python -m micro_lit.train +experiment=mixture_k8
 
+quick: $(BIN)/.installed  ## run the tests that are quick, one after another: for every edit
+	$(BIN)/python -m pytest -n 0 -m "not slow and not full"
+
 test: $(BIN)/.installed  ## run the tests
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) -m "not full"
+
+test-full: $(BIN)/.installed  ## run all tests, also those that repeat much, on examples that differ each time
+	$(BIN)/python -m pytest -n $(JOBS) --hypothesis-profile=random
 
 lint: $(BIN)/.installed  ## check style and formatting
 	$(BIN)/ruff check .

@@ -97,6 +97,7 @@ def test_one_rater_a_pair_has_no_floor(measure, tmp_path):
     assert not (tmp_path / "run" / "floors.json").exists()
 
 
+@pytest.mark.quick
 def test_a_split_without_rows_is_named(measure, tmp_path):
     with pytest.raises(UserError, match=r"^split=validation: there are no votes"):
         measure("data=pairs", pairs_file(tmp_path), "data.validation_fraction=0.0", "split=validation")

@@ -45,6 +45,7 @@ def test_help_and_errors_answer_without_torch(arguments, error, tmp_path):
         assert "python -m micro_lit.people +experiment=people_planted" in answer.stdout
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("labels", "allowed"),
     [

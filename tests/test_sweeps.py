@@ -206,6 +206,7 @@ def test_a_sweep_in_several_processes_is_refused(variable, run_sweep, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "override",
     [

@@ -302,6 +302,7 @@ def test_a_key_in_no_known_form_hurts_nobody(tmp_path, monkeypatch, capsys):
     assert 1 <= len(said(capsys)) <= 2
 
 
+@pytest.mark.quick
 def test_what_wandb_refuses_is_said_once_and_the_rest_is_logged(tmp_path, capsys):
     logger = tracking.HarmlessWandbLogger(save_dir=str(tmp_path), project="p")
     for _ in range(2):
@@ -501,6 +502,7 @@ def test_tables_are_a_run_of_type_evaluate_that_used_the_models(settings, tmp_pa
 # Secrets
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("node", "expected"),
     [
@@ -522,6 +524,7 @@ def test_what_looks_like_a_secret_is_hidden(node, expected):
     assert without_secrets(node) == (node if expected is None else expected)
 
 
+@pytest.mark.quick
 def test_a_secret_of_the_environment_is_hidden_wherever_it_stands(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefghij")
     monkeypatch.setenv("SHORT_KEY", "true")
@@ -569,6 +572,7 @@ def test_nothing_secret_leaves_the_machine(server, settings, monkeypatch):
         assert b"the-secret-of-mine" not in path.read_bytes()
 
 
+@pytest.mark.quick
 def test_the_logger_takes_what_its_config_gives(settings):
     node = config.compose("train", ["logger=wandb", "paths.run_dir=x"])["logger"]["wandb"]
     logger = config.build(node)

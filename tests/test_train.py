@@ -46,6 +46,7 @@ def results(settings: dict) -> dict:
     return json.loads((Path(settings["paths"]["run_dir"]) / "results.json").read_text())
 
 
+@pytest.mark.quick
 def test_every_experiment_is_run_by_a_test():
     experiments = {path.stem for path in (config.config_dir() / "experiment").glob("*.yaml")}
     assert experiments == {*PLANTED, *REAL, *PUBLIC, *ROUTERS, *PROTOCOLS, *PEOPLE, *VECTORS}
@@ -73,6 +74,7 @@ def test_debug_settings_run(debug, settings):
     assert math.isfinite(train.run(settings(*FEATURES, f"+debug={debug}", "trainer.max_epochs=1")))
 
 
+@pytest.mark.quick
 def test_what_a_run_leaves_behind(settings, capsys):
     run = settings(*FEATURES, "trainer.max_epochs=3", "seed=1")
     value = train.run(run)
@@ -284,6 +286,7 @@ def test_wandb_offline_run_is_finished(settings, monkeypatch):
     assert list(Path(run["paths"]["run_dir"]).glob("wandb/offline-run-*/*.wandb"))
 
 
+@pytest.mark.quick
 def test_an_empty_split_is_named(settings):
     with pytest.raises(UserError, match="test split is empty"):
         train.run(settings(*FEATURES, "data.test=0"))

@@ -83,6 +83,7 @@ def test_devices_share_the_batches_of_one_process(num_rows, batch_size, seed, wo
 lengths = st.lists(st.integers(1, 300), min_size=4, max_size=120).map(torch.tensor)
 
 
+@example(torch.ones(40, dtype=torch.long), 900, 5, 0, 1)  # the budget would take all
 @example(torch.full((33,), 300), 1, 5, 0, 2)  # of two stretches one would be of a single row
 @given(lengths, st.integers(1, 900), batch_sizes, st.integers(0, 2**40), st.integers(1, 4))
 def test_batches_of_a_token_budget(length_N, budget, batch_size, seed, world_size):
@@ -118,7 +119,7 @@ def test_batches_of_a_token_budget_are_of_like_length_and_in_another_order_every
     assert len(orders[0]) == len(orders[1])
     assert not any(torch.equal(first, second) for first, second in zip(*orders, strict=True))
     longest = [int(length_N[rows].max()) for rows in orders[0]]
-    assert longest != sorted(longest)
+    assert longest not in (sorted(longest), sorted(longest, reverse=True))
     # Half an epoch can be taken up where it was left.
     again = LengthBatches(length_N, 8000, 64, seed=0)
     again.set_epoch(1)
@@ -183,9 +184,11 @@ def test_devices_of_a_trainer_take_their_own_rows(data):
     for rank in range(2):
         module = PreferenceDataModule(data, batch_size=4, eval_batch_size=4, seed=0)
         module.trainer = SimpleNamespace(global_rank=rank, world_size=2)
-        shares.append(joined(numbers(module.train_dataloader())))
-    assert sorted(shares[0] + shares[1]) == list(range(20))
-    assert len(shares[0]) == len(shares[1]) == 10
+        loaders = (module.train_dataloader(), module.val_dataloader(), module.test_dataloader())
+        shares.append([joined(numbers(loader)) for loader in loaders])
+    for first, second, rows in zip(*shares, (range(20), range(20, 30), range(30, 45)), strict=True):
+        assert sorted(first + second) == list(rows)
+        assert abs(len(first) - len(second)) <= 1
 
 
 @pytest.fixture(scope="module")
@@ -329,6 +332,12 @@ def test_batches_of_users_are_about_as_large_as_asked_and_new_every_epoch():
     assert torch.equal(first, torch.cat(list(batches)))
     batches.set_epoch(1)
     assert not torch.equal(first, torch.cat(list(batches)))
+
+
+def test_a_row_of_nobody_is_a_user_of_its_own():
+    batches = list(UserBatches(torch.full((20,), -1), 4, seed=0))
+    assert [len(batch) for batch in batches] == [4] * 5
+    assert sorted(torch.cat(batches).tolist()) == list(range(20))
 
 
 def test_batches_of_users_go_on_where_they_stopped():
