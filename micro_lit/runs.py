@@ -27,6 +27,7 @@ from micro_lit.files import write_text
 from micro_lit.models import MixtureBT
 from micro_lit.models.people import PeopleBT
 from micro_lit.preemption import PREEMPTED
+from micro_lit.redaction import redact
 from micro_lit.reporting import results
 
 TOKENIZER = "tokenizer.json"
@@ -174,7 +175,7 @@ class Run:
         if self.settings["stage1"] is None:
             return None
         folder = Path(self.settings["stage1"])
-        then, now = (results.flatten(each) for each in (read_settings(folder), self.settings))
+        then, now = (results.flatten(each) for each in redact((read_settings(folder), self.settings)))
         other = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
         # What only one of the two knows was not there to be set in the version of the other, and changes nothing.
         known = then.keys() & now.keys()
@@ -192,7 +193,7 @@ class Run:
         outdated = () if self.settings["ckpt_path"] else (checkpoints.BEST, checkpoints.LAST)
         for name in (results.FILE_NAME, *outdated):
             self._in_folder((self.folder / name).unlink, missing_ok=True)
-        self._in_folder(write_text, self.folder / "config.yaml", yaml.safe_dump(self.settings, sort_keys=False))
+        self._in_folder(write_text, self.folder / "config.yaml", yaml.safe_dump(redact(self.settings), sort_keys=False))
         if self.backbone.learned_tokenizer is not None:
             self._in_folder(write_text, self.folder / TOKENIZER, self.backbone.learned_tokenizer)
         self._keep_old_metrics()

@@ -13,6 +13,7 @@ from micro_lit.config import Settings
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
 from micro_lit.files import write_text
+from micro_lit.redaction import redact
 
 COUNTED = ("dropped", "ties", "truncated")
 FILE_NAME = "results.json"
@@ -121,7 +122,7 @@ def same_settings(folder: Path, settings: Settings) -> bool:
         return False
     before, now = (
         {name: value for name, value in flatten(each).items() if name == "seed" or not is_incidental(name)}
-        for each in (yaml.safe_load((folder / "config.yaml").read_text()), settings)
+        for each in redact((yaml.safe_load((folder / "config.yaml").read_text()), settings))
     )
     return before == now
 
@@ -204,5 +205,5 @@ def _check_numbers(node: Any, name: str, finite: bool) -> None:
 
 
 def write(results: dict[str, Any], folder: Path) -> None:
-    """Writes results.json in one step."""
-    write_text(folder / FILE_NAME, json.dumps(results, indent=2) + "\n")
+    """Writes results.json, redacted, in one step."""
+    write_text(folder / FILE_NAME, json.dumps(redact(results), indent=2) + "\n")
