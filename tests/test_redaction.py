@@ -147,8 +147,8 @@ BY_VALUE, BY_NAME, BY_ADDRESS = "value-of-the-environment", "value-of-a-setting"
 SECRETS = (BY_VALUE, BY_NAME, BY_ADDRESS)
 PLANTED = (
     "packages=[micro_lit_testing]", "+callbacks.keeps._target_=micro_lit_testing.Keeps",
-    f"+callbacks.keeps.api_key={BY_NAME}", f"'+callbacks.keeps.address=https://me:{BY_ADDRESS}@host/a?token={BY_ADDRESS}'",
-    f"'name=a run of {BY_VALUE}'",
+    f"+callbacks.keeps.api_key={BY_NAME}",
+    f"+callbacks.keeps.address='https://me:{BY_ADDRESS}@host/a?token={BY_ADDRESS}'", f"name='a run of {BY_VALUE}'",
 )  # fmt: skip
 FEATURES = ("+experiment=planted_floors_k8", *SMALL_FEATURES, "trainer.max_epochs=1")
 
