@@ -14,6 +14,7 @@ from torch.nn import Module
 
 from micro_lit.errors import UserError
 from micro_lit.files import write_text, write_whole
+from micro_lit.redaction import redact
 
 # Of what a checkpoint holds; one without it is of the first.
 FORMAT = 1
@@ -118,6 +119,12 @@ def read(path: Path) -> dict[str, Any]:
             "that wrote it, or train again"
         )
     return found
+
+
+def is_redacted(path: Path) -> bool:
+    """Whether the settings in a checkpoint are without secrets. Its weights are not read."""
+    settings = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("settings")
+    return redact(settings) == settings
 
 
 def read_weights(path: Path, model: Module) -> dict[str, Tensor]:

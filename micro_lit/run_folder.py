@@ -35,6 +35,7 @@ from omegaconf import DictConfig, OmegaConf
 from micro_lit.config import Settings, run_folder_of
 from micro_lit.errors import UserError
 from micro_lit.files import remove_partials, write_text, write_whole
+from micro_lit.redaction import redact
 from micro_lit.reporting import results
 from micro_lit.reporting.results import flatten, is_incidental
 
@@ -264,7 +265,7 @@ def differences(folder: Path, settings: Settings, data: bool = True) -> dict[str
 def _differences(
     before: Settings, inputs_before: Mapping[str, str], settings: Settings, inputs: Mapping[str, str]
 ) -> dict[str, tuple[Any, Any]]:
-    then, now = _telling(before), _telling(settings)
+    then, now = map(_telling, redact((before, settings)))
     for key in inputs_before.keys() & inputs.keys():
         then[key], now[key] = inputs_before[key], inputs[key]
     keys = dict.fromkeys([*now, *then])
@@ -329,7 +330,7 @@ def begin(settings: Settings) -> None:
             stem, suffix = name.split(".")
             path.rename(folder / f"{stem}.{len(list(folder.glob(f'{stem}*.{suffix}')))}.{suffix}")
     write_text(folder / INPUTS, json.dumps(digests(settings), indent=2) + "\n")
-    write_text(folder / CONFIG, yaml.safe_dump(settings, sort_keys=False))
+    write_text(folder / CONFIG, yaml.safe_dump(redact(settings), sort_keys=False))
 
 
 def _named(different: Mapping[str, tuple[Any, Any]]) -> str:
@@ -360,5 +361,6 @@ def write_typed(folder: Path) -> None:
     """Writes what was typed on the command line, and which options it chose, as Hydra itself would in `.hydra/`."""
     if (hydra := _hydra()) is not None:
         (folder / ".hydra").mkdir(exist_ok=True)
-        write_text(folder / ".hydra" / "hydra.yaml", OmegaConf.to_yaml({"hydra": hydra}))
-        write_text(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(hydra.overrides.task))
+        chosen = OmegaConf.to_container(OmegaConf.create({"hydra": hydra}), resolve=False)
+        write_text(folder / ".hydra" / "hydra.yaml", yaml.safe_dump(redact(chosen), sort_keys=False))
+        write_text(folder / ".hydra" / "overrides.yaml", yaml.safe_dump(redact([*hydra.overrides.task])))

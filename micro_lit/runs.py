@@ -27,6 +27,7 @@ from micro_lit.files import write_text
 from micro_lit.models import MixtureBT
 from micro_lit.models.people import PeopleBT
 from micro_lit.preemption import PREEMPTED
+from micro_lit.redaction import redact
 from micro_lit.reporting import results
 from micro_lit.restored import REMOTE, TOKENIZER, Trust, make_model, read_settings, restore
 from micro_lit.run_folder import COSTS
@@ -121,7 +122,7 @@ class Run:
         if self.settings["stage1"] is None:
             return None
         folder, trust = Path(self.settings["stage1"]), Trust.of(self.settings)
-        then, now = (results.flatten(each) for each in (read_settings(folder, trust), self.settings))
+        then, now = (results.flatten(each) for each in redact((read_settings(folder, trust), self.settings)))
         other = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
         # What only one of the two knows was not there to be set in the version of the other, and changes nothing.
         known = then.keys() & now.keys()

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from micro_lit.errors import UserError
 from micro_lit.files import write_text
+from micro_lit.redaction import redact
 
 # In the folder of a failed job: a line that says what went wrong, its overrides in another, a third that says which job
 # of which command it was, then the traceback.
@@ -112,7 +113,7 @@ def note_failure(folder: Path, overrides: Sequence[str], error: str, details: st
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ERROR).unlink(missing_ok=True)
         try:
-            write_text(folder / ERROR, "\n".join(lines))
+            write_text(folder / ERROR, redact("\n".join(lines)))
         except OSError:  # where the disk is full there is an empty file, which says as much
             (folder / ERROR).touch()
 

@@ -1,15 +1,13 @@
 """Weights & Biases that never hurts: whatever becomes of it, a run goes on, and what can be kept is kept.
 
 All that W&B is told it is told by a thread of its own, so that training waits for no network. What cannot be sent lies
-in `wandb/` of the run folder, and a last line says how to send it later. Secrets are not sent.
+in `wandb/` of the run folder, and a last line says how to send it later. All that is sent is redacted first.
 """
 
 import contextlib
 import functools
-import json
 import os
 import queue
-import re
 import secrets
 import shlex
 import subprocess
@@ -21,26 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from micro_lit import checkpoints, ranks
+from micro_lit import artifacts, ranks
+from micro_lit.artifacts import RUN_ID, run_id
 from micro_lit.config import Settings
 from micro_lit.files import write_text
+from micro_lit.redaction import redact
 
 # What is done with a run of W&B (`wandb.Run`), once there is one.
 Act = Callable[[Any], Any]
 
-RUN_ID = Path("wandb", "run_id")  # in a run folder; a run that is resumed goes on under it
-
 SHUNNED = 600.0  # seconds before a server that failed is asked again, by a later run of a sweep
 GRACE = 10.0  # seconds to write down what is left: once W&B hangs, or when a run that fails has to make room
-
-HIDDEN = "***"
-SECRET = r"(?:key|apikey|token|password|passwd|secret|credential|signature)s?"
-SECRET_NAME = re.compile(rf"(?<![a-z]){SECRET}(?![a-z])", re.IGNORECASE)
-SECRET_IN_URL = re.compile(rf"(://)[^/\s@]+(?=@)|([?&][\w-]*{SECRET}=)[^&\s]+", re.IGNORECASE)
-SHORTEST_SECRET = 8  # characters of a value in the environment: `true` is none
 
 _shunned_until = 0.0  # as time.monotonic() says
 
@@ -114,7 +105,7 @@ class Session:
             _say(f"nothing more is logged here ({_reason(error)}); the run goes on")
             return
         try:
-            act(self._run)
+            act(_Outgoing(self._run))
         except Exception as error:
             if _is_lost(error) and not self._lost:
                 _say(f"its process has died ({_reason(error)}); the run goes on, offline from here on")
@@ -148,6 +139,7 @@ class Session:
     def _init(self, mode: str | None) -> Any:
         import wandb
 
+        command = " ".join(sys.argv)
         settings = wandb.Settings(
             silent=True,
             console="off",  # else it would stand between the terminal and all that is printed
@@ -155,11 +147,11 @@ class Session:
             finish_timeout=self.finish_timeout,
             finish_timeout_raises=True,
             save_code=False,
-            x_disable_meta=without_secrets(sys.argv) != sys.argv,  # these hold the command line
+            x_disable_meta=redact(command) != command,  # these hold the command line
             x_transaction_log_flush_interval=1.0,  # seconds of curves that die with its process; metrics.csv has them
         )
         own = {"id": self._id(), "resume": "allow", "reinit": "create_new", "dir": self.folder, "mode": mode}
-        run = wandb.init(**self.facts, **own, settings=settings)
+        run = wandb.init(**redact(self.facts), **own, settings=settings)
         if not run.disabled:
             self._unsent.append(Path(run.sync_dir))
             if not run.offline:
@@ -188,6 +180,38 @@ class Session:
             _say(f"the end is not logged ({_reason(error)})")
             if _is_lost(error):
                 _forget_service()
+
+
+class _Outgoing:
+    """A run of W&B, or a part of it; what its methods are given is redacted first."""
+
+    def __init__(self, part: Any) -> None:
+        object.__setattr__(self, "_part", part)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._part, name, _sent(value))
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._part, name)
+        return _Outgoing(found) if callable(found) or name in ("config", "summary") else found
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._part[name] = _sent(value)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._part(*map(_sent, arguments), **_sent(named))
+
+
+def _sent(payload: Any) -> Any:
+    """What is sent instead of something: the same without secrets, those in the cells of a table included."""
+    import wandb
+
+    if isinstance(payload, Mapping):
+        return redact({name: _sent(value) for name, value in payload.items()})
+    if isinstance(payload, wandb.Table):
+        columns, data = redact(payload.columns), redact(payload.data)
+        return payload if (columns, data) == (payload.columns, payload.data) else wandb.Table(columns, data)
+    return redact(payload)
 
 
 class _Deferred:
@@ -240,9 +264,6 @@ class HarmlessWandbLogger(WandbLogger):
     def experiment(self) -> Any:
         return _Deferred(self.session())
 
-    def log_hyperparams(self, params: Any) -> None:
-        super().log_hyperparams(without_secrets(params))
-
 
 def begin(loggers: Iterable[Logger], settings: Settings) -> None:
     """Starts the runs of the loggers that are W&B's. A router adapts; what `ckpt_path` resumes goes on in its run."""
@@ -258,12 +279,12 @@ def log_outcome(loggers: Iterable[Logger], folder: Path, features: Path | None =
     features: the folder of the feature store, if one was read. Stage 1 of a router is found by its settings.
     """
     for session in (logger.session() for logger in _ours(loggers)):
-        session.do(lambda run: run.summary.update(summary(_results(folder))))
+        session.do(lambda run: run.summary.update(artifacts.summary(folder)))
         if features is not None:
-            session.do(functools.partial(_use, made=_features_artifact, folder=features))
-        if (stage1 := _settings(folder)["stage1"]) is not None and run_id(Path(stage1)):
-            session.do(functools.partial(_use, made=_model_artifact, folder=Path(stage1)))
-        session.do(lambda run: run.log_artifact(_model_artifact(folder)))
+            session.do(functools.partial(_use, made=artifacts.features, folder=features))
+        if (stage1 := artifacts.settings_of(folder)["stage1"]) is not None and run_id(Path(stage1)):
+            session.do(functools.partial(_use, made=artifacts.model, folder=Path(stage1)))
+        session.do(lambda run: run.log_artifact(artifacts.model(folder)))
 
 
 def finish(loggers: Iterable[Logger], failed: bool) -> None:
@@ -298,78 +319,8 @@ def log_tables(
 
     session.do(log)
     for path in filter(run_id, judged):
-        session.do(functools.partial(_use, made=_model_artifact, folder=path))
+        session.do(functools.partial(_use, made=artifacts.model, folder=path))
     session.finish()
-
-
-def run_id(folder: Path) -> str | None:
-    """The id of the W&B run of a run folder, if it has one."""
-    path = folder / RUN_ID
-    return path.read_text().strip() if path.is_file() else None
-
-
-def without_secrets(node: Any, named_so: bool = False) -> Any:
-    """Settings, or anything inside them, with *** for every text that may be a secret.
-
-    That is one whose name says so (`named_so`: a name further out does), the name and password in a URL, and what a
-    variable of the environment holds whose name says so.
-    """
-    if isinstance(node, Mapping):
-        return {name: without_secrets(child, named_so or _says_secret(str(name))) for name, child in node.items()}
-    if isinstance(node, list | tuple):
-        return type(node)(without_secrets(child, named_so) for child in node)
-    if not isinstance(node, str) or not node:
-        return node
-    if named_so:
-        return HIDDEN
-    known = {value for name, value in os.environ.items() if len(value) >= SHORTEST_SECRET and _says_secret(name)}
-    for value in known:
-        node = node.replace(value, HIDDEN)
-    return SECRET_IN_URL.sub(lambda match: f"{match[1] or match[2]}{HIDDEN}", node)
-
-
-def summary(results: Mapping[str, Any]) -> dict[str, float]:
-    """What results.json says and no metric does: floors and distances from them, heads, rows, seconds."""
-    values = {f"{part}/{name}": of["value"] for part in ("floors", "excess") for name, of in results[part].items()}
-    values |= {f"data/{name}": count for name, count in results["data"].items() if name != "sets"}
-    values |= {"heads/number": results["num_heads"], "heads/effective": results["heads"]["effective"]}
-    return values | {"seconds": results["seconds"]}
-
-
-def _results(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text())
-
-
-def _settings(folder: Path) -> Settings:
-    return yaml.safe_load((folder / "config.yaml").read_text())
-
-
-def _model_artifact(folder: Path) -> Any:
-    """A run's model as it was tested. Of the same folder it has the same content always: to W&B it is the same then."""
-    import wandb
-
-    results = _results(folder)
-    facts = {f"test_{name}": results["test"][name]["value"] for name in ("nll", "accuracy")}
-    facts |= {name: results[name] for name in ("experiment", "model", "num_heads", "seed")}
-    artifact = wandb.Artifact(f"model-{run_id(folder)}", type="model", metadata=facts)
-    with artifact.new_file("config.yaml") as file:
-        yaml.safe_dump(without_secrets(_settings(folder)), file, sort_keys=False)
-    for path in (folder / "results.json", folder / "tokenizer.json", checkpoints.tested(folder)):
-        if path is not None and path.is_file():
-            artifact.add_file(str(path), policy="immutable")  # no copy is made
-    return artifact
-
-
-def _features_artifact(folder: Path) -> Any:
-    """What a feature store holds, without the features."""
-    import wandb
-
-    manifest = json.loads((folder / "manifest.json").read_text())
-    rows = sum(facts["rows"] for facts in manifest["shards"].values())
-    facts = {"fingerprint": folder.name, "spec": manifest["spec"], "rows": rows}
-    artifact = wandb.Artifact(f"features-{folder.name}", type="features", metadata=facts)
-    artifact.add_file(str(folder / "manifest.json"))
-    return artifact
 
 
 def _use(run: Any, made: Callable[[Path], Any], folder: Path) -> None:
@@ -385,17 +336,13 @@ def _ours(loggers: Iterable[Logger]) -> list[HarmlessWandbLogger]:
     return [logger for logger in loggers if isinstance(logger, HarmlessWandbLogger)]
 
 
-def _says_secret(name: str) -> bool:
-    return bool(SECRET_NAME.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)))
-
-
 def _say(words: str) -> None:
     print(f"W&B: {words}\n", end="", flush=True)
 
 
 def _reason(error: Exception) -> str:
     """An error in a few words."""
-    words = str(error).strip().splitlines()
+    words = redact(str(error)).strip().splitlines()
     return f"{words[0]:.100}" if words else type(error).__name__
 
 

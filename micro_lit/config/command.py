@@ -5,6 +5,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -18,6 +19,7 @@ from micro_lit.config.composition import config_dir, in_sweep, to_settings
 from micro_lit.config.rules import Settings
 from micro_lit.errors import UserError
 from micro_lit.preemption import stoppable
+from micro_lit.redaction import redact_yaml
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[Settings], Any]], Callable[[], None]]:
@@ -30,6 +32,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[Settings], Any]], Calla
         @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)
         @functools.wraps(run)
         def command(config: DictConfig) -> Any:
+            _redact_hydras_files()
             try:
                 with stoppable():
                     return run(to_settings(config, config_name))
@@ -126,3 +129,14 @@ def _hint(message: str, config_name: str) -> str:
     chosen = {name.split("@")[0] for each in defaults if isinstance(each, dict) for name in each}
     plus = "+" if (config_dir() / key).is_dir() and key not in chosen else ""
     return f"; settings are written without dashes: {plus}{key}={value}"
+
+
+def _redact_hydras_files() -> None:
+    """Leaves no secret of the command line in the files that Hydra has just written."""
+    node = HydraConfig.get()
+    written = [Path(node.sweep.dir, "multirun.yaml")] if in_sweep() else []
+    if node.output_subdir is not None:
+        written += Path(node.runtime.output_dir, node.output_subdir).glob("*.yaml")
+    for path in written:
+        with contextlib.suppress(FileNotFoundError):
+            redact_yaml(path)

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from micro_lit.config.hydra_nodes import Refused
 from micro_lit.config.rules import Settings, validate
 from micro_lit.errors import UserError
+from micro_lit.redaction import HIDDEN, redact
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -100,7 +101,9 @@ def _sweep_name() -> str | None:
 
 def _job_folder(overrides: str) -> str:
     """What sets a job apart, as the name of its folder inside a sweep."""
-    name = overrides.replace("/", "-").replace("+", "")
+    name = redact(overrides).replace("/", "-").replace("+", "")
+    if HIDDEN in name:  # jobs that differ in a secret alone stay apart
+        name = f"{name.replace(HIDDEN, 'hidden')}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
     # The length that file systems allow; two long names stay two.
     return name if len(name.encode()) <= 200 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 

@@ -25,6 +25,7 @@ from micro_lit.metrics import (
 )
 from micro_lit.models.gates import SourceGate, StaticGate
 from micro_lit.models.heads import LinearHeads
+from micro_lit.redaction import redact
 
 BREAKDOWNS = ("source", "attribute", "group")
 
@@ -323,7 +324,7 @@ class MixtureBT(pl.LightningModule):
         return results
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint |= {"settings": self.settings, "sources": self.sources}
+        checkpoint |= {"settings": redact(self.settings), "sources": self.sources}
         for name in [name for name in checkpoint["state_dict"] if not self.saves(name)]:
             del checkpoint["state_dict"][name]
 

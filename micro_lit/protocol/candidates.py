@@ -20,6 +20,7 @@ from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
 from micro_lit.models import AttributeBT, MixtureBT
 from micro_lit.objectives import Link
+from micro_lit.redaction import hidden_in
 from micro_lit.reporting.results import flatten
 from micro_lit.restored import ALONE, Trust
 
@@ -138,6 +139,11 @@ def judge(
 def _rows(folder: Path, criteria: str | None, trust: Trust) -> Settings:
     """What makes the rows of a run what they are, with such criteria."""
     settings = runs.read_settings(folder, trust)
+    if hidden := hidden_in({"data": settings["data"]}):
+        raise UserError(
+            f"{folder}: its data cannot be read again, {', '.join(hidden)} held a secret that config.yaml does not; "
+            "train it on a path or address without one"
+        )
     data = settings["data"] if criteria is None else _with_criteria(settings["data"], criteria)
     return {"seed": settings["seed"], "data": data}
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from micro_lit.errors import UserError
+from micro_lit.redaction import redact
 from micro_lit.reporting.results import FILE_NAME, QUANTITY, flatten, is_incidental, is_number, read
 
 
@@ -136,7 +137,7 @@ def _read(folder: Path) -> tuple[int, FinishedRun]:
 
 def _read_files(folder: Path) -> FinishedRun:
     results = read(folder)
-    settings = flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    settings = redact(flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))))
     own, data_dir = settings["paths.run_dir"], settings["paths.data_dir"]
     if not isinstance(own, str) or not isinstance(data_dir, str):
         raise TypeError("paths.run_dir and paths.data_dir of config.yaml are to be texts")

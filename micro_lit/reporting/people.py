@@ -14,6 +14,7 @@ import pandas as pd
 
 from micro_lit import tracking
 from micro_lit.config import Settings
+from micro_lit.redaction import redact
 from micro_lit.reporting import protocol, tables
 from micro_lit.reporting.protocol import HEIGHT, INK, SCORES, difference, escaped, number
 from micro_lit.reporting.results import FLOORS, flatten
@@ -98,6 +99,8 @@ def write(results: Mapping[str, Any], settings: Settings) -> Path:
     With a W&B logger tables and figure are logged there as well. Raises `UserError` when the folder cannot be written.
     """
     folder = protocol.folder_for(settings)
+    judged = [Path(facts["run"]) for facts in results["candidates"].values()]
+    results = redact(results)
     with protocol.writable(settings):
         pictures = figures.save(draw(results), folder) if figures and results["regimes"] else []
         points = curves(results)
@@ -114,7 +117,6 @@ def write(results: Mapping[str, Any], settings: Settings) -> Path:
     if "wandb" in settings["logger"]:
         frames = {f"{key}_{score}": pd.concat([fair, apart]) for key, score, _, fair, apart in shown(results)}
         images = {"figure": pictures[0]} if pictures else {}
-        judged = [Path(facts["run"]) for facts in results["candidates"].values()]
         tracking.log_tables("people", results["name"], frames, images, folder, settings["logger"]["wandb"], judged)
     return folder
 

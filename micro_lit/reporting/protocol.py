@@ -24,6 +24,7 @@ from micro_lit import tracking
 from micro_lit.config import Settings
 from micro_lit.errors import UserError
 from micro_lit.files import write_text
+from micro_lit.redaction import redact
 from micro_lit.reporting import explanations, tables
 from micro_lit.reporting.results import flatten
 
@@ -148,16 +149,20 @@ def write(
     the folder cannot be written.
     """
     folder = folder_for(settings)
+    judged = [Path(facts["run"]) for facts in results["candidates"].values()]
+    results = redact(results)
     panels = _panels(results, settings)
     with writable(settings):
         pictures = figures.save(draw(results, panels), folder) if figures and panels else []
         drawn = {
-            name: cards.write(folder / "cards" / name, cards.facts(**known), f"{results['name']}: {name}", texts)
+            name: cards.write(
+                folder / "cards" / name, cards.facts(**known), redact(f"{results['name']}: {name}"), texts
+            )
             for name, (known, texts) in (heads or {}).items()
             if cards
         }
         argued = {
-            name: explanations.write(folder / "explanations" / name, found, f"{results['name']}: {name}")
+            name: explanations.write(folder / "explanations" / name, found, redact(f"{results['name']}: {name}"))
             for name, found in (explained or {}).items()
         }
         texts = {
@@ -176,7 +181,6 @@ def write(
         images = {"figure": pictures[0]} if pictures else {}
         images |= {f"heads/{name}": paths[0] for name, paths in drawn.items()}
         images |= {f"explanations/{name}": paths[0] for name, paths in argued.items() if cards}
-        judged = [Path(facts["run"]) for facts in results["candidates"].values()]
         tracking.log_tables("evaluate", results["name"], frames, images, folder, settings["logger"]["wandb"], judged)
     return folder
 
@@ -187,7 +191,7 @@ def write_texts(texts: Mapping[str, str], folder: Path, settings: Settings) -> N
     own.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_text(folder / name, text)
-    write_text(own / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+    write_text(own / "config.yaml", yaml.safe_dump(redact(settings), sort_keys=False))
 
 
 def say_what_is_next(

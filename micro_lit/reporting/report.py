@@ -12,6 +12,7 @@ from rich.table import Table
 
 from micro_lit.errors import UserError
 from micro_lit.files import write_text
+from micro_lit.redaction import redact
 from micro_lit.reporting import tables
 from micro_lit.reporting.collect import FinishedRun, collect, split
 from micro_lit.reporting.results import FLOORS
@@ -26,7 +27,7 @@ def write(paths: Sequence[str], spec: Mapping[str, Any], folder: Path, wandb: Ma
     row a run), figure.png and figure.svg. wandb: settings of the W&B logger, to log table and figure there as well.
     Raises `UserError` before anything is written.
     """
-    left_out: list[str] = []
+    spec, left_out = redact(spec), []
     runs = collect(paths, left_out)
     metrics = tables.measured(runs, spec["metrics"])
     if not metrics:

@@ -11,6 +11,7 @@ from micro_lit.config import Settings
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
 from micro_lit.files import write_text
+from micro_lit.redaction import redact
 
 COUNTED = ("dropped", "ties", "truncated")
 FILE_NAME = "results.json"
@@ -189,5 +190,5 @@ def _check_numbers(node: Any, name: str, finite: bool) -> None:
 
 
 def write(results: dict[str, Any], folder: Path) -> None:
-    """Writes results.json in one step."""
-    write_text(folder / FILE_NAME, json.dumps(results, indent=2) + "\n")
+    """Writes results.json, redacted, in one step."""
+    write_text(folder / FILE_NAME, json.dumps(redact(results), indent=2) + "\n")

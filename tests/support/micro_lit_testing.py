@@ -53,6 +53,18 @@ class FailOnce(KillAt):
         os.kill(os.getpid(), self.signal)
 
 
+class Keeps(pl.Callback):
+    """Is given secrets, and says one of them in an error when it is to fail."""
+
+    def __init__(self, api_key: str, address: str, fails: bool = False) -> None:
+        assert api_key == "value-of-a-setting"  # as it was typed
+        self.api_key, self.address, self.fails = api_key, address, fails
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.fails:
+            raise Killed(f"no answer from {self.address}")
+
+
 class Witness(pl.Callback):
     """Writes down what the process of a rank holds when training ends: the shapes of its weights, part and whole."""
 

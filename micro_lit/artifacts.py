@@ -1,0 +1,78 @@
+"""What W&B keeps of a run besides its curves: a summary, the model, the features it was made from; without secrets."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from micro_lit import checkpoints
+from micro_lit.config import Settings
+from micro_lit.redaction import redact
+
+RUN_ID = Path("wandb", "run_id")  # in a run folder; a run that is resumed goes on under it
+
+
+def run_id(folder: Path) -> str | None:
+    """The id of the W&B run of a run folder, if it has one."""
+    path = folder / RUN_ID
+    return path.read_text().strip() if path.is_file() else None
+
+
+def summary(folder: Path) -> dict[str, float]:
+    """What results.json says and no metric does: floors and distances from them, heads, rows, seconds."""
+    results = _results(folder)
+    values = {f"{part}/{name}": of["value"] for part in ("floors", "excess") for name, of in results[part].items()}
+    values |= {f"data/{name}": count for name, count in results["data"].items() if name != "sets"}
+    values |= {"heads/number": results["num_heads"], "heads/effective": results["heads"]["effective"]}
+    return values | {"seconds": results["seconds"]}
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())
+
+
+def settings_of(folder: Path) -> Settings:
+    """What a run was set to, as its folder says."""
+    return yaml.safe_load((folder / "config.yaml").read_text())
+
+
+def _artifact(name: str, kind: str, metadata: Mapping[str, Any], texts: Mapping[str, str]) -> Any:
+    """An artifact without secrets. texts: the files in it, by name."""
+    import wandb
+
+    artifact = wandb.Artifact(name, type=kind, metadata=redact(metadata))
+    for path, text in texts.items():
+        with artifact.new_file(path) as file:
+            file.write(text)
+    return artifact
+
+
+def model(folder: Path) -> Any:
+    """A run's model as it was tested. Of the same folder it has the same content always: to W&B it is the same then."""
+    results = _results(folder)
+    facts = {f"test_{name}": results["test"][name]["value"] for name in ("nll", "accuracy")}
+    facts |= {name: results[name] for name in ("experiment", "model", "num_heads", "seed")}
+    texts = {
+        "config.yaml": yaml.safe_dump(redact(settings_of(folder)), sort_keys=False),
+        "results.json": json.dumps(redact(results), indent=2) + "\n",
+    }
+    artifact = _artifact(f"model-{run_id(folder)}", "model", facts, texts)
+    path = checkpoints.tested(folder)
+    if path is not None and not checkpoints.is_redacted(path):
+        print(f"W&B: {path} is not sent: it was written before secrets were left out of its settings", flush=True)
+        path = None
+    for each in (folder / "tokenizer.json", path):
+        if each is not None and each.is_file():
+            artifact.add_file(str(each), policy="immutable")  # no copy is made
+    return artifact
+
+
+def features(folder: Path) -> Any:
+    """What a feature store holds, without the features."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    rows = sum(facts["rows"] for facts in manifest["shards"].values())
+    facts = {"fingerprint": folder.name, "spec": manifest["spec"], "rows": rows}
+    text = json.dumps(redact(manifest), indent=1)
+    return _artifact(f"features-{folder.name}", "features", facts, {"manifest.json": text})

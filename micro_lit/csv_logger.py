@@ -1,0 +1,52 @@
+"""metrics.csv: the curves of a run, in a file that a kill leaves readable."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning.loggers as loggers
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+from pytorch_lightning.loggers.logger import rank_zero_experiment
+
+from micro_lit.files import write_text
+
+
+class CSVLogger(loggers.CSVLogger):
+    """Lightning's logger; a new column makes a new file, which takes the place of the old one whole.
+
+    Lightning's own empties the file first: a kill in that moment loses the curves. Rows are added in one write.
+    """
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "_Rows":
+        if self._experiment is None:
+            self._experiment = _Rows(log_dir=self.log_dir)
+        return self._experiment
+
+
+class _Rows(ExperimentWriter):
+    def save(self) -> None:
+        if not self.metrics:
+            return
+        path = Path(self.metrics_file_path)
+        columns = sorted({*self.metrics_keys, *(name for row in self.metrics for name in row)})
+        if columns != self.metrics_keys or not path.is_file():
+            with path.open(newline="") if path.is_file() else io.StringIO() as before:
+                rows = list(csv.DictReader(before))
+            write_text(path, _lines(columns, [*rows, *self.metrics], header=True))
+        else:
+            with path.open("ab", buffering=0) as file:
+                file.write(_lines(columns, self.metrics).encode())
+        self.metrics_keys, self.metrics = columns, []
+
+
+def _lines(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], header: bool = False) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
