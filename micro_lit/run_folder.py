@@ -361,6 +361,6 @@ def write_typed(folder: Path) -> None:
     """Writes what was typed on the command line, and which options it chose, as Hydra itself would in `.hydra/`."""
     if (hydra := _hydra()) is not None:
         (folder / ".hydra").mkdir(exist_ok=True)
-        chosen = OmegaConf.to_container(OmegaConf.create({"hydra": hydra}), resolve=False)
+        chosen = OmegaConf.to_container(OmegaConf.create({"hydra": hydra}), enum_to_str=True)
         write_text(folder / ".hydra" / "hydra.yaml", yaml.safe_dump(redact(chosen), sort_keys=False))
         write_text(folder / ".hydra" / "overrides.yaml", yaml.safe_dump(redact([*hydra.overrides.task])))
