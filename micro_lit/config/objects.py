@@ -18,6 +18,7 @@ ALLOWED_TARGETS = ("micro_lit.", "torch.optim.", "torch.nn.", "pytorch_lightning
 # is given (`logger=wandb` is ours).
 CLASSES = (
     "micro_lit.callbacks",
+    "micro_lit.csv_logger",
     "micro_lit.data.datamodule",
     "micro_lit.data.planted",
     "micro_lit.data.sources",
