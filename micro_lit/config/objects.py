@@ -160,9 +160,10 @@ def find(target: str) -> Any:
     found = locate(target)
     package = target.split(".")[0]
     place = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}."
-    if not place.startswith(f"{package}."):
+    ours = target.startswith(ALLOWED_TARGETS)
+    if not place.startswith(ALLOWED_TARGETS if ours else f"{package}."):
         raise UserError(f"_target_={target!r} is not allowed: it ends outside {package}")
-    if not target.startswith(ALLOWED_TARGETS):
+    if not ours:
         return found
     # A function inside a class is one of its methods.
     function = inspect.isfunction(found) and "." not in found.__qualname__
