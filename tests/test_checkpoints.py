@@ -254,3 +254,11 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path, capsys):
     with alone_in(tmp_path / "run", seconds=0.1):
         pass
     assert capsys.readouterr().out == ""
+
+
+def test_a_checkpoint_with_secrets_among_its_settings_is_told(tmp_path):
+    """One that is to be sent; an earlier version wrote them in clear."""
+    path = tmp_path / "a.ckpt"
+    for settings, expected in (({"a": {"api_key": "abc"}}, False), ({"a": {"api_key": "***"}}, True)):
+        torch.save({"state_dict": {"w": torch.ones(3)}, "settings": settings}, path)
+        assert checkpoints.is_redacted(path) is expected
