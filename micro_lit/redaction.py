@@ -94,7 +94,8 @@ def _without(text: str, known: list[str]) -> str:
     for form, instead in FORMS:
         text = form.sub(instead, text)
     parts, end = [], 0
-    while match := ASSIGNED.search(text, end):
+    assigns = "=" in text or ":" in text  # long texts without are common, and searched in no time
+    while assigns and (match := ASSIGNED.search(text, end)):
         parts.append(text[end : match.end()])
         end = match.end()
         if _says_secret(match[1]) and (value := VALUE.match(text, end)) and _may_be_secret(match[2], value[0]):

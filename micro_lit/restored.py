@@ -19,6 +19,7 @@ from micro_lit.config.objects import ALLOWED_TARGETS, is_public, objects
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
 from micro_lit.models import MixtureBT
+from micro_lit.redaction import HIDDEN
 from micro_lit.run_folder import COSTS
 
 TOKENIZER = "tokenizer.json"
@@ -30,7 +31,6 @@ BUILT = ("data", "backbone", "model")
 TRAINING = (*COSTS, "backbone.trust_remote_code", "backbone.lora.dropout", "model.optimizer")
 
 REMOTE = "trust_remote_code"
-REDACTED = "***"
 
 
 class Trust(NamedTuple):
@@ -178,7 +178,7 @@ def _check_same(folder: Path, settings: Settings, trained: Any) -> None:
 
 
 def _child(node: Any, name: Any) -> Any:
-    return node.get(name, REDACTED) if isinstance(node, Mapping) else REDACTED
+    return node.get(name, HIDDEN) if isinstance(node, Mapping) else HIDDEN
 
 
 def _differences(here: Any, there: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
@@ -186,5 +186,5 @@ def _differences(here: Any, there: Any, key: str) -> Iterator[tuple[str, Any, An
     if isinstance(here, Mapping) and isinstance(there, Mapping):
         for name in [*there, *(name for name in here if name not in there)]:
             yield from _differences(here.get(name, "nothing"), _child(there, name), f"{key}.{name}")
-    elif here != there and not any(isinstance(each, str) and REDACTED in each for each in (here, there)):
+    elif here != there and not any(isinstance(each, str) and HIDDEN in each for each in (here, there)):
         yield key, here, there

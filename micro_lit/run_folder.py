@@ -34,7 +34,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from micro_lit.config import Settings, run_folder_of
 from micro_lit.errors import UserError
-from micro_lit.files import remove_partials, write_text, write_whole
+from micro_lit.files import cut_torn_line, remove_partials, write_text, write_whole
 from micro_lit.redaction import redact
 from micro_lit.reporting import results
 from micro_lit.reporting.results import flatten, is_incidental
@@ -326,6 +326,8 @@ def begin(settings: Settings) -> None:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     for name in (results.FILE_NAME, "metrics.csv"):  # the CSV logger begins its file anew
         path = folder / name
+        if name == "metrics.csv" and path.exists():
+            cut_torn_line(path)
         if path.exists():
             stem, suffix = name.split(".")
             path.rename(folder / f"{stem}.{len(list(folder.glob(f'{stem}*.{suffix}')))}.{suffix}")

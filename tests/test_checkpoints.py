@@ -355,3 +355,11 @@ def test_a_loss_that_is_no_number_stops_with_its_rows(settings, tmp_path):
     assert re.match(r"the loss is (nan|inf) at step \d+, from 1 of the batch's 8 pairs: training rows \d+ ", said)
     assert "'Question 7?'" in said
     assert "model.optimizer.lr" in said
+
+
+def test_a_checkpoint_with_secrets_among_its_settings_is_told(tmp_path):
+    """One that is to be sent; an earlier version wrote them in clear."""
+    path = tmp_path / "a.ckpt"
+    for settings, expected in (({"a": {"api_key": "abc"}}, False), ({"a": {"api_key": "***"}}, True)):
+        torch.save({"state_dict": {"w": torch.ones(3)}, "settings": settings}, path)
+        assert checkpoints.is_redacted(path) is expected

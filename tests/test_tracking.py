@@ -521,3 +521,13 @@ def test_the_logger_takes_what_its_config_gives(settings):
     logger = config.build(node)
     assert isinstance(logger, pl.loggers.WandbLogger)
     assert yaml.safe_load((config.config_dir() / "logger" / "wandb.yaml").read_text())["wandb"].keys() == node.keys()
+
+
+def test_payloads_are_redacted_and_the_cells_of_tables_too():
+    table = wandb.Table(columns=["a", "token=abc"], data=[["https://me:pw@host", 1.0]])
+    other = wandb.Table(columns=["a"], data=[["x"]])
+    sent = tracking._sent({"table": table, "other": other, "words": ["api_key=abc"], "nll": 0.5})
+    assert (sent["table"].columns, sent["table"].data) == (["a", "token=***"], [["https://***@host", 1.0]])
+    assert sent["other"] is other
+    assert (sent["words"], sent["nll"]) == (["api_key=***"], 0.5)
+    assert tracking._reason(ValueError("no answer from https://me:pw@host\nmore")) == "no answer from https://***@host"

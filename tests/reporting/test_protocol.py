@@ -599,3 +599,13 @@ def test_wandb_takes_a_table_without_rows(write):
 
 def test_every_file_is_written_whole_or_not_at_all(spec, tmp_path):
     assert_whole(lambda: protocol.write(made(), spec()), tmp_path)
+
+
+def test_no_file_holds_a_secret(spec, tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_SECRET", "secret-of-the-environment")
+    protocol.write(
+        {**made(), "name": "of secret-of-the-environment"}, {**spec(), "name": "of secret-of-the-environment"}
+    )
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"config.yaml", "protocol.json", "figure.svg", "tables.md"}
+    assert not [path for path in files if b"secret-of" in path.read_bytes()]
