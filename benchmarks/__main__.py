@@ -10,7 +10,19 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("trainer", "encoding", "sharing", "throughput", "start", "memory", "floors", "adaptation", "people", "scaling")
+NAMES = (
+    "trainer",
+    "encoding",
+    "sharing",
+    "throughput",
+    "start",
+    "memory",
+    "floors",
+    "adaptation",
+    "people",
+    "scaling",
+    "neighbours",
+)
 
 
 def main() -> None:

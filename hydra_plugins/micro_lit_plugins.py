@@ -91,6 +91,8 @@ class SubmititLauncher(Launcher):
         except ModuleNotFoundError:
             sys.exit(f"error: hydra/launcher: submitit {EXTRA}")
 
+        from micro_lit import threads
+
         timeouts = {f"{self.cluster}_max_num_timeout": self.max_num_timeout}
         try:
             executor = AutoExecutor(self.jobs_folder, cluster=self.cluster, **timeouts)
@@ -100,7 +102,9 @@ class SubmititLauncher(Launcher):
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
         overrides = [list(each) for each in job_overrides]
-        jobs = executor.map_array(self, overrides, numbers, [Singleton.get_state()] * len(overrides))
+        # On this machine they all run at once.
+        with threads.shared(len(overrides)) if self.cluster == "local" else contextlib.nullcontext():
+            jobs = executor.map_array(self, overrides, numbers, [Singleton.get_state()] * len(overrides))
         print(f"{len(jobs)} jobs started by {self.cluster}; what they say lies in {Path(self.jobs_folder).parent}/")
         try:
             return [self._returned(*each) for each in zip(jobs, overrides, numbers, strict=True)]

@@ -17,6 +17,9 @@ from micro_lit.features.network import PooledTransformer, Pooling
 from micro_lit.features.store import PARTS, FeatureStore, MappedTable, text_digests
 from micro_lit.features.tokens import TextTokenizer, TokenTable
 
+# Tokens of a pass where nobody has set them.
+TOKEN_BUDGET = 8192
+
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -42,7 +45,7 @@ class Pretrained:
     gradient_checkpointing: compute activations again in the backward pass rather than keep them.
     dtype: of the weights that are not trained, and what the network computes in; "auto" is bfloat16 where the machine
         does bfloat16 arithmetic, else float32. Weights in training are float32, unless all are and a dtype is named.
-    token_budget: tokens of one pass, padding included; None: by the device, see `_token_budget`.
+    token_budget: tokens of one pass, padding included; None: `TOKEN_BUDGET`, but less for encoding on a CPU.
     store_dtype: of the numbers in the feature store.
     resident_gb: features up to this size are held in memory (on the device that trains); larger ones stay mapped.
     """
@@ -92,8 +95,8 @@ class Pretrained:
             raise UserError("the data are vectors; use backbone=identity")
         example = self.tokenizer().show(data.example)
         if not self.frozen:
-            tokens = self.tokenizer()(data.texts)
-            return TrainableBackbone(self.trained(), tokens, example, self.token_budget or _token_budget(tokens))
+            budget = self.token_budget or TOKEN_BUDGET
+            return TrainableBackbone(self.trained(), self.tokenizer()(data.texts), example, budget)
         table = self.encode(data.texts, features_dir)
         vectors = table.resident() if table.nbytes <= self.resident_bytes else table
         train = data.split("train")
@@ -223,11 +226,11 @@ def _dtype(name: DType) -> torch.dtype:
 
 
 def _token_budget(tokens: TokenTable) -> int:
-    """Tokens of a pass: as many as keep a GPU busy, or as a CPU's cache holds; there the longest text at least.
+    """Tokens of a pass in encoding: as many as keep a GPU busy, or as a CPU's cache holds, or the longest text has.
 
     On two cores passes of 1,024 tokens encode MiniLM 1.25 (bfloat16) and 1.4 times (float32) as fast as of 8,192.
     """
-    return 8192 if torch.cuda.is_available() else max(1024, int(tokens.lengths_M.max()))
+    return TOKEN_BUDGET if torch.cuda.is_available() else max(1024, int(tokens.lengths_M.max()))
 
 
 def _folder_digest(folder: Path) -> str:

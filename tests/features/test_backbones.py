@@ -246,3 +246,42 @@ def test_minilm_agrees_with_its_own_library(tmp_path):
         torch.nn.functional.cosine_similarity(fast.encode(texts, tmp_path).gather(torch.arange(len(texts))), ours).min()
         > 0.999
     )
+
+
+def test_passes_are_small_on_a_cpu_and_never_below_the_longest_text(causal_model, tmp_path, monkeypatch):
+    budgets, encode_into = [], pretrained_module.encode_into
+
+    def noted(store, texts, tokens, network, token_budget, dtype):
+        budgets.append((token_budget, int(tokens.lengths_M.max())))
+        encode_into(store, texts, tokens, network, token_budget, dtype)
+
+    monkeypatch.setattr(pretrained_module, "encode_into", noted)
+    long = Text((Message("user", "an order " * 2000),), "yes")
+    for number, texts in enumerate((make_data().texts, [long, *make_data().texts])):
+        Pretrained(str(causal_model), max_length=1500, dtype="float32").encode(texts, tmp_path / str(number))
+    assert [budget for budget, _ in budgets] == [1024, 1500]
+    assert budgets[0][1] < 1024
+    assert budgets[1][1] == 1500
+    tokens = Pretrained(str(causal_model), max_length=64).tokenizer()(make_data().texts)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert pretrained_module._token_budget(tokens) == 8192
+
+
+def test_a_backbone_in_training_keeps_its_passes(causal_model):
+    """What is dropped of a text, and the order of sums, would depend on them."""
+    backbone = Pretrained(str(causal_model), max_length=64, frozen=False).prepare(make_data(), Path("unused"))
+    assert backbone.token_budget == 8192
+
+
+@pytest.mark.parametrize("token_budget", [None, 64, 1024, 8192])
+def test_features_are_found_whatever_the_passes_were(causal_model, tmp_path, token_budget, monkeypatch):
+    texts = make_data().texts
+    settings = {"max_length": 64, "dtype": "float32", "standardise": False}
+    stored = Pretrained(str(causal_model), **settings, token_budget=300).encode(texts, tmp_path)
+
+    def refuse(*_):
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(pretrained_module, "encode_into", refuse)
+    found = Pretrained(str(causal_model), **settings, token_budget=token_budget).encode(texts, tmp_path)
+    assert found.folder == stored.folder

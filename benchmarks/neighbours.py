@@ -1,0 +1,84 @@
+"""Commands beside a busy neighbour: how much slower each is when another process takes one core for itself.
+
+All commands, and the neighbour, have two cores; on more the loss of one would hardly show. Beside it
+stands the way of before: two threads that spin at barriers.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+BAR = 2.2
+ROUNDS = 2
+
+SPIN = "while True: pass"
+
+# Two threads that wait actively, whatever the work: what torch does by itself.
+BEFORE = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "OMP_WAIT_POLICY": "ACTIVE", "KMP_BLOCKTIME": "200"}
+
+COMMANDS = {
+    "a run on cached vectors": (
+        "train", "+experiment=planted_floors_k8", "data.train=8000", "data.validation=500", "data.test=1000",
+        "trainer.max_epochs=3", "callbacks.early_stopping=null",
+    ),
+    "a run of the tiny transformer": (
+        "train", "+experiment=mixture_k8", "data.train=512", "data.validation=64", "data.test=128",
+        "trainer.max_epochs=3", "callbacks.early_stopping=null",
+    ),
+    "encoding texts with MiniLM": (
+        "encode", "data=planted_text", "data.train=300", "data.validation=50", "data.test=50", "backbone=minilm",
+    ),
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def neighbour(core: int) -> Iterator[None]:
+    """While inside, a process computes on one core without a pause."""
+    with subprocess.Popen([sys.executable, "-c", SPIN], preexec_fn=lambda: os.sched_setaffinity(0, {core})) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def seconds(command: tuple[str, ...], cores: set[int], variables: dict[str, str]) -> float:
+    """How long a command takes on some cores, in a folder of its own."""
+    asked = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+    environment = {name: value for name, value in os.environ.items() if name not in asked} | variables
+    with tempfile.TemporaryDirectory() as folder:
+        name, *overrides = command
+        paths = [f"paths.run_dir={Path(folder, 'run')}", f"paths.features_dir={Path(folder, 'features')}"]
+        line = [sys.executable, "-m", f"micro_lit.{name}", *overrides, *paths, f"hydra.run.dir={Path(folder, 'run')}"]
+        started = time.perf_counter()
+        subprocess.run(
+            line, env=environment, check=True, capture_output=True, preexec_fn=lambda: os.sched_setaffinity(0, cores)
+        )
+        return time.perf_counter() - started
+
+
+def main() -> None:
+    cores = set(sorted(os.sched_getaffinity(0))[:2])
+    for what, command in COMMANDS.items():
+        # The best of each: what else the machine does comes and goes.
+        alone = min(seconds(command, cores, {}) for _ in range(ROUNDS))
+        with neighbour(max(cores)):
+            beside = min(seconds(command, cores, {}) for _ in range(ROUNDS))
+            before = seconds(command, cores, BEFORE)
+        ratio = beside / alone
+        row = {
+            "what": f"{what}, one of two cores taken by a neighbour, against none taken",
+            "measured": f"{ratio:.1f} x ({alone:.1f} s, {beside:.1f} s; two spinning threads {before:.1f} s)",
+            "bar": f"at most {BAR} x",
+            "met": ratio <= BAR,
+        }
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
