@@ -319,6 +319,15 @@ def test_a_store_of_the_first_version_is_read_as_it_is(old):
     assert {path.name: path.read_bytes() for path in old.folder.iterdir()} == before
 
 
+def test_a_shard_of_the_first_version_with_other_rows_than_were_written_is_encoded_again(old, capsys):
+    [name] = old.shards()
+    facts = {"rows": 9, "bytes": old.shards()[name]["bytes"]}
+    old.manifest_path.write_text(json.dumps({"format": 1, "spec": SPEC, "shards": {name: facts}}))
+    assert old.table(text_digests(texts(0, 9))) is None
+    assert f"{name}: damaged; its 9 texts are to be encoded again" in capsys.readouterr().out
+    assert claimed(old, 0, 9) == list(range(9))
+
+
 def test_a_store_of_the_first_version_gets_checksums_when_it_grows(old):
     with claim(old, 0, 20) as rows:
         assert rows.tolist() == list(range(10, 20))
