@@ -139,11 +139,12 @@ class SubmititLauncher(Launcher):
                 hydra_context=self.hydra_context,
             )
 
-    def checkpoint(self, *arguments: Any) -> Any:
-        """What submitit queues again: the same job, which finds its own last checkpoint with `ckpt_path=last`."""
+    def checkpoint(self, overrides: list[str], *arguments: Any) -> Any:
+        """What submitit queues again: the same job, which goes on from its last checkpoint and overwrites nothing."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self, *arguments)
+        kept = [each for each in overrides if each.split("=")[0] not in ("overwrite", "ckpt_path")]
+        return DelayedSubmission(self, [*kept, "ckpt_path=last"], *arguments)
 
 
 @contextlib.contextmanager

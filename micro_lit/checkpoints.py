@@ -1,5 +1,8 @@
 """Checkpoints: what was trained, in files that are whole or refused."""
 
+import contextlib
+import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,22 +13,38 @@ from torch import Tensor
 from torch.nn import Module
 
 from micro_lit.errors import UserError
-from micro_lit.files import write_whole
+from micro_lit.files import write_text, write_whole
 
 # Of what a checkpoint holds; one without it is of the first.
 FORMAT = 1
 
 BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 
+# In a run folder: the checkpoint that was written last, whatever callbacks call theirs.
+POINTER = "checkpoints.json"
+
 
 class CheckpointFiles(TorchCheckpointIO):
-    """How the Trainer writes and reads checkpoints: each appears in one step, and is verified when it is opened."""
+    """How the Trainer writes and reads checkpoints: each appears in one step, and is verified when it is opened.
+
+    folder: of the run. A checkpoint that is read there names the files of that folder, wherever it was written.
+    step: training step of the checkpoint written last.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.step: int | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, lambda partial: _save({**checkpoint, "format": FORMAT}, partial))
+            known = {"format": FORMAT, "folder": os.path.realpath(self.folder)}
+            write_whole(path, lambda partial: _save({**checkpoint, **known}, partial))
+            if "optimizer_states" in checkpoint:  # others hold weights alone, from which no training goes on
+                point_at(self.folder, path)
+                self.step = checkpoint["global_step"]
         except (OSError, RuntimeError) as error:
             if isinstance(error.__context__, KeyboardInterrupt | SystemExit):  # which the writer has hidden
                 raise error.__context__ from None
@@ -34,7 +53,44 @@ class CheckpointFiles(TorchCheckpointIO):
             raise UserError(f"{path}: the checkpoint cannot be written ({reason}); {kept}") from error
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
-        return read(Path(path))
+        found = read(Path(path))
+        return {**found, "callbacks": _moved(found.get("callbacks", {}), _home(found), os.path.realpath(self.folder))}
+
+
+def _home(checkpoint: dict[str, Any]) -> str | None:
+    """The run folder that a checkpoint was written in, as an absolute path; None where nothing tells."""
+    written = (state["dirpath"] for state in checkpoint.get("callbacks", {}).values() if "dirpath" in state)
+    return checkpoint.get("folder") or next((os.path.dirname(folder) for folder in written), None)
+
+
+def _moved(node: Any, old: str | None, new: str) -> Any:
+    """States of callbacks with the paths of a run folder that has moved, as they are now."""
+    if isinstance(node, dict):
+        return {_moved(key, old, new): _moved(value, old, new) for key, value in node.items()}
+    if old is not None and isinstance(node, str) and (node == old or node.startswith(f"{old}/")):
+        return new + node.removeprefix(old)
+    return node
+
+
+def named_in(checkpoint: dict[str, Any], home: Path) -> list[Path]:
+    """The files that a checkpoint names as best or last and that exist. home: where its run folder lies now."""
+    states = _moved(checkpoint.get("callbacks", {}), _home(checkpoint), str(home)).values()
+    named = [state.get(key) for state in states for key in ("best_model_path", "last_model_path")]
+    named += [path for state in states for path in state.get("best_k_models", {})]
+    return [path for path in dict.fromkeys(map(Path, filter(None, named))) if path.is_file()]
+
+
+def point_at(folder: Path, path: Path) -> None:
+    """Makes a checkpoint in a run folder the one that `last` finds. Raises `OSError`."""
+    write_text(folder / POINTER, json.dumps({"last": os.path.relpath(path, folder)}) + "\n")
+
+
+def last(folder: Path) -> Path | None:
+    """The checkpoint that a run wrote last, whatever its name; None before the first."""
+    pointed = folder / LAST  # of a run before there was a pointer
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        pointed = folder / json.loads((folder / POINTER).read_text())["last"]
+    return pointed if pointed.is_file() else None
 
 
 def _save(checkpoint: dict[str, Any], path: Path) -> None:
@@ -75,11 +131,21 @@ def read_weights(path: Path, model: Module) -> dict[str, Tensor]:
     return found
 
 
+def check_resumable(path: Path, model: Module) -> None:
+    """Raises `UserError` unless training of this model can go on from a checkpoint."""
+    if "optimizer_states" not in read(path):
+        raise UserError(f"{path}: holds weights alone (save_weights_only=true), from which no training can go on")
+    read_weights(path, model)
+
+
 def load(path: Path, model: Module) -> None:
     """Gives a model the weights in a checkpoint; those that no checkpoint holds stay as they were built."""
     model.load_state_dict(read_weights(path, model), strict=False)
 
 
 def tested(folder: Path) -> Path | None:
-    """The checkpoint of a run that its results are of, if the run has written one."""
-    return next((folder / name for name in (BEST, LAST) if (folder / name).is_file()), None)
+    """The checkpoint of a run that its results are of, or its best so far; None when it has written none."""
+    names: list[str] = [BEST, LAST]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        names.insert(0, json.loads((folder / "results.json").read_text())["checkpoint"])
+    return next((folder / name for name in names if (folder / name).is_file()), last(folder))

@@ -95,17 +95,30 @@ def _count(trainer: Mapping[str, Any]) -> int:
     return max(1, torch.cuda.device_count())
 
 
-def start(settings: Settings, processes: int, brief: bool = False) -> bool:
+def _node(settings: Settings) -> int:
+    """Which of the machines of a run this is, from 0."""
+    if settings["trainer"]["num_nodes"] == 1:
+        return 0
+    return int(next((os.environ[name] for name in ("NODE_RANK", "SLURM_NODEID") if name in os.environ), 0))
+
+
+def leads(settings: Settings) -> bool:
+    """Whether this process, or the first that it starts, writes to the run folder."""
+    return rank() == 0 and _node(settings) == 0
+
+
+def start(settings: Settings, processes: int, brief: bool = False, lock: int | None = None) -> bool:
     """Runs `micro_lit.train` with these settings in a group of processes of its own, and waits for its end.
 
     Whether the first process of the run, which writes its results, was one of them.
+
+    lock: descriptor of the lock on the run folder, which the processes hold for as long as they live.
 
     The first process of the run writes to this terminal, each other to logs/rank<number>.txt in the run folder. What
     stops this process stops them. Raises `SystemExit` with `PREEMPTED` when they were told to stop, and `UserError`
     when one fails; the others are stopped then.
     """
-    nodes = settings["trainer"]["num_nodes"]
-    node = int(next((os.environ[name] for name in ("NODE_RANK", "SLURM_NODEID") if name in os.environ), 0))
+    nodes, node = settings["trainer"]["num_nodes"], _node(settings)
     address, port = _meeting_point(nodes)
     logs = Path(settings["paths"]["run_dir"]) / "logs"
     environment = os.environ | {
@@ -129,9 +142,8 @@ def start(settings: Settings, processes: int, brief: bool = False) -> bool:
                 if heard:
                     break
                 with _output(logs / f"rank{number}.txt" if number else None) as output:
-                    children.append(
-                        subprocess.Popen(command, env=own, process_group=group, stdout=output, stderr=output)
-                    )
+                    streams = {"stdout": output, "stderr": output, "pass_fds": () if lock is None else (lock,)}
+                    children.append(subprocess.Popen(command, env=own, process_group=group, **streams))
             failure = _wait(children)
         codes = {child.returncode for child in children}
         if signal.SIGINT in heard and codes != {0}:

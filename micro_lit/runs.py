@@ -1,24 +1,21 @@
 """A run: everything settings describe, built in order, with the folder it writes to."""
 
-import contextlib
 import logging
+import os
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import yaml
-from filelock import FileLock, Timeout
 from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.nn import Module
 
-from micro_lit import checkpoints, ranks, sharding, tracking
+from micro_lit import checkpoints, ranks, run_folder, sharding, tracking
 from micro_lit.callbacks import EnoughBatches
 from micro_lit.checkpoints import CheckpointFiles
 from micro_lit.config import Settings, build, check_objects
@@ -31,13 +28,8 @@ from micro_lit.models import MixtureBT
 from micro_lit.models.people import PeopleBT
 from micro_lit.preemption import PREEMPTED
 from micro_lit.reporting import results
-
-TOKENIZER = "tokenizer.json"
-
-# Settings of a backbone that say what it costs, and not what it makes of a text.
-COSTS = tuple(
-    f"backbone.{name}" for name in ("token_budget", "resident_gb", "gradient_checkpointing", "attn_implementation")
-)
+from micro_lit.restored import REMOTE, TOKENIZER, Trust, make_model, read_settings, restore
+from micro_lit.run_folder import COSTS
 
 
 def quiet_libraries() -> None:
@@ -56,70 +48,6 @@ def quiet_libraries() -> None:
         ".*number of training batches.*smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", message)
-
-
-def read_settings(folder: Path) -> Settings:
-    """What a run was set to. Raises `UserError` when the folder is none of a run."""
-    try:
-        return yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{folder}: not the folder of a run; its config.yaml cannot be read ({error})") from error
-
-
-def make_model(
-    settings: Settings, data: PreferenceData, backbone: Module, stage1: MixtureBT | None, **known: Any
-) -> MixtureBT:
-    """The model that settings describe, untrained; a router weighs the heads of `stage1`."""
-    known |= {"backbone": backbone, "names": data.names, "references": data.references, "bayes": data.bayes}
-    if stage1 is not None:
-        known["stage1"] = stage1
-    return build(settings["model"], **known)
-
-
-def restore(folder: Path, data: PreferenceData, features_dir: Path) -> MixtureBT:
-    """The model of a finished run as it was tested, frozen, ready to judge the pairs of `data`.
-
-    Raises `UserError` when the folder holds no such model, or one of other weights than its settings say.
-    """
-    settings = read_settings(folder)
-    path = checkpoints.tested(folder)
-    if path is None:
-        raise UserError(f"{folder}: no checkpoint; wait until the run has written one, or train again")
-    if settings["stage1"] is None:
-        stage1, source = None, settings["backbone"]
-        if (folder / TOKENIZER).is_file():
-            source = {**source, "tokenizer": str(folder / TOKENIZER)}
-        backbone = build(source).prepare(data, features_dir)
-    else:
-        stage1 = restore(Path(settings["stage1"]), data, features_dir)
-        backbone = stage1.backbone
-    model = make_model(settings, data, backbone, stage1, sources=checkpoints.read(path).get("sources"))
-    checkpoints.load(path, model)
-    return model.requires_grad_(False).eval()
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path, seconds: float = 30.0) -> Iterator[None]:
-    """While inside, no other run writes to a folder; that of a killed run may still have processes about to end.
-
-    seconds: how long to wait for them. Raises `UserError` after that, or when the folder cannot be written.
-    """
-    lock = FileLock(folder / ".lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            print(f"waiting for another process that writes to {folder}/", flush=True)
-            lock.acquire(timeout=seconds)
-    except OSError as error:
-        taken = isinstance(error, Timeout)
-        reason = "another process writes there; let it end" if taken else f"cannot be written ({error.strerror})"
-        raise UserError(f"paths.run_dir={folder}: {reason}") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _check_optimizer(node: Settings | None) -> None:
@@ -154,10 +82,7 @@ class Run:
         loader = settings["loader"]
         if loader["unlabelled"] and not (routes and settings["model"]["pooled"] and loader["budget"]):
             raise UserError("loader.unlabelled needs model=router, model.pooled=true and a loader.budget of labels")
-        if settings["ckpt_path"] is not None and not Path(settings["ckpt_path"]).is_file():
-            raise UserError(f"ckpt_path={settings['ckpt_path']}: no such checkpoint")
         self.folder = Path(settings["paths"]["run_dir"])
-        self._in_folder(self.folder.mkdir, parents=True, exist_ok=True)
         pl.seed_everything(settings["seed"], verbose=False)
         self.data: PreferenceData = build(settings["data"]).load(settings["seed"])
         self._check_splits()
@@ -188,39 +113,34 @@ class Run:
         if ranks.rank() == 0:
             self._begin_folder()
         self.loggers = [build(node) for node in (settings.get("logger") or {}).values()]
+        self.checkpoints = CheckpointFiles(self.folder)
         self.trainer = self._make_trainer()
 
     def _restore_stage1(self, features_dir: Path) -> MixtureBT | None:
         """The model that `stage1` names; says so when the two stages do not share their data."""
         if self.settings["stage1"] is None:
             return None
-        folder = Path(self.settings["stage1"])
-        then, now = (results.flatten(each) for each in (read_settings(folder), self.settings))
+        folder, trust = Path(self.settings["stage1"]), Trust.of(self.settings)
+        then, now = (results.flatten(each) for each in (read_settings(folder, trust), self.settings))
         other = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
         # What only one of the two knows was not there to be set in the version of the other, and changes nothing.
         known = then.keys() & now.keys()
-        if backbone := [key for key in other if key.startswith("backbone.") and key in known and key not in COSTS]:
+        free = (*COSTS, f"backbone.{REMOTE}")
+        if backbone := [key for key in other if key.startswith("backbone.") and key in known and key not in free]:
             raise UserError(f"stage1={folder} was trained with another backbone ({', '.join(backbone)} differ)")
         kept = ("data.criteria", "data.criterion_of")
         if data := [key for key in other if key == "seed" or (key.startswith("data.") and not key.startswith(kept))]:
             print(
                 f"note: stage 1 had other data ({', '.join(data)} differ); what it was trained on may be tested on here"
             )
-        return restore(folder, self.data, features_dir)
+        return restore(folder, self.data, features_dir, trust, (self.folder.resolve(),))
 
     def _begin_folder(self) -> None:
         """Only once all is built: settings that lead nowhere leave what an earlier run has measured."""
-        outdated = () if self.settings["ckpt_path"] else (checkpoints.BEST, checkpoints.LAST)
-        for name in (results.FILE_NAME, *outdated):
-            self._in_folder((self.folder / name).unlink, missing_ok=True)
-        self._in_folder(write_text, self.folder / "config.yaml", yaml.safe_dump(self.settings, sort_keys=False))
-        if self.backbone.learned_tokenizer is not None:
-            self._in_folder(write_text, self.folder / TOKENIZER, self.backbone.learned_tokenizer)
-        self._keep_old_metrics()
-
-    def _in_folder(self, act: Callable[..., Any], *arguments: Any, **settings: Any) -> None:
         try:
-            act(*arguments, **settings)
+            run_folder.begin(self.settings)
+            if self.backbone.learned_tokenizer is not None:
+                write_text(self.folder / TOKENIZER, self.backbone.learned_tokenizer)
         except OSError as error:
             raise UserError(f"paths.run_dir={self.folder}: cannot be written ({error.strerror})") from error
 
@@ -228,19 +148,13 @@ class Run:
         callbacks = [build(node) for node in (self.settings.get("callbacks") or {}).values() if node is not None]
         callbacks.append(EnoughBatches())
         # Processes that we started find each other by themselves, whatever cluster they are on.
-        plugins = [CheckpointFiles(), *([LightningEnvironment()] if ranks.ours() else [])]
+        plugins = [self.checkpoints, *([LightningEnvironment()] if ranks.ours() else [])]
         try:
             trainer = build(self.settings["trainer"], logger=self.loggers, callbacks=callbacks, plugins=plugins)
         except (MisconfigurationException, ValueError, ImportError) as error:
             raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
         sharding.check(trainer, self.backbone)
         return trainer
-
-    def _keep_old_metrics(self) -> None:
-        """The CSV logger begins its file anew; a resumed run sets the earlier part aside as metrics.1.csv and so on."""
-        path = self.folder / "metrics.csv"
-        if path.exists():
-            path.rename(self.folder / f"metrics.{len(list(self.folder.glob('metrics*.csv')))}.csv")
 
     def __enter__(self) -> "Run":
         return self
@@ -259,7 +173,7 @@ class Run:
         tracking.begin(self.loggers, self.settings)
         path = self.settings["ckpt_path"]
         if path is not None:
-            checkpoints.read_weights(Path(path), self.model)
+            checkpoints.check_resumable(Path(path), self.model)
         try:
             self.trainer.fit(self.model, self.datamodule, ckpt_path=path, weights_only=True)
         except (MisconfigurationException, RuntimeError, ValueError) as error:
@@ -270,23 +184,30 @@ class Run:
             if not self.trainer.interrupted:
                 raise
             print(f"interrupted at step {self.trainer.global_step}; what there is lies in {self.folder}/")
-            last = f"{self.folder}/{checkpoints.LAST}"
-            quoted = f"\"ckpt_path='{last}'\"" if set(last) & set("=, ") else f"ckpt_path={last}"
-            print(f"to go on: the same command with {quoted}")
+            if (last := checkpoints.last(self.folder)) is not None:
+                quoted = f"\"ckpt_path='{last}'\"" if set(str(last)) & set("=, ") else f"ckpt_path={last}"
+                print(f"to go on: the same command with {quoted}")
             sys.exit(stop.code if stop.code == PREEMPTED else 130)
 
     def test(self) -> dict[str, Any]:
         """Tests the best checkpoint (the weights at hand when none was written) and returns the model's results."""
         kept = (callback for callback in self.trainer.checkpoint_callbacks if callback.monitor)
-        best, score = next(
-            ((each.best_model_path, each.best_model_score) for each in kept if each.best_model_path),
-            (None, self.trainer.callback_metrics.get("val/nll")),
+        best, measure, score = next(
+            ((each.best_model_path, each.monitor, each.best_model_score) for each in kept if each.best_model_path),
+            (None, "val/nll", self.trainer.callback_metrics.get("val/nll")),
         )
         early = " (stopped early)" if self.trainer.should_stop else ""
-        tested = "the weights at hand" if best is None else "the best checkpoint by val/nll"
+        tested = "the weights at hand" if best is None else f"the best checkpoint by {measure}"
         print(f"trained {self.trainer.current_epoch} of {self.trainer.max_epochs} epochs{early}; testing {tested}")
+        if best is None and self.checkpoints.step not in (None, self.trainer.global_step):
+            # No checkpoint holds these weights, and whoever opens this run is to see what was tested.
+            self.trainer.save_checkpoint(self.folder / checkpoints.LAST)
         self.trainer.test(self.model, self.datamodule, ckpt_path=best, weights_only=True, verbose=False)
-        return self.model.test_results() | {"validation": {} if score is None else {"nll": float(score)}}
+        of = checkpoints.last(self.folder) if best is None else Path(best)
+        return self.model.test_results() | {
+            "checkpoint": None if of is None else os.path.relpath(os.path.realpath(of), os.path.realpath(self.folder)),
+            "validation": {} if score is None else {measure.removeprefix("val/"): float(score)},
+        }
 
     def _check_splits(self) -> None:
         for name, rows in self.data.splits.items():

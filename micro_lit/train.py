@@ -15,25 +15,32 @@ def run(settings: Settings, brief: bool = False) -> float:
     brief: one of many, of which each prints one line in the end. Raises `UserError` for what the user can mend.
     """
     # Imported here so that --help and a config error answer at once.
-    from micro_lit import ranks
+    from micro_lit import ranks, run_folder
     from micro_lit.reporting import results
 
     folder = Path(settings["paths"]["run_dir"])
-    if settings["skip_finished"] and (finished := results.finished(settings)) is not None:
-        print(f"finished before: {folder}/")
-        return finished["test"]["nll"]["value"]
-    if settings["ckpt_path"] == "last":
-        settings = {**settings, "ckpt_path": _last(settings, folder)}
-    if processes := ranks.needed(settings):
-        first = ranks.start(settings, processes, brief=brief or in_sweep())
+    if ranks.ours():
+        return _train(settings, folder, brief)
+    processes, leads = ranks.needed(settings), ranks.leads(settings)
+    with run_folder.alone_in(folder) if leads else contextlib.nullcontext() as lock:
+        found = run_folder.plan(settings) if leads else run_folder.follow(settings)
+        if found.finished is not None:
+            print(f"finished before: {folder}/")
+            return found.finished["test"]["nll"]["value"]
+        if leads:
+            run_folder.write_typed(folder)
+        if not processes:
+            return _train(found.settings, folder, brief)
+        first = ranks.start(found.settings, processes, brief=brief or in_sweep(), lock=lock)
         return results.read(folder)["test"]["nll"]["value"] if first else math.nan
 
-    from micro_lit import runs, tracking
-    from micro_lit.reporting import terminal
 
-    # One process of a run writes, and the others beside it.
-    alone = runs.alone_in(folder) if ranks.rank() == 0 else contextlib.nullcontext()
-    with alone, runs.Run(settings) as this:
+def _train(settings: Settings, folder: Path, brief: bool) -> float:
+    """One process of a run, or the only one."""
+    from micro_lit import runs, tracking
+    from micro_lit.reporting import results, terminal
+
+    with runs.Run(settings) as this:
         if not brief:
             terminal.show_data(this.data, this.backbone.example)
         this.fit()
@@ -43,23 +50,6 @@ def run(settings: Settings, brief: bool = False) -> float:
             tracking.log_outcome(this.loggers, folder, getattr(this.backbone, "store_folder", None))
             terminal.show_results(measured, folder, brief=brief or in_sweep())
     return measured["test"]["nll"]["value"]
-
-
-def _last(settings: Settings, folder: Path) -> str | None:
-    """What `ckpt_path=last` stands for: the last checkpoint in the run folder, if it is of the same settings."""
-    from micro_lit import checkpoints
-    from micro_lit.reporting import results
-
-    path = folder / checkpoints.LAST
-    if not path.is_file():
-        return None
-    if not results.same_settings(folder, settings):
-        aside = folder / f"checkpoints.{len(list(folder.glob('checkpoints*')))}"
-        path.parent.rename(aside)
-        print(f"note: {path} is of other settings; set aside in {aside}/, training from the start")
-        return None
-    print(f"going on from {path}")
-    return str(path)
 
 
 main = entry_point("train")(run)

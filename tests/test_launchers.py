@@ -74,7 +74,7 @@ def test_jobs_of_joblib_fail_one_by_one(tmp_path, launch):
 def test_jobs_of_submitit_are_killed_and_preempted_one_by_one(tmp_path, launch):
     """One is gone; the other is told that others go first, is queued again, and ends as if it had not been."""
     names = "+callbacks.fail.name=SIGKILL,SIGUSR2"
-    ended = launch(*FAIL, names, "ckpt_path=last", "hydra/launcher=local")
+    ended = launch(*FAIL, names, "overwrite=true", "hydra/launcher=local")
     assert ended.returncode == 1, ended.stderr
     sweep = tmp_path / "runs" / "sweep"
     assert "ended without a result, as one that is killed does" in (sweep / "0" / "error.txt").read_text()

@@ -112,9 +112,10 @@ def test_checkpoints_hold_what_is_trained_as_plain_types(settings):
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(settings):
-    first, again = (train.run(settings(*FEATURES, "trainer.max_epochs=1", "seed=3")) for _ in range(2))
+    anew = ("trainer.max_epochs=1", "overwrite=true")
+    first, again = (train.run(settings(*FEATURES, *anew, "seed=3")) for _ in range(2))
     assert first == again
-    assert first != train.run(settings(*FEATURES, "trainer.max_epochs=1", "seed=4"))
+    assert first != train.run(settings(*FEATURES, *anew, "seed=4"))
 
 
 BETWEEN = ("trainer.max_epochs=3",)
@@ -146,35 +147,14 @@ def test_a_killed_run_that_is_resumed_ends_where_the_whole_one_does(overrides, k
     assert (folder / "metrics.1.csv").exists()
 
 
-def test_what_has_finished_is_not_run_again(settings, capsys):
-    run = settings(*QUICK)
-    value = train.run(run)
-    path = Path(run["paths"]["run_dir"]) / "results.json"
-    written = path.stat().st_mtime_ns
-    capsys.readouterr()
-    assert train.run(settings(*QUICK, "skip_finished=true", "report.title=Another")) == value
-    assert capsys.readouterr().out == f"finished before: {path.parent}/\n"
-    assert path.stat().st_mtime_ns == written
-    assert train.run(run) == value
-    assert path.stat().st_mtime_ns > written
-
-
-@pytest.mark.parametrize("change", ["seed=1", "model.optimizer.lr=0.02", "+trainer.enable_autolog_hparams=false"])
-def test_results_of_other_settings_are_not_those_of_this_run(change, settings):
-    train.run(settings(*QUICK))
-    changed = settings(*QUICK, "skip_finished=true", change)
-    train.run(changed)
-    assert yaml.safe_load((Path(changed["paths"]["run_dir"]) / "config.yaml").read_text()) == changed
-
-
 def test_a_run_that_dies_leaves_no_results_of_an_earlier_one(settings):
     run = settings(*QUICK)
     train.run(run)
-    kill = ("packages=[micro_lit_testing]", "+callbacks.kill._target_=micro_lit_testing.KillAt")
+    kill = ("packages=[micro_lit_testing]", "+callbacks.kill._target_=micro_lit_testing.KillAt", "overwrite=true")
     with pytest.raises(micro_lit_testing.Killed):
         train.run(settings(*QUICK, *kill, "+callbacks.kill.step=2"))
     assert not (Path(run["paths"]["run_dir"]) / "results.json").exists()
-    train.run(settings(*QUICK, "skip_finished=true"))
+    train.run(settings(*QUICK, "ckpt_path=last"))
     assert results(run)["test"]["nll"]["n"] == 256
 
 
@@ -221,10 +201,15 @@ def test_checkpoints_that_do_not_fit_are_refused(settings, tmp_path):
     train.run(run)
     checkpoint = Path(run["paths"]["run_dir"]) / "checkpoints" / "last.ckpt"
     kept = checkpoint.rename(tmp_path / "kept.ckpt")
+    anew = (f"ckpt_path={kept}", f"paths.run_dir={tmp_path / 'other'}")
+    with pytest.raises(UserError, match=r"model.num_heads=3 cannot take effect on resuming"):
+        train.run(settings(*FEATURES, *anew, "model.num_heads=3"))
+    found = torch.load(kept, weights_only=True)
+    torch.save({name: value for name, value in found.items() if name != "settings"}, kept)  # as others may have made it
     with pytest.raises(
         UserError, match=r"made for another model; gate.logits.2.bias has shape \(8,\) there, \(3,\) here"
     ):
-        train.run(settings(*FEATURES, f"ckpt_path={kept}", "model.num_heads=3"))
+        train.run(settings(*FEATURES, *anew, "model.num_heads=3"))
 
 
 def test_the_mixture_passes_the_single_bt_floors(settings):
@@ -235,7 +220,7 @@ def test_the_mixture_passes_the_single_bt_floors(settings):
     excess = results(mixture)["excess"]
     assert excess["single_bt_conditional"]["value"] + 3 * excess["single_bt_conditional"]["se"] < 0
     assert excess["marginal"]["value"] < 0.01
-    baseline = settings("+experiment=planted_floors_k8", "model=single_bt", *size)
+    baseline = settings("+experiment=planted_floors_k8", "model=single_bt", *size, "overwrite=true")
     train.run(baseline)
     excess = results(baseline)["excess"]
     assert abs(excess["single_bt_linear"]["value"]) < 0.005
@@ -284,7 +269,8 @@ def test_jobs_share_one_feature_store(settings, tmp_path):
     assert encode.run(settings(*encoding, config="encode")) == 180
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "features").rglob("*.safetensors")}
     for heads in (1, 2):
-        run = settings("data=pairs", *data, "backbone=minilm", f"model.num_heads={heads}", "trainer.max_epochs=1")
+        model = ("backbone=minilm", f"model.num_heads={heads}", "trainer.max_epochs=1", "overwrite=true")
+        run = settings("data=pairs", *data, *model)
         assert math.isfinite(train.run(run))
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "features").rglob("*.safetensors")} == before
 

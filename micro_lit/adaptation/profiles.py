@@ -26,6 +26,9 @@ from micro_lit.files import write_text
 FORMAT, VERSION = "micro_lit profiles", 1
 KEYS = ("heads", "rule", "prior", "users", "checksum")
 PROFILE_KEYS = ("labels", "weights", "losses", "lost")
+REMEDY = (
+    "give the file and the run that belong together, restore a copy of the file, or start a new one under another name"
+)
 TOLERANCE = 1e-9  # of weights: another machine may round the last bit of exp otherwise
 
 Users = str | Sequence[str]
@@ -89,6 +92,17 @@ class Learned(NamedTuple):
     label_N: NDArray[np.int64]
     regret_N: Array
     bound_N: Array
+
+
+class Kept(NamedTuple):
+    """What is kept of S users: the summed losses of each head, how many labels, and what the weights have lost.
+
+    Losses are in the unit of the rule.
+    """
+
+    loss_SK: Array
+    count_S: NDArray[np.int64]
+    lost_S: Array
 
 
 class Profiles:
@@ -159,8 +173,24 @@ class Profiles:
         for head in np.unique(best_N):
             rows = best_N == head
             bound_N[rows] = rule.bound(label_N[rows], len(self.prior_K), float(self.prior_K[head]))
-        self._keep(names, state, lost_U)
+        self.keep(names, Kept(state.loss_UK, state.steps_U, lost_U))
         return Learned(weights_NK, label_N, rule.nats * regret_N, rule.nats * bound_N)
+
+    def kept(self, users: Users) -> Kept:
+        """What `keep` takes, of each user; zeros for one without a profile."""
+        row_S = self._rows(users)
+        return Kept(self._loss_UK[row_S], self._count_U[row_S], self._lost_U[row_S])
+
+    def keep(self, names: Sequence[str], kept: Kept) -> None:
+        """Sets the profiles of some users, each named once; those without one get one."""
+        new = [user for user in names if user not in self._row_of]
+        if new:
+            first = len(self._loss_UK)
+            self._row_of |= {user: first + row for row, user in enumerate(new)}
+            self._loss_UK = np.pad(self._loss_UK, ((0, len(new)), (0, 0)))
+            self._count_U, self._lost_U = (np.pad(column, (0, len(new))) for column in (self._count_U, self._lost_U))
+        row_S = self._rows(names)
+        self._loss_UK[row_S], self._count_U[row_S], self._lost_U[row_S] = kept
 
     def save(self, path: Path) -> None:
         """Writes a file of JSON in one step: it is there whole or not at all. Raises `OSError`."""
@@ -179,8 +209,8 @@ class Profiles:
         write_text(path, json.dumps(content) + "\n")
 
     @classmethod
-    def load(cls, path: Path, heads: str) -> "Profiles":
-        """Profiles as they were saved, to the last bit, for use with `heads`.
+    def load(cls, path: Path, heads: str | None = None) -> "Profiles":
+        """Profiles as they were saved, to the last bit, for use with `heads`; None: with whichever they are of.
 
         Raises `ValueError`, with the file, what is wrong and a remedy, when it is damaged, edited or of other heads.
         """
@@ -193,19 +223,16 @@ class Profiles:
             _check_keys(content, KEYS, "the file")
             if content["checksum"] != checksum(content):
                 raise ValueError("it does not fit its checksum: it was edited or damaged")
-            if content["heads"] != heads:
+            if heads not in (None, content["heads"]):
                 raise ValueError(f"its profiles are of other heads ({content['heads']}) than the run's ({heads})")
             return cls._from_content(content)
         except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(
-                f"{path}: {error}; give the file and the run that belong together, restore a copy of the file, or "
-                "start a new one under another name"
-            ) from error
+            raise ValueError(f"{path}: {error}; {REMEDY}") from error
 
     @classmethod
     def _from_content(cls, content: Mapping[str, Any]) -> "Profiles":
         prior_K = _numbers(content["prior"], None, "the prior")
-        profiles = cls(prior_K, content["heads"], str(content["rule"]))
+        profiles = cls(prior_K, str(content["heads"]), str(content["rule"]))
         shapes = dict(zip(PROFILE_KEYS, ((), prior_K.shape, prior_K.shape, ()), strict=True))
         read: dict[str, list[Array]] = {name: [] for name in shapes}
         _check_keys(content["users"], (), "the users")
@@ -220,7 +247,7 @@ class Profiles:
             return profiles
         count_U, weights_UK, loss_UK, lost_U = (np.array(columns) for columns in read.values())
         names = list(content["users"])
-        profiles._keep(names, HedgeState(prior_K, loss_UK, count_U.astype(np.int64)), lost_U)
+        profiles.keep(names, Kept(loss_UK, count_U.astype(np.int64), lost_U))
         off_U = ~(np.abs(profiles.weights(names) - weights_UK) <= TOLERANCE).all(axis=1)
         if off_U.any():
             raise ValueError(f"weights of {names[int(off_U.argmax())]!r}: not those that the prior and the losses give")
@@ -233,17 +260,6 @@ class Profiles:
 
     def _rows(self, users: Users) -> NDArray[np.int64]:
         return np.array([self._row_of.get(user, 0) for user in _names(users)], dtype=np.int64)
-
-    def _keep(self, names: Sequence[str], state: HedgeState, lost_U: Array) -> None:
-        """Writes the profiles of some users, each named once; those without one get a row."""
-        new = [user for user in names if user not in self._row_of]
-        if new:
-            first = len(self._loss_UK)
-            self._row_of |= {user: first + row for row, user in enumerate(new)}
-            self._loss_UK = np.pad(self._loss_UK, ((0, len(new)), (0, 0)))
-            self._count_U, self._lost_U = (np.pad(column, (0, len(new))) for column in (self._count_U, self._lost_U))
-        row_S = self._rows(names)
-        self._loss_UK[row_S], self._count_U[row_S], self._lost_U[row_S] = state.loss_UK, state.steps_U, lost_U
 
 
 def log_prob(margins_NK: Floats, weights_NK: Floats) -> Array:

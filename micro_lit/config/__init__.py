@@ -1,9 +1,12 @@
 """The one place where a composed config becomes plain, validated settings, and where objects are made of them."""
 
+from micro_lit.config import hydra_nodes
 from micro_lit.config.command import entry_point
-from micro_lit.config.composition import compose, config_dir, in_sweep, to_settings
+from micro_lit.config.composition import compose, config_dir, in_sweep, run_folder_of, to_settings
 from micro_lit.config.objects import ALLOWED_TARGETS, build, check_objects
 from micro_lit.config.rules import RULES, Settings, validate
+
+hydra_nodes.install()
 
 __all__ = [
     "ALLOWED_TARGETS",
@@ -15,6 +18,7 @@ __all__ = [
     "config_dir",
     "entry_point",
     "in_sweep",
+    "run_folder_of",
     "to_settings",
     "validate",
 ]

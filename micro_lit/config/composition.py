@@ -1,6 +1,8 @@
 """Composing a config: Hydra's tree and overrides in, plain and validated settings out."""
 
 import hashlib
+import secrets
+import time
 from pathlib import Path
 
 import hydra
@@ -11,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from micro_lit.config.hydra_nodes import Refused
 from micro_lit.config.rules import Settings, validate
 from micro_lit.errors import UserError
 
@@ -30,6 +33,8 @@ def compose(config_name: str, overrides: list[str]) -> Settings:
     try:
         with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
             return to_settings(hydra.compose(config_name, overrides), config_name)
+    except Refused as refused:
+        raise UserError(str(refused).removeprefix("error: ")) from None
     finally:
         around.hydra = command
 
@@ -65,10 +70,21 @@ def in_sweep() -> bool:
 
 
 def _resumed_dir(checkpoint: str | None, new: str, *, _root_: DictConfig) -> str:
-    """Where a run writes: a folder that was named, that of the run it resumes with its best weights, or a new one."""
+    """Where a run writes: a folder that was named, that of the run it resumes, or a new one."""
     if _root_._get_node("paths")._get_node("run_dir")._value() != "${run_dir:}":
         return _root_.paths.run_dir
-    return new if checkpoint in (None, "last") else str(Path(checkpoint).absolute().parent.parent)
+    return new if checkpoint in (None, "last") else str(run_folder_of(Path(checkpoint)))
+
+
+def run_folder_of(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint lies in, as an absolute path: the nearest folder above with a config.yaml."""
+    path = checkpoint.absolute()
+    return next((above for above in path.parents if (above / "config.yaml").is_file()), path.parent.parent)
+
+
+def _unique(pattern: str) -> str:
+    """Time and some random letters: a name that no other command has, started in the same second or not."""
+    return f"{time.strftime(pattern)}-{secrets.token_hex(3)}"
 
 
 def _run_dir() -> str:
@@ -89,6 +105,7 @@ def _job_folder(overrides: str) -> str:
 
 
 OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
+OmegaConf.register_new_resolver("unique", _unique, replace=True, use_cache=True)
 OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("resumed_dir", _resumed_dir, replace=True)
 OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import hydra
@@ -12,6 +12,43 @@ from micro_lit.errors import UserError
 
 # `_target_` may name these and nothing else; `packages=[...]` adds the user's own.
 ALLOWED_TARGETS = ("micro_lit.", "torch.optim.", "torch.nn.", "pytorch_lightning.")
+
+# Of these, public classes of these modules only. Left out are those that take code or settings of code: runs and
+# protocols, which compose settings of their own, `LightningCLI`, and Lightning's `WandbLogger`, which passes on what it
+# is given (`logger=wandb` is ours).
+CLASSES = (
+    "micro_lit.callbacks",
+    "micro_lit.data.datamodule",
+    "micro_lit.data.planted",
+    "micro_lit.data.sources",
+    "micro_lit.features.backbones",
+    "micro_lit.features.pretrained",
+    "micro_lit.features.tiny",
+    "micro_lit.models",
+    "micro_lit.sharding",
+    "micro_lit.tracking.HarmlessWandbLogger",
+    "torch.optim",
+    "torch.nn",
+    "pytorch_lightning.callbacks",
+    "pytorch_lightning.loggers.csv_logs",
+    "pytorch_lightning.loggers.mlflow",
+    "pytorch_lightning.loggers.tensorboard",
+    "pytorch_lightning.profilers",
+    "pytorch_lightning.strategies",
+    "pytorch_lightning.trainer.trainer.Trainer",
+)
+
+# Public functions of these modules: layouts of rows, rules of adaptation, strategies of elicitation.
+FUNCTIONS = (
+    "micro_lit.adaptation.elicitation",
+    "micro_lit.adaptation.fits",
+    "micro_lit.adaptation.online",
+    "micro_lit.adaptation.weights",
+    "micro_lit.data.layouts",
+)
+
+# Hydra's `_args_`, `_recursive_` and `_convert_` would pass by the check of names and signatures.
+SPECIAL = ("_target_", "_partial_")
 
 
 def objects(node: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -23,13 +60,37 @@ def objects(node: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]
         yield from objects(child, f"{key}.{name}" if key else str(name))
 
 
-def check_target(key: str, target: str, packages: list[str]) -> None:
+def is_public(target: Any) -> bool:
+    """Whether this is a dotted name of which no part is private."""
+    parts = target.split(".") if isinstance(target, str) else [""]
+    return all(part.isidentifier() and not part.startswith("_") for part in parts)
+
+
+def check_target(key: str, target: Any, packages: Sequence[str]) -> None:
+    """Raises `UserError` unless a target is a public name of an allowed package. Nothing is imported."""
     allowed = (*ALLOWED_TARGETS, *(f"{package}." for package in packages))
-    if not str(target).startswith(allowed):
+    if not is_public(target):
+        raise UserError(
+            f"{key}={target!r} is not allowed; give the dotted name of a class, no part of which is private (begins "
+            "with _)"
+        )
+    if not target.startswith(allowed):
         raise UserError(
             f"{key}={target!r} is not allowed; it must start with one of {', '.join(allowed)} "
             "(name your own package with packages=[yours])"
         )
+
+
+def check_node(key: str, node: Mapping[str, Any], packages: Sequence[str]) -> None:
+    """Raises `UserError` unless a node with a `_target_` names an allowed one and uses no other key of Hydra's."""
+    check_target(f"{key}._target_", node["_target_"], packages)
+    for name in node:
+        if not isinstance(name, str) or (name.startswith("_") and name not in SPECIAL):
+            raise UserError(
+                f"{key}.{name} is not allowed; beside _target_ a node may have _partial_ and arguments by name"
+            )
+    if not isinstance(node.get("_partial_", False), bool):
+        raise UserError(f"{key}._partial_={node['_partial_']!r} is not allowed; give true or false")
 
 
 def build(node: Mapping[str, Any], **arguments: Any) -> Any:
@@ -40,15 +101,15 @@ def build(node: Mapping[str, Any], **arguments: Any) -> Any:
     Raises `UserError` when the node, or one inside it, gives what its object does not take.
     """
     check_objects(node)
-    make = hydra.utils.instantiate(dict(node), _partial_=True, _convert_="all")
+    found, settings = find(node["_target_"]), _settings(node)
     if node.get("_partial_"):
-        return functools.partial(make, **arguments)
+        return functools.partial(found, **settings, **arguments)
     try:
-        inspect.signature(make.func).bind(*make.args, **make.keywords, **arguments)
+        inspect.signature(found).bind(**settings, **arguments)
     except TypeError as error:
         raise UserError(f"{node['_target_']}: {error}") from error
     try:
-        return make(**arguments)
+        return found(**settings, **arguments)
     except UserError:
         raise
     except Exception as error:
@@ -60,31 +121,66 @@ def build(node: Mapping[str, Any], **arguments: Any) -> Any:
         raise UserError(f"{node['_target_']}: {reason}") from error
 
 
+def _settings(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _make(child) for name, child in node.items() if name not in SPECIAL}
+
+
+def _make(node: Any) -> Any:
+    """A setting with the objects inside it made. Hydra's `instantiate` would interpolate resolved text once more."""
+    if isinstance(node, list):
+        return [_make(child) for child in node]
+    if not isinstance(node, Mapping):
+        return node
+    if "_target_" not in node:
+        return {name: _make(child) for name, child in node.items()}
+    return build(node)
+
+
 def check_objects(node: Mapping[str, Any]) -> None:
     """Imports what every `_target_` in a node names and checks it against the settings given for it, without a call.
 
-    Raises `UserError` for a target that is not there, leads out of its package, or does not take a setting.
+    Raises `UserError` for a target that is not there, is of no allowed kind, or does not take a setting.
     """
     for key, inner in objects(node):
-        _check_call(key, inner["_target_"], {name: each for name, each in inner.items() if not name.startswith("_")})
+        target, settings = inner["_target_"], {name: each for name, each in inner.items() if name not in SPECIAL}
+        found = find(target)
+        try:
+            inspect.signature(found).bind_partial(**settings)
+        except TypeError as error:
+            raise UserError(f"{target}: {error}") from error
+        types.check(key, found, settings)
 
 
-def _check_call(key: str, target: str, settings: Mapping[str, Any]) -> None:
+def find(target: str) -> Any:
+    """Imports what a validated target names. Raises `UserError` unless it is a class, or function, of an allowed kind.
+
+    A path may lead through the imports of a module; what it ends at must be of an allowed package itself.
+    """
+    found = locate(target)
+    package = target.split(".")[0]
+    place = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}."
+    if not place.startswith(f"{package}."):
+        raise UserError(f"_target_={target!r} is not allowed: it ends outside {package}")
+    if not target.startswith(ALLOWED_TARGETS):
+        return found
+    # A function inside a class is one of its methods.
+    function = inspect.isfunction(found) and "." not in found.__qualname__
+    kinds = CLASSES if inspect.isclass(found) else FUNCTIONS if function else ()
+    if not place.startswith(tuple(f"{kind}." for kind in kinds)):
+        raise UserError(
+            f"_target_={target!r} is not allowed: a config may name data, backbones, models, their heads and gates, "
+            "callbacks, loggers, strategies, profilers, optimizers and layers, rules of adaptation and layouts"
+        )
+    return found
+
+
+def locate(target: str) -> Any:
+    """Imports what a dotted name stands for. Raises `UserError` when it cannot be imported."""
     try:
-        found = hydra.utils.get_object(target)
+        return hydra.utils.get_object(target)
     except (ImportError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"_target_={target!r} cannot be imported ({reason}); a file of yours is found in the folder you run from, "
             "or on PYTHONPATH"
         ) from error
-    # A path may wander off through a module's own imports; what it ends at must be of an allowed package itself.
-    package = target.split(".")[0]
-    own = () if any(allowed.startswith(f"{package}.") for allowed in ALLOWED_TARGETS) else (f"{package}.",)
-    if not f"{getattr(found, '__module__', '')}.".startswith((*ALLOWED_TARGETS, *own)):
-        raise UserError(f"_target_={target!r} is not allowed: it ends outside {package}")
-    try:
-        inspect.signature(found).bind_partial(**settings)
-    except TypeError as error:
-        raise UserError(f"{target}: {error}") from error
-    types.check(key, found, settings)

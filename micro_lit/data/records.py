@@ -18,7 +18,10 @@ class Message(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One preference. Only `prompt`, `chosen` and `rejected` are required of the data."""
+    """One preference. Only `prompt`, `chosen` and `rejected` are required of the data.
+
+    label_id: names the label itself: rows of one user with equal ids are one label, which a profile learns once.
+    """
 
     prompt: tuple[Message, ...]
     chosen: str
@@ -30,6 +33,7 @@ class Record(NamedTuple):
     rating_gap: float | None = None
     source: str | None = None
     pair_id: str | None = None
+    label_id: str | None = None
 
 
 FIELDS = Record._fields
@@ -62,7 +66,7 @@ def parse_record(row: Mapping[str, Any]) -> Record:
             raise BadRow(f"{name!r} is empty")
     if chosen == rejected:
         raise BadRow("chosen and rejected are the same text")
-    texts = {name: _optional_text(row.get(name), name) for name in ("criterion", *LABELS)}
+    texts = {name: _optional_text(row.get(name), name) for name in ("criterion", "label_id", *LABELS)}
     return Record(prompt, chosen, rejected, rating_gap=_rating_gap(row.get("rating_gap")), **texts)
 
 

@@ -14,18 +14,16 @@ import torch
 from hydra.errors import HydraException
 from numpy.typing import NDArray
 
-from micro_lit import runs, train
+from micro_lit import run_folder, runs, train
 from micro_lit.config import Settings, build, compose
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
 from micro_lit.models import AttributeBT, MixtureBT
 from micro_lit.objectives import Link
 from micro_lit.reporting.results import flatten
+from micro_lit.restored import ALONE, Trust
 
 Array = NDArray[np.float64]
-
-# A candidate that was stopped half way goes on, and one that is there is not trained again.
-RESUMED = ("skip_finished=true", "ckpt_path=last")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +56,8 @@ class Candidate:
 def train_missing(candidates: Mapping[str, str | Sequence[str]], settings: Settings) -> dict[str, Path]:
     """The run folder of every candidate: the one named, or that of the run its overrides of `micro_lit.train` describe.
 
-    Such runs lie under `candidates/`, by the protocol's name and seed, and are trained unless they have been.
+    Such runs lie under `candidates/`, by the protocol's name and seed, and are trained unless they have been; one that
+    was stopped goes on. When the settings or the data of a candidate have changed, it gets another folder.
     """
     folders = {}
     for name, given in candidates.items():
@@ -66,16 +65,24 @@ def train_missing(candidates: Mapping[str, str | Sequence[str]], settings: Setti
             folders[name] = Path(given)
             continue
         folder = Path(settings["paths"]["output_dir"]) / "candidates" / settings["name"] / str(settings["seed"]) / name
-        own = {**settings["paths"], "run_dir": str(folder)}
-        shared = [f"seed={settings['seed']}", f"packages={settings['packages']}", *RESUMED]
         print(f"\n== {name}")
-        try:
-            run = compose("train", [*given, *shared, *(f"paths.{key}={_quoted(path)}" for key, path in own.items())])
-        except (HydraException, UserError) as error:
-            raise UserError(f"candidates.{name}={list(given)}: {str(error).splitlines()[0]}") from error
+        run = _compose(name, given, settings, folder)
+        if (folder / run_folder.CONFIG).is_file() and run_folder.differences(folder, run):
+            folder = folder.with_name(f"{name}-{run_folder.fingerprint(run)}")
+            run = _compose(name, given, settings, folder)
         train.run(run, brief=True)
         folders[name] = folder
     return folders
+
+
+def _compose(name: str, given: Sequence[str], settings: Settings, folder: Path) -> Settings:
+    """Settings of the run that is to make a candidate in a folder."""
+    own = {**settings["paths"], "run_dir": str(folder)}
+    shared = [f"seed={settings['seed']}", f"packages={settings['packages']}", "ckpt_path=last"]
+    try:
+        return compose("train", [*given, *shared, *(f"paths.{key}={_quoted(path)}" for key, path in own.items())])
+    except (HydraException, UserError) as error:
+        raise UserError(f"candidates.{name}={list(given)}: {str(error).splitlines()[0]}") from error
 
 
 def _quoted(text: str) -> str:
@@ -84,12 +91,14 @@ def _quoted(text: str) -> str:
     return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
 
 
-def load_data(folders: Mapping[str, Path], criteria: str | None = None) -> PreferenceData:
+def load_data(folders: Mapping[str, Path], criteria: str | None = None, trust: Trust = ALONE) -> PreferenceData:
     """The pairs that all runs share, with the criteria given, hidden or shuffled; None: as all runs were told them.
+
+    trust: what the settings of the runs may run.
 
     Raises `UserError` when the runs do not share their pairs: their test rows would not be the same.
     """
-    [(name, first), *others] = [(name, _rows(folder, criteria)) for name, folder in folders.items()]
+    [(name, first), *others] = [(name, _rows(folder, criteria, trust)) for name, folder in folders.items()]
     known = flatten(first)
     for other, settings in others:
         found = flatten(settings)
@@ -102,12 +111,12 @@ def load_data(folders: Mapping[str, Path], criteria: str | None = None) -> Prefe
 
 
 def judge_all(
-    folders: Mapping[str, Path], data: PreferenceData, features_dir: Path, batch_size: int
+    folders: Mapping[str, Path], data: PreferenceData, features_dir: Path, batch_size: int, trust: Trust = ALONE
 ) -> dict[str, Candidate]:
     """Every run restored, and its judgments of all rows. `data` hide their criteria."""
     candidates = {}
     for name, folder in folders.items():
-        model = runs.restore(folder, data, features_dir)
+        model = runs.restore(folder, data, features_dir, trust)
         margins_NK, log_weights_NK = judge(model, data, batch_size)
         candidates[name] = Candidate(name, folder, model, margins_NK, log_weights_NK)
     return candidates
@@ -125,9 +134,9 @@ def judge(
     )
 
 
-def _rows(folder: Path, criteria: str | None) -> Settings:
+def _rows(folder: Path, criteria: str | None, trust: Trust) -> Settings:
     """What makes the rows of a run what they are, with such criteria."""
-    settings = runs.read_settings(folder)
+    settings = runs.read_settings(folder, trust)
     data = settings["data"] if criteria is None else _with_criteria(settings["data"], criteria)
     return {"seed": settings["seed"], "data": data}
 

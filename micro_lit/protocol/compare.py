@@ -25,6 +25,7 @@ from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
 from micro_lit.objectives import Link, preference_log_prob
 from micro_lit.protocol.candidates import Candidate, judge
+from micro_lit.restored import Trust
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -154,7 +155,7 @@ def route(candidate: Candidate, data: PreferenceData, targets: Targets, budget: 
 
     data: with criteria given, or shuffled. At budget 0 the gate of stage 1 reads the criteria.
     """
-    stage1 = runs.restore(candidate.folder, data, Path(settings["paths"]["features_dir"]))
+    stage1 = runs.restore(candidate.folder, data, Path(settings["paths"]["features_dir"]), Trust.of(settings))
     log_prob_RN, weights_AK = np.empty(targets.keep_RN.shape), 0.0
     for draw, labels_A in enumerate(targets.labels_RA):
         pl.seed_everything(settings["seed"] + draw, verbose=False)

@@ -21,6 +21,7 @@ from micro_lit.protocol.candidates import Candidate, judge_all, load_data, train
 from micro_lit.protocol.intervals import Resampling
 from micro_lit.reporting.explanations import explain
 from micro_lit.reporting.texts import PairTexts, in_words
+from micro_lit.restored import Trust
 from micro_lit.runs import quiet_libraries
 
 Array = NDArray[np.float64]
@@ -50,9 +51,10 @@ class Protocol:
             raise UserError(f"elicitation.pool={pool} is too small; {asked} labels are asked for: elicitation.labels")
         folders = train_missing(names, settings)
         self.started = time.perf_counter()
-        self.data = load_data(folders, "hidden")
+        trust = Trust.of(settings)
+        self.data = load_data(folders, "hidden", trust)
         features_dir = Path(settings["paths"]["features_dir"])
-        self.candidates = judge_all(folders, self.data, features_dir, settings["loader"]["eval_batch_size"])
+        self.candidates = judge_all(folders, self.data, features_dir, settings["loader"]["eval_batch_size"], trust)
         largest = max(settings["budget"], asked, *settings["budgets"])
         self.targets = compare.draw_targets(
             self.data, settings["budget_from"], largest, settings["draws"], settings["seed"]
@@ -74,7 +76,7 @@ class Protocol:
         }
         self.routed = functools.cache(self._route)
         self.weights = functools.cache(self._weights)
-        self.told = functools.cache(functools.partial(load_data, folders))
+        self.told = functools.cache(functools.partial(load_data, folders, trust=trust))
 
     def results(self) -> dict[str, Any]:
         """Everything that is measured, as plain JSON types.

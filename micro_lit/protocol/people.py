@@ -35,6 +35,7 @@ from micro_lit.protocol.candidates import judge, load_data, train_missing
 from micro_lit.protocol.compare import Method, scores
 from micro_lit.protocol.intervals import Resampling
 from micro_lit.protocol.regimes import Labels, Regime, draw_regimes
+from micro_lit.restored import Trust
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -74,14 +75,17 @@ class People:
         given = {name: each if isinstance(each, str) else [*settings["common"], *each] for name, each in names.items()}
         self.folders = train_missing(given, settings)
         self.started = time.perf_counter()
-        self.data = load_data(self.folders)
+        trust = Trust.of(settings)
+        self.data = load_data(self.folders, trust=trust)
         if not self.data.names["user_id"]:
             raise UserError(
                 "candidates: their data name no users; map a column (+data.columns.user_id=theirs), or for a planted "
                 "population set data.users_per_group"
             )
         features_dir = Path(settings["paths"]["features_dir"])
-        self.models = {name: runs.restore(folder, self.data, features_dir) for name, folder in self.folders.items()}
+        self.models = {
+            name: runs.restore(folder, self.data, features_dir, trust) for name, folder in self.folders.items()
+        }
         self.systems = [system for name, model in self.models.items() for system in self._systems(name, model)]
         largest = max(size for size in settings["labels"] if size is not None)
         self.regimes, self.left_out = draw_regimes(

@@ -1,6 +1,7 @@
 """What personalisation prints: how weights moved, whether it helped, and responses as one person would rank them."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from micro_lit.reporting import explanations
 MODELS = {"personalised": "personalised", "as_trained": "as trained"}
 SHOWN_SCORES = {"nll": "NLL", "accuracy": "accuracy"}
 KINDS = {"as_trained": "as trained", "before": "before", "after": "now"}
+MAX_NEWCOMERS, ALIKE = 5, 0.7  # how alike two names are, from 0 to 1: difflib's ratio
 MAX_PROMPTS, MAX_RESPONSES, MAX_EXCERPT = 10, 10, 60
 Z = 1.96
 
@@ -36,13 +38,52 @@ def write_explanation(found: Mapping[str, Any], folder: Path) -> list[str]:
     return [path.name for path in explanations.write(folder, found["explanation"], f"What moved the weights of {user}")]
 
 
+def show_newcomers(names: Sequence[str], known: Sequence[str]) -> None:
+    """Prints who has no profile yet, with names of those who have one that are much alike: it may be a slip."""
+    have = set(known)
+    new = [name for name in names if name not in have]
+    for name in new[:MAX_NEWCOMERS]:
+        like = ", ".join(map(printable, close_names(name, known)))
+        print(f"new user: {printable(name)}" + (f" (known: {like})" if like else ""))
+    if len(new) > MAX_NEWCOMERS:
+        print(f"and {len(new) - MAX_NEWCOMERS:,} more new users")
+
+
+def close_names(name: str, known: Sequence[str]) -> list[str]:
+    """Up to three known names that are spelt much like this one, whatever the case; the likest first."""
+    spelt: dict[str, list[str]] = {}
+    for other in known:
+        spelt.setdefault(other.casefold(), []).append(other)
+    alike = difflib.get_close_matches(name.casefold(), spelt, n=3, cutoff=ALIKE)
+    return [other for spelling in alike for other in spelt[spelling]][:3]
+
+
+def printable(name: str) -> str:
+    """A name for one line of a terminal."""
+    return name if name.isprintable() and name.strip() else repr(name)
+
+
 def show(found: Mapping[str, Any]) -> None:
-    """Prints the tables of what `micro_lit.profiles.sit` found."""
+    """Prints the tables of what `micro_lit.profiles.sitting` found."""
     console = Console(highlight=False)
+    if "labels" in found:
+        console.print("", weights(found), "", sep="\n")
+        if found["labels"]["known"]:
+            print(repeats(found["labels"]), end="\n\n")
     if "stream" in found:
-        console.print("", weights(found), "", *arguments(found), running(found), "", sep="\n")
+        console.print(*arguments(found), running(found), "", sep="\n")
     if "responses" in found:
         console.print("", ranking(found), "", sep="\n")
+
+
+def repeats(counts: Mapping[str, int]) -> str:
+    """How many labels were known, and so not learned again."""
+    line = f"{counts['known']:,} of {counts['given']:,} labels were known" + (
+        "" if counts["learned"] else ": nothing has changed"
+    )
+    if counts["changed"]:
+        line += f"; {counts['changed']:,} of them with the label_id of a label of other content, which stays as it is"
+    return line
 
 
 def weights(found: Mapping[str, Any]) -> Table:
@@ -53,7 +94,7 @@ def weights(found: Mapping[str, Any]) -> Table:
     whose = f"{len(users):,} users, on average" if several else next(iter(users))
     table = Table(title=f"Weights of {escape(whose)}", title_justify="left", caption_justify="left")
     seen = sum(user["labels"]["after"] for user in users.values())
-    table.caption = f"{seen:,} labels seen, {len(found['stream']['label']):,} of them now"
+    table.caption = f"{seen:,} labels seen, {found['labels']['learned']:,} of them now"
     for column in ("", "before", "after", "first of users")[: 4 if several else 3]:
         table.add_column(column, justify="right")
     firsts_J = np.bincount(after_UJ.argmax(axis=1), minlength=after_UJ.shape[1])

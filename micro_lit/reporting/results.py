@@ -6,8 +6,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from micro_lit.config import Settings
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.files import write_text
@@ -16,7 +14,9 @@ COUNTED = ("dropped", "ties", "truncated")
 FILE_NAME = "results.json"
 RECORDED_VERSIONS = ("micro-lit", "torch", "pytorch-lightning", "transformers")
 
-INCIDENTAL = ("seed", "name", "ckpt_path", "skip_finished", "own_process", "paths", "report", "logger", "packages")
+INCIDENTAL = (
+    "seed", "name", "ckpt_path", "skip_finished", "overwrite", "own_process", "paths", "report", "logger", "packages",
+)  # fmt: skip
 
 FLOORS = {
     "oracle": "F0 oracle",
@@ -41,12 +41,14 @@ RATER_FLOORS = {
 def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any], seconds: float) -> dict[str, Any]:
     """One run's results as plain JSON types.
 
-    measured: `MixtureBT.test_results()`, and `validation`: the validation NLL of the weights that were tested, by which
-    settings may be chosen. When the population is known there are `floors`, `excess` (loss above each
-    floor's own predictor on the same test rows) and `excess_risk` (expected loss above the floor that applies, the
-    label integrated out). `raters` holds the model's scores beside the floor of the raters themselves, when several
-    judged a pair, `code` what a model that gives users codes says of these. Losses are in nats; `se` is a standard
-    error over rows, of `raters` over pairs.
+    measured: `MixtureBT.test_results()`, and `checkpoint`: the file in the run folder whose weights were tested, or
+    None, and `validation`: the score they were chosen by (the NLL, unless a callback monitors another), by which
+    settings may be chosen too.
+
+    When the population is known there are `floors`, `excess` (loss above each floor's own predictor on the same test
+    rows) and `excess_risk` (expected loss above the floor that applies, the label integrated out). `raters` holds the
+    model's scores beside the floor of the raters themselves, when several judged a pair, `code` what a model that
+    gives users codes says of these. Losses are in nats; `se` is a standard error over rows, of `raters` over pairs.
     """
     floors = data.population.floors if data.population is not None else {}
     return {
@@ -67,6 +69,7 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
                 for name, counts in data.counts.items()
             },
         },
+        "checkpoint": measured["checkpoint"],
         "validation": measured["validation"],
         "test": measured["test"],
         "test_by": measured["test_by"],
@@ -96,25 +99,6 @@ def floor_lines(results: Mapping[str, Any], path: str) -> dict[str, Mapping[str,
     found = results["raters"].get(score, {}).get("floors", {}) if path.startswith("raters.") else {}
     named = {RATER_FLOORS[score if name == score else f"{score}_{name}"]: floor for name, floor in found.items()}
     return {name: floor for name, floor in named.items() if name != RATER_FLOORS["nll_plug_in"]}  # no bound, no line
-
-
-def finished(settings: Settings) -> dict[str, Any] | None:
-    """The results that the run folder of these settings holds already, if they were measured with the same settings."""
-    folder = Path(settings["paths"]["run_dir"])
-    if not (folder / FILE_NAME).is_file() or not same_settings(folder, settings):
-        return None
-    return read(folder)
-
-
-def same_settings(folder: Path, settings: Settings) -> bool:
-    """Whether the run in a folder was set to these settings, but for what changes no result."""
-    if not (folder / "config.yaml").is_file():
-        return False
-    before, now = (
-        {name: value for name, value in flatten(each).items() if name == "seed" or not is_incidental(name)}
-        for each in (yaml.safe_load((folder / "config.yaml").read_text()), settings)
-    )
-    return before == now
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:

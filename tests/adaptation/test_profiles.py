@@ -81,6 +81,26 @@ def test_by_hedge_each_user_among_many_is_as_online_hedge_has_it_alone(seed, num
         assert_allclose(learned.regret_N[rows], hedge.ceiling * regret_T, rtol=0, atol=1e-11)
 
 
+def test_by_hedge_the_first_label_of_a_user_counts_as_theory_has_it():
+    """In closed form: before label t the weights are π exp(-η_t L), with η_t = 2 sqrt(log K / t), and L of losses at
+    most 1 in the unit of the ceiling, 2 nats."""
+    prior_K, margins_2K = np.array([0.5, 0.3, 0.2]), np.array([[1.5, -0.5, -9.0], [0.2, 0.1, -1.0]])
+    loss_2K = np.minimum(np.log1p(np.exp(-margins_2K)), 2.0) / 2.0
+    profiles = Profiles(prior_K, HEADS, "hedge")
+    learned = profiles.learn("ada", margins_2K[:1])
+    assert_array_equal(learned.weights_NK, [prior_K])
+    assert_array_equal(learned.label_N, [1])
+    assert_allclose(learned.regret_N, 2.0 * (prior_K @ loss_2K[0] - loss_2K[0].min()), rtol=1e-12)
+    assert_allclose(
+        learned.bound_N, 2.0 * (np.log(2) / 2 / np.sqrt(np.log(3)) + 4 * np.sqrt(np.log(3)) / 8), rtol=1e-12
+    )
+    for step, loss_K in ((2, loss_2K[0]), (3, loss_2K.sum(axis=0))):
+        weights_K = prior_K * np.exp(-2 * np.sqrt(np.log(3) / step) * loss_K)
+        assert_allclose(profiles.weights("ada"), [weights_K / weights_K.sum()], rtol=1e-12)
+        assert_array_equal(profiles.counts("ada"), [step - 1])
+        profiles.learn("ada", margins_2K[1:])
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 40))
 def test_by_posterior_each_user_among_many_is_as_bayes_rule_has_it_alone(seed, num_heads, size):
@@ -305,6 +325,31 @@ def test_what_is_no_sound_profile_is_refused_even_with_a_fitting_checksum(change
     ) as caught:
         Profiles.load(saved, HEADS)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("off", "fits"), [(1e-8, False), (-1e-8, False), (1e-10, True), (-1e-10, True)])
+def test_weights_of_a_file_may_differ_by_rounding_and_no_more(off, fits, saved):
+    before = Profiles.load(saved, HEADS)
+    content = json.loads(saved.read_text())
+    content["users"]["bob"]["weights"][1] += off
+    saved.write_text(json.dumps(content | {"checksum": checksum(content)}))
+    if fits:
+        assert_same(Profiles.load(saved, HEADS), before)
+    else:
+        with pytest.raises(ValueError, match="weights of 'bob': not those that the prior and the losses give"):
+            Profiles.load(saved, HEADS)
+
+
+def test_a_file_is_read_for_whichever_heads_it_is_of_when_none_are_named(saved):
+    assert_same(Profiles.load(saved), Profiles.load(saved, HEADS))
+
+
+def test_what_is_kept_of_a_user_makes_the_profile_again(saved):
+    profiles, other = Profiles.load(saved, HEADS), Profiles(np.array([0.5, 0.3, 0.2]), HEADS)
+    for user in profiles.users:
+        other.keep([user], profiles.kept(user))
+    assert_same(other, profiles)
+    assert [column.sum() for column in profiles.kept("nobody")] == [0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def test_a_plain_row_becomes_a_record():
     record = parse_record(GOOD)
     assert record.prompt == (Message("user", "Tea or coffee?"),)
     assert (record.chosen, record.rejected) == ("Tea.", "Coffee.")
-    assert record[3:] == (None,) * 7
+    assert record[3:] == (None,) * 8
 
 
 def test_optional_fields_are_kept_and_whole_numbers_become_text():
@@ -30,12 +30,13 @@ def test_optional_fields_are_kept_and_whole_numbers_become_text():
         "rating_gap": 2,
         "source": "mine",
         "pair_id": "p1",
+        "label_id": 5,
         "unrelated": object(),
     }
     record = parse_record(row)
     assert record.criterion == "Be short."
     assert (record.attribute, record.group, record.user_id) == ("short", "3", "17")
-    assert (record.source, record.pair_id) == ("mine", "p1")
+    assert (record.source, record.pair_id, record.label_id) == ("mine", "p1", "5")
     assert record.rating_gap == 2.0
     assert isinstance(record.rating_gap, float)
 

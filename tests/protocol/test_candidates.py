@@ -31,7 +31,7 @@ def composed(monkeypatch) -> list[dict]:
     return seen
 
 
-def test_a_candidate_is_trained_once_and_again_when_its_settings_change(spec, tmp_path, capsys):
+def test_a_candidate_is_trained_once_and_elsewhere_when_its_settings_change(spec, tmp_path, capsys):
     folders = train_missing({"mixture": SMALL}, spec)
     assert folders == {"mixture": tmp_path / "runs" / "candidates" / "made" / "0" / "mixture"}
     results = folders["mixture"] / "results.json"
@@ -40,8 +40,15 @@ def test_a_candidate_is_trained_once_and_again_when_its_settings_change(spec, tm
     assert train_missing({"mixture": SMALL}, spec) == folders
     assert "finished before" in capsys.readouterr().out
     assert results.read_text() == first
-    train_missing({"mixture": [*SMALL, "model.num_heads=2"]}, spec)
-    assert json.loads(results.read_text())["num_heads"] == 2
+    other = [*SMALL, "model.num_heads=2"]
+    changed = train_missing({"mixture": other}, spec)["mixture"]
+    assert changed.parent == folders["mixture"].parent
+    assert json.loads((changed / "results.json").read_text())["num_heads"] == 2
+    assert results.read_text() == first
+    for again, folder in ((SMALL, folders["mixture"]), (other, changed)):
+        capsys.readouterr()
+        assert train_missing({"mixture": again}, spec)["mixture"] == folder
+        assert "finished before" in capsys.readouterr().out
 
 
 def test_a_candidate_trained_anew_is_judged_by_what_it_is_now(spec):
@@ -67,7 +74,7 @@ def test_candidates_share_seed_packages_and_paths_whatever_their_characters(spec
     for name, run in zip(("one", "two"), composed, strict=True):
         assert run["paths"]["features_dir"] == spec["paths"]["features_dir"]
         assert Path(run["paths"]["run_dir"]).parts[-5:] == ("a\\b c", "candidates", "made", "4", name)
-        assert (run["seed"], run["packages"], run["skip_finished"]) == (4, ["mine", "yours"], True)
+        assert (run["seed"], run["packages"], run["ckpt_path"]) == (4, ["mine", "yours"], "last")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""The judges of a run: the model as everybody gets it, gate and all, and then each of its K heads by itself.
+
+Dimension letters: B pairs in a batch, K heads, J = 1 + K judges.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from micro_lit.adaptation.labels import Array
+from micro_lit.adaptation.profiles import Profiles
+from micro_lit.data.pairs import Pairs
+from micro_lit.errors import UserError
+from micro_lit.models import MixtureBT
+
+
+def nobody(model: MixtureBT, rule: str) -> Profiles:
+    """Profiles over the judges, of nobody yet: one half of the weight on the model, the other on its heads alike."""
+    if model.num_heads == 1:
+        raise UserError("run: a model of one head, nothing to personalise; give the run of a mixture")
+    return Profiles(np.repeat([0.5, 0.5 / model.num_heads], [1, model.num_heads]), fingerprint(model), rule)
+
+
+def names(model: MixtureBT) -> list[str]:
+    """What tables call the judges."""
+    return ["as trained", *(f"head {head}" for head in range(model.num_heads))]
+
+
+def fingerprint(model: MixtureBT) -> str:
+    """K and a digest of all that makes the judges of a run: the weights in its checkpoint, and the link."""
+    digest = hashlib.sha256(model.link.encode())
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return f"{model.num_heads}-{digest.hexdigest()[:32]}"
+
+
+class Judged(NamedTuple):
+    """Of B pairs: margins of every judge, chosen minus rejected, and the rewards of the chosen responses."""
+
+    margins_BJ: Array
+    rewards_BJ: Array
+
+
+@torch.no_grad()
+def judge(model: MixtureBT, pairs: Pairs, batch_size: int) -> Judged:
+    """What the judges say of all pairs. The model's own margin is the log odds of the preference that it expects."""
+    parts = []
+    for rows_B in torch.arange(len(pairs)).split(batch_size):
+        judgment = model(pairs[rows_B])
+        opposite = judgment._replace(margins_BK=-judgment.margins_BK)
+        margin_B = model.log_prob(judgment) - model.log_prob(opposite)
+        reward_B = (judgment.log_weights_BK.exp() * judgment.chosen_BK).sum(dim=1)
+        columns = ((margin_B, judgment.margins_BK), (reward_B, judgment.chosen_BK))
+        parts.append([torch.cat([own_B[:, None], heads_BK], dim=1).double() for own_B, heads_BK in columns])
+    return Judged(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
