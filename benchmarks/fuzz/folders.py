@@ -170,6 +170,8 @@ def _wrong_settings(use: Use, chance: random.Random) -> Made:
         return []
     if use.name == "people":
         del values["data.nix"]
+    if use.name == "stage1":  # the data are the command's
+        values = {key: each for key, each in values.items() if not key.startswith(("data.", "seed"))}
     if use.name == "personalise":
         values = {key: each for key, each in values.items() if key.split(".")[0] not in ("data", "seed")}
         values["loader.eval_batch_size"] = ("abc", 0, None, [], -1)
