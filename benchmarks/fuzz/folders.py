@@ -50,7 +50,7 @@ def uses(runs: Runs) -> list[Use]:
         _without(("candidates=", "run="), runs[name]) for name in ("evaluate", "people", "personalise")
     )
     candidates = f"candidates={{a: '{COPY}'}}"
-    router = (*BASE, "model=router", "data.criteria=given", f"stage1={COPY}", RUN)
+    router = (*BASE[:-1], "model=router", "data.criteria=given", f"stage1={COPY}", RUN)
     return [
         Use("report", "report", "vectors", (f"runs={COPY}", RUN), (CONFIG, RESULTS)),
         Use("evaluate", "evaluate", "vectors", (*compare, candidates, RUN), (CONFIG, BEST)),
@@ -83,6 +83,8 @@ def cases(seed: int, shared: Path, runs: Runs) -> list[Case]:
 def _case(use: Use, shared: Path, what: str, expect: Expect, change: Change) -> Case:
     def prepare(folder: Path) -> None:
         shutil.copytree(shared / use.run, folder / "copy", symlinks=True)
+        if use.name == "resume":  # one that has finished is not trained again
+            (folder / "copy" / RESULTS).unlink()
         change(folder / "copy")
 
     check = use.check if expect == Expect.PASS else None
@@ -168,6 +170,8 @@ def _wrong_settings(use: Use, chance: random.Random) -> Made:
         return []
     if use.name == "people":
         del values["data.nix"]
+    if use.name == "stage1":  # the data are the command's
+        values = {key: each for key, each in values.items() if not key.startswith(("data.", "seed"))}
     if use.name == "personalise":
         values = {key: each for key, each in values.items() if key.split(".")[0] not in ("data", "seed")}
         values["loader.eval_batch_size"] = ("abc", 0, None, [], -1)

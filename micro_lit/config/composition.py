@@ -42,8 +42,7 @@ def compose(config_name: str, overrides: list[str]) -> Settings:
 
 def to_settings(config: DictConfig, config_name: str) -> Settings:
     """Resolves a config to plain containers and validates it. Raises `UserError` naming the dotted key."""
-    present = list(config)  # a key without a value yet is not `in` a config, but is listed
-    if gone := [key for key in _keys(config_name) if key not in present]:
+    if gone := [key for key in _keys(config_name) if key not in list(config)]:  # one without a value is there
         raise UserError(
             f"{', '.join(gone)}: may not be taken out (~{gone[0]}); choose another option of the group instead"
         )

@@ -82,9 +82,8 @@ def test_no_value_of_a_config_is_a_fault(value):
     ],
 )
 def test_settings_are_compared_with_what_takes_them(override, message, settings):
-    found = settings("+experiment=planted_floors_k8", override)
-
     def build() -> None:
+        found = settings("+experiment=planted_floors_k8", override)
         config.check_objects(found)
         config.build(found["data"])
 
