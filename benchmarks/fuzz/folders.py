@@ -77,7 +77,37 @@ def cases(seed: int, shared: Path, runs: Runs) -> list[Case]:
         column = [_case(use, shared, *each) for each in itertools.chain(*(make(use, chance) for make in MAKERS))]
         chance.shuffle(column)
         columns.append(column)
-    return interleaved(columns)
+    return interleaved([*columns, _warned(shared)])
+
+
+def _warned(shared: Path) -> list[Case]:
+    """What works, and is to say what it does."""
+
+    def beside(folder: Path) -> None:
+        for name, run in (("good", "vectors"), ("bad", "plain")):
+            shutil.copytree(shared / run, folder / "copy" / name)
+        (folder / "copy" / "bad" / RESULTS).write_text("{")
+
+    def case(what: str, note: str, command: str, *arguments: str, prepare: Change) -> Case:
+        return Case(what, Expect.WARN, command, arguments, prepare=prepare, note=note)
+
+    resumed = (*BASE, f"ckpt_path={COPY}/{LAST}")
+    copy, unfinished = (partial(_copied, shared / "plain", finished) for finished in (True, False))
+    return [
+        case("report of a run beside a damaged one", "left out", "report", f"runs={COPY}", RUN, prepare=beside),
+        case("a finished run again", "finished before", "train", *resumed, prepare=copy),
+        case("a longer training", "a warm restart", "train", *resumed, "trainer.max_epochs=2", prepare=copy),
+        case("an unfinished run again", "going on from", "train", *resumed, prepare=unfinished),
+        case(
+            "a model of people without users", "the data name no users", "train", *BASE, "model=tied", RUN, prepare=copy
+        ),
+    ]
+
+
+def _copied(run: Path, finished: bool, folder: Path) -> None:
+    shutil.copytree(run, folder / "copy")
+    if not finished:
+        (folder / "copy" / RESULTS).unlink()
 
 
 def _case(use: Use, shared: Path, what: str, expect: Expect, change: Change) -> Case:

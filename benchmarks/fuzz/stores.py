@@ -62,6 +62,7 @@ def cases(seed: int, shared: Path, runs: Runs) -> list[Case]:
     found = [
         *(_case(whole, *each, Expect.PASS) for each in _healed(chance)),
         *(_case(whole, *each, Expect.FAIL) for each in REFUSED.items()),
+        *(_case(whole, what, change, Expect.WARN, note) for what, (change, note) in SAID.items()),
     ]
     found += [_case(whole, *_together(chance), Expect.PASS) for _ in range(40)]
     chance.shuffle(found)
@@ -71,12 +72,12 @@ def cases(seed: int, shared: Path, runs: Runs) -> list[Case]:
 Change = Callable[[Path], Any]
 
 
-def _case(whole: Path, what: str, change: Change, expect: Expect) -> Case:
+def _case(whole: Path, what: str, change: Change, expect: Expect, note: str = "") -> Case:
     def prepare(folder: Path) -> None:
         shutil.copytree(whole, folder / "store")
         change(FeatureStore(folder / "store", SPEC).folder)
 
-    return Case(f"a store with {what}", expect, act=use, prepare=prepare)
+    return Case(f"a store with {what}", expect, act=use, prepare=prepare, note=note)
 
 
 def _healed(chance: random.Random) -> list[tuple[str, Change]]:
@@ -145,6 +146,17 @@ REFUSED: dict[str, Change] = {
         (folder / ".lock").unlink(missing_ok=True), (folder / ".lock").mkdir(), _shard(0, folder).unlink(),
     ],
     "a manifest of another encoder": lambda folder: _other_manifest(folder),
+}  # fmt: skip
+
+
+# Damage that is mended, and named.
+SAID: dict[str, tuple[Change, str]] = {
+    "a shard gone": (lambda folder: _shard(1, folder).unlink(), "its 6 texts are to be encoded again"),
+    "a shard cut in half": (
+        lambda folder: _damage("shard", "cut", 0.5, 0, folder), "not as long as it was written; its 6 texts",
+    ),
+    "a bit of a vector changed": (lambda folder: _damage("shard", "flip", 0.9, 3, folder), "damaged; its 6 texts"),
+    "a manifest cut in half": (lambda folder: _damage("manifest", "cut", 0.5, 0, folder), "it is made anew"),
 }  # fmt: skip
 
 
