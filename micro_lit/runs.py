@@ -111,11 +111,11 @@ class Run:
             )
         loader = {"_target_": "micro_lit.data.datamodule.PreferenceDataModule", **settings["loader"]}
         self.datamodule: PreferenceDataModule = build(loader, data=self.data, seed=settings["seed"])
-        if ranks.rank() == 0:
-            self._begin_folder()
         self.loggers = [build(node) for node in (settings.get("logger") or {}).values()]
         self.checkpoints = CheckpointFiles(self.folder)
         self.trainer = self._make_trainer()
+        if ranks.rank() == 0:
+            self._begin_folder()
 
     def _restore_stage1(self, features_dir: Path) -> MixtureBT | None:
         """The model that `stage1` names; says so when the two stages do not share their data."""

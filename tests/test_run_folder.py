@@ -200,9 +200,17 @@ def test_settings_that_lead_nowhere_leave_what_is_there(settings):
     train.run(settings(*ONE))
     folder = folder_of(settings(*ONE))
     before = contents(folder)
-    with pytest.raises(UserError, match="use backbone=identity"):
-        train.run(settings(*ONE, "backbone=tiny", "overwrite=true"))
+    for wrong, said in (("backbone=tiny", "use backbone=identity"), ("trainer=gpu", "[Nn]o supported gpu")):
+        with pytest.raises(UserError, match=said):
+            train.run(settings(*ONE, wrong, "overwrite=true"))
     assert contents(folder) == before
+
+
+def test_settings_that_lead_nowhere_leave_no_run(settings):
+    """A command that comes to no first step does not stand in the way of the next one."""
+    with pytest.raises(UserError, match="[Nn]o supported gpu"):
+        train.run(settings(*ONE, "trainer=gpu"))
+    assert train.run(settings(*ONE)) > 0
 
 
 def write_pairs(path: Path, word: str) -> None:
