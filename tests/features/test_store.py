@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import xxhash
+from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -151,6 +152,25 @@ def test_every_shard_is_named_by_its_checksum_which_the_manifest_holds_too(fille
         checksum = xxhash.xxh3_128_hexdigest((filled.folder / name).read_bytes())
         assert facts["checksum"] == checksum
         assert name == f"shard-{checksum}.safetensors"
+
+
+def test_files_appear_by_rename_and_under_the_lock_the_shard_before_its_name(tmp_path, monkeypatch):
+    store, replace = FeatureStore(tmp_path, SPEC), os.replace
+    renamed = []
+
+    def seen_replace(source: Path, target: Path) -> None:
+        with pytest.raises(Timeout):
+            FileLock(store.folder / ".lock").acquire(blocking=False)
+        renamed.append(target.name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", seen_replace)
+    add(store, 0, 3)
+    [name] = store.shards()
+    assert renamed == [name, "manifest.json"]
+    store.manifest_path.unlink()
+    assert claimed(store, 0, 4) == [3]
+    assert renamed == [name, "manifest.json", "manifest.json"]
 
 
 def test_safetensors_reads_our_shards(tmp_path):
