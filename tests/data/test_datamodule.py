@@ -119,7 +119,8 @@ def test_batches_of_a_token_budget_are_of_like_length_and_in_another_order_every
     assert len(orders[0]) == len(orders[1])
     assert not any(torch.equal(first, second) for first, second in zip(*orders, strict=True))
     longest = [int(length_N[rows].max()) for rows in orders[0]]
-    assert longest not in (sorted(longest), sorted(longest, reverse=True))
+    quarter = len(longest) // 4
+    assert 0.5 < sum(longest[:quarter]) / sum(longest[-quarter:]) < 2  # long ones come at any time
     # Half an epoch can be taken up where it was left.
     again = LengthBatches(length_N, 8000, 64, seed=0)
     again.set_epoch(1)
