@@ -213,7 +213,7 @@ class FeatureStore:
                     shards[path.name] = {"rows": rows, "bytes": path.stat().st_size, "checksum": checksum}
                 else:
                     path.unlink()
-            if shards != named or self._doubted:
+            if shards != named:
                 self._write_manifest(shards)
             self._doubted.clear()
 

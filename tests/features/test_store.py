@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import xxhash
+from filelock import FileLock, Timeout
 from full_disk import full_disk
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from micro_lit.data.pairs import Text
 from micro_lit.data.records import Message
 from micro_lit.errors import UserError
+from micro_lit.features import store as feature_store
 from micro_lit.features.store import PARTS, FeatureStore, text_digests
 
 SPEC = {"model": "m", "revision": None}
@@ -33,7 +35,7 @@ def features(start: int, stop: int, width: int = 5) -> torch.Tensor:
 
 
 def add(store: FeatureStore, start: int, stop: int, dtype: torch.dtype = torch.float32) -> None:
-    truncated_M = torch.arange(start, stop) % 2 == 0
+    truncated_M = torch.arange(start, stop) % 3 == 0
     store.add(texts(start, stop), features(start, stop).to(dtype), truncated_M)
 
 
@@ -69,13 +71,7 @@ def test_what_was_added_is_found_in_any_order_across_shards(tmp_path):
     expected = features(0, 30)[[25, 3, 11, 3]]
     assert torch.equal(table.gather(torch.arange(4)), expected)
     assert torch.equal(table.gather(torch.tensor([2, 0])), expected[[2, 0]])
-    assert not table.truncated_M.any()
-    assert FeatureStore(tmp_path, SPEC).table(text_digests(texts(0, 4))).truncated_M.tolist() == [
-        True,
-        False,
-        True,
-        False,
-    ]
+    assert table.truncated_M.tolist() == [False, True, False, True]
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +121,19 @@ def test_another_encoder_has_another_folder(tmp_path):
     assert other.folder != FeatureStore(tmp_path, SPEC).folder
 
 
+def test_a_store_is_found_where_earlier_versions_have_put_it(tmp_path):
+    assert FeatureStore(tmp_path, SPEC).fingerprint == "30fc8d571b96429e"
+
+
+def test_a_digest_is_compared_with_both_its_halves(tmp_path):
+    store = FeatureStore(tmp_path, SPEC)
+    add(store, 0, 3)
+    for half in (0, 1):
+        digests_M2 = text_digests(texts(0, 3)).copy()
+        digests_M2[1, half] ^= 1
+        assert (store.find(digests_M2)[1][:, 0] >= 0).tolist() == [True, False, True]
+
+
 def test_a_manifest_of_another_encoder_is_refused(tmp_path):
     store, other = FeatureStore(tmp_path, SPEC), FeatureStore(tmp_path, {**SPEC, "model": "other"})
     add(store, 0, 3)
@@ -152,6 +161,25 @@ def test_every_shard_is_named_by_its_checksum_which_the_manifest_holds_too(fille
         checksum = xxhash.xxh3_128_hexdigest((filled.folder / name).read_bytes())
         assert facts["checksum"] == checksum
         assert name == f"shard-{checksum}.safetensors"
+
+
+def test_files_appear_by_rename_and_under_the_lock_the_shard_before_its_name(tmp_path, monkeypatch):
+    store, replace = FeatureStore(tmp_path, SPEC), os.replace
+    renamed = []
+
+    def seen_replace(source: Path, target: Path) -> None:
+        with pytest.raises(Timeout):
+            FileLock(store.folder / ".lock").acquire(blocking=False)
+        renamed.append(target.name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", seen_replace)
+    add(store, 0, 3)
+    [name] = store.shards()
+    assert renamed == [name, "manifest.json"]
+    store.manifest_path.unlink()
+    assert claimed(store, 0, 4) == [3]
+    assert renamed == [name, "manifest.json", "manifest.json"]
 
 
 def test_safetensors_reads_our_shards(tmp_path):
@@ -228,6 +256,20 @@ def test_what_a_damaged_shard_held_is_encoded_again(tmp_path, capsys, damage):
     assert stored(store, 0, 30) == [True] * 30
 
 
+def test_damage_is_said_once_and_again_when_it_comes_back(tmp_path, capsys):
+    store = FeatureStore(tmp_path, SPEC)
+    add(store, 0, 10)
+    [name] = store.shards()
+    for _ in range(2):
+        overwrite(store.folder / name, b"damaged")
+        for _ in range(2):
+            assert store.table(text_digests(texts(0, 10))) is None
+        assert capsys.readouterr().out.count("not as long as it was written") == 1
+        with claim(store, 0, 10) as rows:
+            assert len(rows) == 10
+            add(store, 0, 10)
+
+
 def test_a_shard_that_nobody_asks_for_is_not_read(tmp_path, capsys):
     store = FeatureStore(tmp_path, SPEC)
     add(store, 0, 10)
@@ -271,6 +313,24 @@ def test_who_comes_second_gets_the_parts_that_are_free(tmp_path):
         assert claimed(second, 5, 20) == list(range(10, 20))
         add(first, 0, 10)
     assert claimed(second, 0, 20) == list(range(10, 20))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_rank_says_once_that_it_waits(rank, tmp_path, monkeypatch, capsys):
+    first, second = FeatureStore(tmp_path, SPEC), FeatureStore(tmp_path, SPEC)
+    naps = []
+    with contextlib.ExitStack() as held:
+        held.enter_context(claim(first, 0, 10))
+
+        def nap(seconds: float) -> None:
+            naps.append(seconds)
+            if len(naps) == 3:
+                held.close()
+
+        monkeypatch.setattr(feature_store.time, "sleep", nap)
+        assert claimed(second, 0, 10, rank=rank, world_size=2) == list(range(rank, 10, 2))
+    assert naps == [feature_store.POLL_SECONDS] * 3
+    assert capsys.readouterr().out.count("waiting for another process to encode 10 texts") == (rank == 0)
 
 
 def test_nobody_waits_for_what_has_been_done_meanwhile(tmp_path):
@@ -431,6 +491,16 @@ def test_gathering_gives_pages_back(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert torch.equal(gathered, table.gather(torch.arange(2000)))
     assert resident_bytes(store.folder) < 4e6
+
+
+def test_pages_are_given_back_whenever_there_may_be_too_many(filled, monkeypatch):
+    """Touching one row may map as much as `FAULT_BYTES`."""
+    table, released = filled.table(text_digests(texts(0, 28))), []
+    table.resident_bytes = 5 * feature_store.FAULT_BYTES + 1
+    monkeypatch.setattr(table, "_release", lambda: released.append(1))
+    assert torch.equal(table.gather(torch.arange(28)), features(0, 28))
+    assert len(released) == 6
+    assert torch.equal(table.resident(), features(0, 28))
 
 
 def test_more_shards_than_files_may_be_open(tmp_path):

@@ -107,7 +107,6 @@ def test_two_processes_at_once_encode_every_text_once(tmp_path, start):
         assert printed(*(tmp_path / name for name in names)).count("waiting for another process to encode") <= 2
 
 
-@pytest.mark.quick
 def test_who_comes_second_waits_and_encodes_nothing_again(tmp_path, start):
     """The first one stands in the middle of its work until the second one has met it."""
     numbers, root, gate = list(range(60)), tmp_path / "features", tmp_path / "gate"

@@ -116,6 +116,7 @@ def test_runs_may_differ_in_models_and_in_what_they_are_told(settings, tmp_path)
     assert len(load_data(folders, "hidden").pairs) == 832
 
 
+@pytest.mark.quick
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path}: not the folder of a run"):
         load_data({"a": tmp_path}, "hidden")

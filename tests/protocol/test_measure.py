@@ -193,6 +193,7 @@ def test_labels_from_the_test_rows_are_judged_by_nobody(root):
     json.dumps(results, allow_nan=False)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("role", ["baseline", "routed", "elicited", "cards", "explained"])
 def test_names_that_are_no_candidates_are_refused_before_anything_is_trained(role, tmp_path):
     spec = make_spec(tmp_path, **{role: "nobody" if role == "baseline" else ["mixture", "nobody"]})

@@ -246,6 +246,7 @@ def test_heads_that_are_shared_by_a_user_adapt_alike_by_themselves_and_by_the_po
     )
 
 
+@pytest.mark.quick
 @few
 @given(seeds, st.sampled_from([adaptation.posterior, adaptation.mixture_em, adaptation.hedge]))
 def test_evidence_of_users_without_labels_is_exactly_none(seed, adapt):
@@ -319,6 +320,7 @@ def groups_of(group_V, source_V=None) -> Groups:
     return Groups(np.arange(len(group_V)), group_V, source_V)
 
 
+@pytest.mark.quick
 @few
 @given(seeds, st.integers(1, 4), st.integers(1, 4))
 def test_heads_stand_for_groups_as_most_users_have_it_whatever_heads_are_called(seed, heads, groups):
@@ -334,6 +336,7 @@ def test_heads_stand_for_groups_as_most_users_have_it_whatever_heads_are_called(
     assert groups_of(group_V).matched(renamed[None]).sum() == best
 
 
+@pytest.mark.quick
 def test_groups_are_matched_in_each_source_and_draw_by_themselves():
     group_V, source_V = [0, 0, 1, 1, 0, 0, 1, 1], [0, 0, 0, 0, 1, 1, 1, 1]
     opposite_RU = np.array([[0, 0, 1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0, 1, 1]])
@@ -369,6 +372,7 @@ def test_users_of_no_group_or_of_several_are_left_out(people):
 POPULATION = {"attributes": ["length", "warmth", "humour"], "groups": 3, "strength": 1.5, "seed": 2}
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("weights", [[[0.2, 0.3, 0.5]], [[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.0, 0.5, 0.5]]])
 def test_bayes_knows_the_groups_as_well_as_it_thinks(weights):
     """How often the most probable group is right is how probable it is, when labels and topics are all there is."""
