@@ -208,7 +208,7 @@ def test_settings_that_lead_nowhere_leave_what_is_there(settings):
 
 def test_settings_that_lead_nowhere_leave_no_run(settings):
     """A command that comes to no first step does not stand in the way of the next one."""
-    with pytest.raises(UserError, match="[Nn]o supported gpu"):
+    with pytest.raises(UserError, match=r"[Nn]o supported gpu"):
         train.run(settings(*ONE, "trainer=gpu"))
     assert train.run(settings(*ONE)) > 0
 

@@ -181,6 +181,8 @@ def _check_numbers(node: Any, name: str, finite: bool) -> None:
     """Raises `ValueError` for a leaf that is no number; lists are for nobody to compute with."""
     if isinstance(node, Mapping):
         for key, child in node.items():
+            if isinstance(child, Mapping) and key in ("value", "se", "n"):
+                raise ValueError(f"{name}.{key} is {child!r:.20}, which is no number")
             if name != "excess_risk" or key != "over":
                 _check_numbers(child, f"{name}.{key}", finite or "value" in node)
     elif isinstance(node, list) and not finite:

@@ -113,6 +113,7 @@ def test_what_cannot_be_read_is_named_in_one_line(file, content, tmp_path):
         ("test.nll.value", "0.6", "test.nll.value is '0.6', which is no finite number"),
         ("test.nll.value", None, "test.nll.value is None"),
         ("test.nll.value", [0.6], r"test.nll.value is \[0.6\]"),
+        ("test.nll.value", {"a": 1}, "test.nll.value is {.a.: 1}, which is no number"),
         ("test.nll.value", float("nan"), "test.nll.value is nan"),
         ("test.nll.value", 10**400, ""),
         ("test.nll.se", "0.1", "test.nll.se is '0.1'"),
