@@ -639,7 +639,13 @@ def test_the_first_response_of_a_pair_is_the_same_for_all_its_raters():
 @pytest.mark.parametrize(
     ("name", "settings", "train_rows", "test_rows"),
     [
-        ("polis", {"columns": {"rating_gap": "margin", "group": "meta.group"}, "split_by": "pair_id"}, 37_209, 23_614),
+        pytest.param(
+            "polis",
+            {"columns": {"rating_gap": "margin", "group": "meta.group"}, "split_by": "pair_id"},
+            37_209,
+            23_614,
+            marks=pytest.mark.full,
+        ),
         ("dsp", {"columns": {"rating_gap": "margin"}}, 7_424, 2_948),
     ],
 )

@@ -90,9 +90,13 @@ def assert_complete(root: Path, numbers: Sequence[int]) -> None:
     assert names == {*store(root).shards(), "manifest.json", ".lock", "locks"}
 
 
-def test_two_processes_at_once_encode_every_text_once(tmp_path, start):
+FEW_OR_MANY = pytest.mark.parametrize("turns", [6, pytest.param(20, marks=pytest.mark.full)])
+
+
+@FEW_OR_MANY
+def test_two_processes_at_once_encode_every_text_once(turns, tmp_path, start):
     draw = random.Random(0)
-    for turn in range(20):
+    for turn in range(turns):
         root, barrier = tmp_path / str(turn), processes.Barrier(2)
         wanted = [draw.sample(range(90), 60) if turn % 2 else draw.sample(range(60), 60) for _ in range(2)]
         names = [f"{turn}-{number}" for number in range(2)]
@@ -172,12 +176,15 @@ def test_the_work_of_a_killed_process_is_taken_over_by_the_one_that_waits(tmp_pa
     assert seen(tmp_path / "holder") + taken_over <= len(numbers) + SHARD_ROWS + BATCH_ROWS
 
 
-def test_a_process_killed_at_any_moment_leaves_nothing_false_and_loses_one_shard_at_most(tmp_path, start, capsys):
+@FEW_OR_MANY
+def test_a_process_killed_at_any_moment_leaves_nothing_false_and_loses_one_shard_at_most(
+    turns, tmp_path, start, capsys
+):
     draw = random.Random(0)
     numbers, root = list(range(3000)), tmp_path / "features"
     digests_M2 = text_digests(texts(numbers))
     before = 0
-    for turn in range(20):
+    for turn in range(turns):
         process = start(f"{turn}", numbers, seconds=0.02)
         wait_until((tmp_path / f"{turn}").exists, process)
         time.sleep(draw.uniform(0, 0.3))  # of the 15 s that all would take
@@ -193,7 +200,7 @@ def test_a_process_killed_at_any_moment_leaves_nothing_false_and_loses_one_shard
     tables = [store(folder).table(digests_M2) for folder in (root, tmp_path / "other")]
     assert torch.equal(*(table.gather(torch.arange(len(numbers))) for table in tables))
     work = sum(seen(path) for path in tmp_path.iterdir() if path.name == "last" or path.name.isdigit())
-    assert work <= len(numbers) + 20 * (SHARD_ROWS + BATCH_ROWS)
+    assert work <= len(numbers) + turns * (SHARD_ROWS + BATCH_ROWS)
     assert "again" not in capsys.readouterr().out
 
 
