@@ -55,7 +55,9 @@ class CheckpointFiles(TorchCheckpointIO):
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         found = read(Path(path))
-        return {**found, "callbacks": _moved(found.get("callbacks", {}), _home(found), os.path.realpath(self.folder))}
+        if "callbacks" in found:
+            found["callbacks"] = _moved(found["callbacks"], _home(found), os.path.realpath(self.folder))
+        return found
 
 
 def _home(checkpoint: dict[str, Any]) -> str | None:

@@ -321,6 +321,7 @@ def begin(settings: Settings) -> None:
     everything that a run has left there is removed.
     """
     folder = Path(settings["paths"]["run_dir"])
+    folder.mkdir(parents=True, exist_ok=True)
     if settings["ckpt_path"] is None:
         for left in [path for pattern in MADE for path in folder.glob(pattern)]:
             shutil.rmtree(left) if left.is_dir() else left.unlink()

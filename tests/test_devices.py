@@ -38,6 +38,11 @@ def packages(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY / "tests" / "support"))
 
 
+LEFT = {
+    "checkpoints", "checkpoints.json", "config.yaml", "inputs.json", "logs", "metrics.csv", "results.json",
+}  # fmt: skip
+
+
 def losses(folder: Path) -> list[float]:
     """The training loss of each step."""
     with (folder / "metrics.csv").open() as file:
@@ -67,7 +72,7 @@ def test_two_processes_learn_and_measure_what_one_does(settings, tmp_path):
     compare(tmp_path / "one", tmp_path / "two", 1e-6)
     # Two processes wrote one folder, and the second one said its part in a file.
     found = {path.name for path in (tmp_path / "two").iterdir()}
-    assert found - {".lock"} == {"checkpoints", "config.yaml", "logs", "metrics.csv", "results.json"}
+    assert found - {".lock"} == LEFT
     assert [path.name for path in (tmp_path / "two" / "logs").iterdir()] == ["rank1.txt"]
 
 

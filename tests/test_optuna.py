@@ -60,7 +60,9 @@ class Bowl:
         loss += 0.5 * abs(int(values["model.num_heads"]) - 4) + 0.01 * int(values["loader.batch_size"])
         folder = self.folder(overrides, number)
         folder.mkdir(parents=True)
-        measured = {"validation": {"nll": loss}, "test": {"nll": {"value": 1 - loss, "se": 0.1}}}
+        nothing = {part: {} for part in ("floors", "excess", "excess_risk", "raters")}
+        measured = {"validation": {"nll": loss}, "test": {"nll": {"value": 1 - loss, "se": 0.1}}, **nothing}
+        measured |= {"seed": 0, "seconds": 1.0}
         (folder / "results.json").write_text(json.dumps(measured))
         return 1 - loss
 

@@ -162,6 +162,8 @@ def check(results: Any) -> None:
     if results["floors"] and results["excess_risk"] and results["excess_risk"].get("over") not in results["floors"]:
         raise ValueError("excess_risk.over names no floor")
     for score, facts in results["raters"].items():
+        if type(facts) is int:  # how many rows, and pairs
+            continue
         for name, floor in _mapping(_mapping(facts, f"raters.{score}").get("floors", {}), f"raters.{score}").items():
             if not {"value", "se"} <= _mapping(floor, f"raters.{score}.floors.{name}").keys():
                 raise ValueError(f"raters.{score}.floors.{name} holds no value or no se")

@@ -355,7 +355,7 @@ def test_a_killed_em_that_is_resumed_within_an_epoch_ends_where_the_whole_one_do
         "+callbacks.kill.step=11",
     )
     with pytest.raises(micro_lit_testing.Killed):
-        train.run(settings(*overrides, *kill))
+        train.run(settings(*overrides, *kill, "overwrite=true"))
     last = Path(settings()["paths"]["run_dir"]) / "checkpoints" / "last.ckpt"
     step = torch.load(last, weights_only=True)["global_step"]
     assert step == 9 or step % 3 == 2, step

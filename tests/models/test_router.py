@@ -123,7 +123,7 @@ def test_targets_stay_within_an_epoch_and_follow_the_router_between_epochs(setti
 def test_the_sharpness_of_targets_is_logged(settings, stage1):
     largest = {}
     for tau in (1e-4, 100.0):
-        run = settings(*STAGE2, f"stage1={stage1}", f"model.tau={tau}", "trainer.max_epochs=1")
+        run = settings(*STAGE2, f"stage1={stage1}", f"model.tau={tau}", "trainer.max_epochs=1", "overwrite=true")
         train.run(run)
         lines = (Path(run["paths"]["run_dir"]) / "metrics.csv").read_text().splitlines()
         column = lines[0].split(",").index("train/target_largest")
@@ -142,7 +142,7 @@ def test_a_router_resumed_in_the_middle_of_an_epoch_ends_where_the_whole_one_doe
         "+callbacks.kill.step=4",
     )
     with pytest.raises(micro_lit_testing.Killed):
-        train.run(settings(*overrides, often, *kill))
+        train.run(settings(*overrides, often, *kill, "overwrite=true"))
     last = Path(settings(*overrides)["paths"]["run_dir"]) / "checkpoints" / "last.ckpt"
     assert train.run(settings(*overrides, often, f"ckpt_path={last}")) == expected
 

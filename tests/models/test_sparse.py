@@ -225,9 +225,8 @@ def test_a_noisy_run_that_is_resumed_ends_where_the_whole_one_does(settings):
     whole = settings(*command)
     expected = train.run(whole)
     last = Path(whole["paths"]["run_dir"]) / "checkpoints" / "last.ckpt"
-    last.unlink()
     kill = ("packages=[micro_lit_testing]", "+callbacks.kill._target_=micro_lit_testing.KillAt")
     with pytest.raises(micro_lit_testing.Killed):
-        train.run(settings(*command, *kill, "+callbacks.kill.step=13"))
+        train.run(settings(*command, *kill, "+callbacks.kill.step=13", "overwrite=true"))
     assert train.run(settings(*command, f"ckpt_path={last}")) == expected
-    assert train.run(settings(*command, "model.noise=0.0")) != expected
+    assert train.run(settings(*command, "model.noise=0.0", "overwrite=true")) != expected

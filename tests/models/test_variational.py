@@ -403,8 +403,8 @@ def test_a_killed_vpl_that_is_resumed_within_an_epoch_ends_where_the_whole_one_d
         "trainer.val_check_interval=3",
     )
     expected = train.run(settings(*overrides))
-    kill = "+callbacks.kill._target_=micro_lit_testing.KillAt"
+    kill = ("+callbacks.kill._target_=micro_lit_testing.KillAt", "+callbacks.kill.step=11", "overwrite=true")
     with pytest.raises(micro_lit_testing.Killed):
-        train.run(settings(*overrides, "packages=[micro_lit_testing]", kill, "+callbacks.kill.step=11"))
+        train.run(settings(*overrides, "packages=[micro_lit_testing]", *kill))
     last = Path(settings()["paths"]["run_dir"]) / "checkpoints" / "last.ckpt"
     assert train.run(settings(*overrides, f"ckpt_path={last}")) == expected

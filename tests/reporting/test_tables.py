@@ -103,8 +103,8 @@ AWKWARD = "a_b|50% & more"
 @pytest.fixture
 def awkward(tmp_path):
     for word in (AWKWARD, "plain"):
-        write_run(tmp_path / word.replace("|", ""), nll=0.5, settings={"a_key": word})
-        write_run(tmp_path / (word.replace("|", "") + "2"), nll=0.7, seed=1, settings={"a_key": word})
+        write_run(tmp_path / word.replace("|", ""), nll=0.5, settings={"a_word": word})
+        write_run(tmp_path / (word.replace("|", "") + "2"), nll=0.7, seed=1, settings={"a_word": word})
     return cells(collect([str(tmp_path)]), "test.nll")
 
 
@@ -112,7 +112,7 @@ def test_markdown_is_well_formed(awkward):
     lines = tables.markdown(awkward).splitlines()
     columns = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
     assert [len(cells) for cells in columns] == [3] * 4
-    assert [cell.strip() for cell in columns[0]] == ["a_key", "n", "NLL"]
+    assert [cell.strip() for cell in columns[0]] == ["a_word", "n", "NLL"]
     assert set(lines[1]) == set("| -")
     assert columns[2][0].strip() == AWKWARD.replace("|", r"\|")
     assert columns[3][2].strip() == "0.6000 ± 0.1414"
@@ -122,7 +122,7 @@ def test_latex_uses_booktabs_and_escapes(awkward):
     text = tables.latex(awkward)
     for line in (r"\begin{tabular}{lll}", r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}"):
         assert text.count(line) == 1
-    assert r"a\_key & n & NLL \\" in text
+    assert r"a\_word & n & NLL \\" in text
     assert r"a\_b|50\% \& more & 2 & 0.6000 $\pm$ 0.1414 \\" in text
     assert not re.search(r"(?<!\\)[_%]", text)
     assert "±" not in text
