@@ -1,6 +1,7 @@
 """Fixtures shared by all tests. Nothing here reaches the network."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,10 @@ hypothesis.settings.register_profile("repeatable", **UNTIMED, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
 processes.adopt_orphans()
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As a shell starts what runs in the background; the commands that tests start would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One worker a core: more threads would only wait for each other.

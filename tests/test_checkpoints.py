@@ -43,17 +43,26 @@ class Small(torch.nn.Module):
         return name == "trained"
 
 
+def save(checkpoint: dict, path: Path) -> None:
+    """As the Trainer of a run in the folder above has it written."""
+    checkpoints.CheckpointFiles(path.parents[1]).save_checkpoint(checkpoint, path)
+
+
+def load(path: Path) -> dict:
+    return checkpoints.CheckpointFiles(path.parents[1]).load_checkpoint(path)
+
+
 @pytest.fixture
 def small(tmp_path) -> Path:
     """A checkpoint as a Trainer writes it, in a folder that was not there."""
     path = tmp_path / "checkpoints" / "last.ckpt"
-    checkpoints.CheckpointFiles().save_checkpoint({"state_dict": {"trained": Small().trained.data}, "epoch": 3}, path)
+    save({"state_dict": {"trained": Small().trained.data}, "epoch": 3}, path)
     return path
 
 
 def test_what_was_saved_is_read(small):
-    for found in (checkpoints.read(small), checkpoints.CheckpointFiles().load_checkpoint(small)):
-        assert found.keys() == {"state_dict", "epoch", "format"}
+    for found in (checkpoints.read(small), load(small)):
+        assert found.keys() - {"callbacks"} == {"state_dict", "epoch", "format", "folder"}
         assert found["epoch"] == 3
         assert torch.equal(found["state_dict"]["trained"], Small().trained)
 
@@ -75,7 +84,7 @@ def test_no_changed_bit_gives_other_weights(small):
         changed[at] ^= 1 << at % 8
         small.write_bytes(changed)
         try:
-            found = checkpoints.CheckpointFiles().load_checkpoint(small)
+            found = load(small)
         except UserError:
             refused.append(at)
         else:
@@ -117,7 +126,7 @@ class Interrupted:
 def test_ctrl_c_while_it_is_written_is_ctrl_c_and_leaves_the_one_before(small):
     before = small.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.CheckpointFiles().save_checkpoint({"state_dict": {}, "more": Interrupted()}, small)
+        save({"state_dict": {}, "more": Interrupted()}, small)
     assert small.read_bytes() == before
     assert list(small.parent.iterdir()) == [small]
 
@@ -141,22 +150,18 @@ def test_ctrl_c_between_two_bytes_is_ctrl_c(small, monkeypatch):
     before = small.read_bytes()
     monkeypatch.setattr(checkpoints, "_save", write)
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.CheckpointFiles().save_checkpoint({"state_dict": Small().state_dict()}, small)
+        save({"state_dict": Small().state_dict()}, small)
     assert small.read_bytes() == before
     assert list(small.parent.iterdir()) == [small]
 
 
-def test_a_disk_that_is_full_leaves_the_one_before(small, monkeypatch):
-    """Every byte goes to a device that is always full."""
-    before, save = small.read_bytes(), checkpoints._save
-
-    def write(checkpoint: dict, path: Path) -> None:
-        path.symlink_to("/dev/full")
-        save(checkpoint, path)
-
-    monkeypatch.setattr(checkpoints, "_save", write)
-    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); the one before is kept"):
-        checkpoints.CheckpointFiles().save_checkpoint({"state_dict": Small().state_dict()}, small)
+def test_a_disk_that_is_full_leaves_the_one_before(small):
+    before = small.read_bytes()
+    with (
+        full_disk(small.name),
+        pytest.raises(UserError, match=r"cannot be written \(No space left on device\); the one before is kept"),
+    ):
+        save({"state_dict": Small().state_dict()}, small)
     assert small.read_bytes() == before
     assert list(small.parent.iterdir()) == [small]
 
@@ -164,13 +169,13 @@ def test_a_disk_that_is_full_leaves_the_one_before(small, monkeypatch):
 def test_a_checkpoint_that_cannot_be_written_is_said_with_what_is_left(small, tmp_path):
     """No name of a file may have more than 255 bytes, and a file is no folder."""
     with pytest.raises(UserError, match=r"cannot be written \(File name too long\); there is none yet"):
-        checkpoints.CheckpointFiles().save_checkpoint({"state_dict": {}}, small.with_name("a" * 250))
+        save({"state_dict": {}}, small.with_name("a" * 250))
     with pytest.raises(UserError, match=r"cannot be written \(File exists\); there is none yet"):
-        checkpoints.CheckpointFiles().save_checkpoint({"state_dict": {}}, small / "last.ckpt")
+        save({"state_dict": {}}, small / "last.ckpt")
     taken = small.with_name("b" * 250)
     taken.touch()
     with pytest.raises(UserError, match=r"cannot be written \(File name too long\); the one before is kept"):
-        checkpoints.CheckpointFiles().save_checkpoint({"state_dict": {}}, taken)
+        save({"state_dict": {}}, taken)
 
 
 def test_weights_are_given_to_the_model_that_saves_them(small):
@@ -212,7 +217,7 @@ def test_a_checkpoint_of_another_format_is_refused(small):
     for other in (0, 99):
         torch.save(found | {"format": other}, small)
         with pytest.raises(UserError, match=rf"of format {other}, this version of micro_lit reads format 1"):
-            checkpoints.CheckpointFiles().load_checkpoint(small)
+            load(small)
     # The first versions wrote none.
     torch.save({name: value for name, value in found.items() if name != "format"}, small)
     checkpoints.read(small)
