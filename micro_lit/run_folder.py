@@ -160,14 +160,15 @@ def plan(settings: Settings) -> Plan:
     finished = (folder / results.FILE_NAME).is_file()
     if finished and not different:
         return Plan(settings, results.read(folder))
-    fixed = {key: values for key, values in different.items() if not _may_change(key, values)}
-    if asked is None:
-        state = "a finished run" if finished else "an unfinished run"
-        reason = f" with other settings ({_named(different)})" if different else ""
-        raise UserError(f"paths.run_dir={folder}: holds {state}{reason}; {_ways_out(folder, going_on=not fixed)}")
     from micro_lit import checkpoints  # it takes seconds to import
 
-    path = checkpoints.last(folder) if asked == "last" else Path(asked)
+    path = None if asked is None else checkpoints.last(folder) if asked == "last" else Path(asked)
+    if asked is None or (finished and path is None):
+        fixed = [key for key, values in different.items() if not _may_change(key, values)]
+        state = "a finished run" if finished else "an unfinished run"
+        reason = f" with other settings ({_named(different)})" if different else ""
+        going_on = not fixed and asked is None
+        raise UserError(f"paths.run_dir={folder}: holds {state}{reason}; {_ways_out(folder, going_on)}")
     if path is not None:
         if run_folder_of(path) != folder.absolute():
             raise UserError(

@@ -169,6 +169,18 @@ def test_a_run_of_other_settings_is_kept(change, settings):
     assert contents(folder) == before
 
 
+def test_a_finished_run_without_checkpoints_is_kept_too(settings):
+    """There is nothing to go on from, and that is no reason to begin anew in its place."""
+    none = ("callbacks.best=null", "callbacks.last=null", "callbacks.preemption=null", "callbacks.early_stopping=null")
+    alone = (*ONE, *none, "+trainer.enable_checkpointing=false")
+    train.run(settings(*alone))
+    folder = folder_of(settings(*alone))
+    before = contents(folder)
+    with pytest.raises(UserError, match=r"holds a finished run with other settings \(model.warmup"):
+        train.run(settings(*alone, "model.warmup=0.2", "ckpt_path=last"))
+    assert contents(folder) == before
+
+
 def test_an_unfinished_run_is_kept_and_the_ways_out_are_said(settings, capsys):
     folder = kill_at(10, settings, *FEATURES)
     before = contents(folder)
