@@ -77,10 +77,16 @@ def is_ended(partial: Path) -> None:
     raise SystemExit(75)
 
 
+def removes_its_file(partial: Path) -> None:
+    partial.unlink()
+    raise OSError("no space")
+
+
 @pytest.mark.parametrize(
     ("write", "error"),
     [
         (fails_first, OSError),
+        (removes_its_file, OSError),
         (fails_half_way, ZeroDivisionError),
         (is_interrupted, KeyboardInterrupt),
         (is_ended, SystemExit),
@@ -233,6 +239,43 @@ def test_partials_of_other_names_and_other_files_stay(tmp_path):
     assert names(tmp_path) == {"b.json.0a1b2c.partial", "a.json", "a.jsonl", "partial"}
     files.remove_partials(tmp_path)
     assert names(tmp_path) == {"a.json", "a.jsonl", "partial"}
+
+
+def test_a_name_is_no_pattern(tmp_path):
+    path, other = tmp_path / "[ab].json", tmp_path / f"a.json.{'0' * 12}.partial"
+    left = tmp_path / f"{path.name}.{'0' * 12}.partial"
+    for each in (left, other):
+        each.touch()
+    files.write_text(path, "new")
+    assert names(tmp_path) == {path.name, other.name}
+
+
+def no_links(partial: Path, path: Path) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_is_whole_and_never_takes_the_place_of_another(links, tmp_path, monkeypatch):
+    """links: whether the file system has hard links."""
+    path, fsync, synced = tmp_path / "new.json", os.fsync, []
+
+    def seen_fsync(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", seen_fsync)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    before = descriptors()
+    files.write_new(path, lambda partial: partial.write_text("first"))
+    assert path.read_text() == "first"
+    assert synced[0].endswith(".partial")
+    assert synced[1:] == [*([] if links else ["new.json"]), tmp_path.name]
+    with pytest.raises(FileExistsError):
+        files.write_new(path, lambda partial: partial.write_text("second"))
+    assert path.read_text() == "first"
+    assert names(tmp_path) == {"new.json"}
+    assert descriptors() == before
 
 
 def test_a_partial_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):

@@ -34,9 +34,9 @@ def features(start: int, stop: int, width: int = 5) -> torch.Tensor:
     return torch.arange(start, stop).float()[:, None] + torch.arange(width) / 10
 
 
-def add(store: FeatureStore, start: int, stop: int, dtype: torch.dtype = torch.float32) -> None:
+def add(store: FeatureStore, start: int, stop: int, dtype: torch.dtype = torch.float32, width: int = 5) -> None:
     truncated_M = torch.arange(start, stop) % 3 == 0
-    store.add(texts(start, stop), features(start, stop).to(dtype), truncated_M)
+    store.add(texts(start, stop), features(start, stop, width).to(dtype), truncated_M)
 
 
 def stored(store: FeatureStore, start: int, stop: int) -> list[bool]:
@@ -403,20 +403,20 @@ def test_a_store_of_the_first_version_gets_checksums_when_it_grows(old):
 
 def test_a_full_disk_is_said_and_finished_shards_are_kept(tmp_path):
     elsewhere = FeatureStore(tmp_path / "elsewhere", SPEC)
-    add(elsewhere, 10, 20)
+    add(elsewhere, 10, 20, width=5000)
     [name] = elsewhere.shards()
     size = (elsewhere.folder / name).stat().st_size
     store = FeatureStore(tmp_path, SPEC)
     with claim(store, 0, 50):
-        add(store, 0, 10)
+        add(store, 0, 10, width=5000)
         with full_disk(name), pytest.raises(UserError) as caught:
-            add(store, 10, 20)
+            add(store, 10, 20, width=5000)
     assert str(caught.value).startswith(f"{store.folder}: the disk is full; what is still to be stored takes")
-    assert f"{size * 4 / 1e6:,.1f} MB" in str(caught.value)
+    assert f" {size * 4 / 1e6:,.1f} MB" in str(caught.value)  # of 50 texts 10 are stored
     assert "Finished shards are kept" in str(caught.value)
     assert stored(store, 0, 20) == [True] * 10 + [False] * 10
     assert not list(store.folder.glob("*.partial"))
-    add(store, 10, 20)
+    add(store, 10, 20, width=5000)
     assert stored(store, 0, 20) == [True] * 20
 
 
