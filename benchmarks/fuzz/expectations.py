@@ -46,6 +46,8 @@ def one_of(*right: str, wrong: Sequence[str] = ()) -> Values:
 HUGE = "1" + 21 * "0"
 PART = ("0", "0.0", "-1", "1.5", "-0.5")
 NODE = Values((), ("7", "abc", "''", "[a]", "[]", "nan", "true"))
+# Of a group that may be left out: [] chooses none of it.
+LEFT_OUT = Values(("[]",), tuple(each for each in NODE.wrong if each != "[]"))
 
 # Of `train.py +experiment=planted_floors_k8` with 64 training pairs in batches of 32, 32 validation and 48 test pairs.
 TRAIN: dict[str, Values] = {
@@ -153,11 +155,11 @@ TRAIN: dict[str, Values] = {
     "+model.optimizer.eps": number("1e-8", wrong=("-1",)),
     "nix": Values((), ("1", "null", "[1]", "abc")),
     "trainer.nix": Values((), ("1", "null", "[1]", "abc")),
-    "logger": NODE,
+    "logger": LEFT_OUT,
     "logger.csv.save_dir": Values((), ("7", "[a]", "{a: 1}", "nan", "true")),
     "logger.csv.name": Values(("''",), ("[a]", "{a: 1}", "nan", "true")),
     "logger.csv.version": Values(("''",), ("[a]", "{a: 1}", "nan", "1.5")),
-    "callbacks": NODE,
+    "callbacks": LEFT_OUT,
     "callbacks.best.monitor": one_of("val/nll", wrong=("val/nix", "7")),
     "callbacks.best.mode": one_of("min", wrong=("null",)),
     "callbacks.best.filename": Values(("best",), ("[a]", "{a: 1}", "nan", "true", "'../../x'")),
@@ -214,7 +216,7 @@ OTHERS: dict[str, dict[str, Values]] = {
         "report.x": Values(("null", "model.num_heads"), ("[a]", "{a: 1}", "nan", "7", "nix", "model.link")),
         "report.panels": Values(("null",), ("[a]", "{a: 1}", "nan", "7")),
         "report.out": Values(("null", "elsewhere"), ("[a]", "{a: 1}", "nan", "7", "/dev/null", "/proc/x")),
-        "logger": NODE,
+        "logger": LEFT_OUT,
         "paths.run_dir": TRAIN["paths.run_dir"],
     },
     "evaluate": {

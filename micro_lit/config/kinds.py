@@ -55,7 +55,9 @@ def user_name() -> Rule:
     # A command line that is no UTF-8 comes in as half characters, which no file can hold.
     return Rule(
         "a name, a whole number or null; other numbers in two kinds of quotes, as '\"1.5\"'",
-        lambda value: value is None or type(value) is int or (isinstance(value, str) and not _HALF.search(value)),
+        lambda value: (
+            value is None or type(value) is int or (isinstance(value, str) and value != "" and not _HALF.search(value))
+        ),
     )
 
 

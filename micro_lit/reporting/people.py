@@ -114,10 +114,10 @@ def write(results: Mapping[str, Any], settings: Settings) -> Path:
     _show(results)
     written = [*texts, *(path.name for path in pictures)]
     protocol.say_what_is_next(results, folder, written, _next_step(results), drawable=bool(results["regimes"]))
-    if "wandb" in settings["logger"]:
+    if (wandb := (settings.get("logger") or {}).get("wandb")) is not None:
         frames = {f"{key}_{score}": pd.concat([fair, apart]) for key, score, _, fair, apart in shown(results)}
         images = {"figure": pictures[0]} if pictures else {}
-        tracking.log_tables("people", results["name"], frames, images, folder, settings["logger"]["wandb"], judged)
+        tracking.log_tables("people", results["name"], frames, images, folder, wandb, judged)
     return folder
 
 

@@ -176,12 +176,12 @@ def write(
     written = [*texts, *(path.name for path in pictures), *(f"cards/{name}" for name in drawn)]
     written += [f"explanations/{name}" for name in argued]
     say_what_is_next(results, folder, written, _next_step(results, settings), drawable=bool(panels))
-    if "wandb" in settings["logger"]:
+    if (wandb := (settings.get("logger") or {}).get("wandb")) is not None:
         frames = {key: pd.concat(shown(rows, results)) for key, rows in results["tables"].items()}
         images = {"figure": pictures[0]} if pictures else {}
         images |= {f"heads/{name}": paths[0] for name, paths in drawn.items()}
         images |= {f"explanations/{name}": paths[0] for name, paths in argued.items() if cards}
-        tracking.log_tables("evaluate", results["name"], frames, images, folder, settings["logger"]["wandb"], judged)
+        tracking.log_tables("evaluate", results["name"], frames, images, folder, wandb, judged)
     return folder
 
 
