@@ -167,6 +167,7 @@ TASK = {
 SCRIPT = REPOSITORY / "experiments" / "cluster" / "train.sbatch"
 
 
+@pytest.mark.full
 def test_the_script_for_slurm_goes_on_where_it_was_stopped(tmp_path, slurm):
     """Its run is told to stop in the second epoch, is queued again with status 75, and then ends as the whole one."""
     subprocess.run(["bash", "-n", SCRIPT], check=True)

@@ -108,6 +108,7 @@ def test_a_yaml_file_is_redacted_in_place_and_one_without_secrets_is_not_touched
     assert yaml.safe_load(path.read_text()) == [f"+x.api_key={HIDDEN}", "seed=1"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("path", sorted((config_dir() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_passes_as_it_is(path, settings):
     command = re.search(r"micro_lit\.(\w+)", path.read_text())[1]
