@@ -29,9 +29,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell starts what runs in the background; the commands that tests start would ignore it too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # One worker a core: more threads would only wait for each other.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The tensors of tests are tiny: a second thread would only spin while it waits for the first.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
