@@ -369,7 +369,7 @@ KILL = ("packages=[test_tracking]", "+callbacks.kill._target_=test_tracking.Kill
 
 def test_a_run_whose_wandb_core_is_killed_ends_as_any_other(settings, capsys):
     expected = train.run(settings(*FEATURES, "trainer.log_every_n_steps=1"))
-    killed = settings(*FEATURES, "trainer.log_every_n_steps=1", "logger=wandb", *KILL)
+    killed = settings(*FEATURES, "trainer.log_every_n_steps=1", "logger=wandb", "overwrite=true", *KILL)
     capsys.readouterr()
     assert train.run(killed) == expected
     folder = Path(killed["paths"]["run_dir"])
@@ -391,7 +391,8 @@ def test_a_run_whose_wandb_core_is_killed_ends_as_any_other(settings, capsys):
 def test_a_bad_key_changes_nothing_but_where_the_curve_is(server, settings, capsys):
     expected = train.run(settings(*FEATURES))
     server.failing = lambda path: 401
-    run = settings(*FEATURES, "logger=wandb", "logger.wandb.init_timeout=1", "logger.wandb.finish_timeout=1")
+    short = ("logger.wandb.init_timeout=1", "logger.wandb.finish_timeout=1")
+    run = settings(*FEATURES, "logger=wandb", "overwrite=true", *short)
     capsys.readouterr()
     assert train.run(run) == expected
     printed = capsys.readouterr().out.splitlines()
@@ -413,7 +414,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_of_wandb(settings):
     assert {record.run_id for record in found} == {first}
     steps = logged(rows(kept(folder)), "trainer/global_step")
     assert max(steps) == 24
-    train.run(run)
+    train.run(settings(*FEATURES, "logger=wandb", "overwrite=true"))
     assert tracking.run_id(folder) != first
 
 
