@@ -250,13 +250,13 @@ def test_a_name_is_no_pattern(tmp_path):
     assert names(tmp_path) == {path.name, other.name}
 
 
-def no_links(partial: Path, path: Path) -> None:
+def refused(*_) -> None:
     raise PermissionError(1, "Operation not permitted")
 
 
 @pytest.mark.parametrize("links", [True, False])
 def test_a_new_file_is_whole_and_never_takes_the_place_of_another(links, tmp_path, monkeypatch):
-    """links: whether the file system has hard links."""
+    """links: whether the file system has hard links and locks."""
     path, fsync, synced = tmp_path / "new.json", os.fsync, []
 
     def seen_fsync(descriptor: int) -> None:
@@ -265,7 +265,8 @@ def test_a_new_file_is_whole_and_never_takes_the_place_of_another(links, tmp_pat
 
     monkeypatch.setattr(os, "fsync", seen_fsync)
     if not links:
-        monkeypatch.setattr(os, "link", no_links)
+        monkeypatch.setattr(os, "link", refused)
+        monkeypatch.setattr(files.fcntl, "flock", refused)
     before = descriptors()
     files.write_new(path, lambda partial: partial.write_text("first"))
     assert path.read_text() == "first"
