@@ -64,9 +64,11 @@ def test_a_list_of_devices_on_a_cpu_ends_in_one_line(command):
 @pytest.mark.parametrize(
     ("who", "how", "line"),
     [
-        ([0, 1], "error", r"error: rank [01] cannot"),
+        pytest.param([0, 1], "error", r"error: rank [01] cannot", marks=pytest.mark.full),
         ([1], "error", r"error: rank 1 cannot"),
-        ([0, 1], "status", r"error: process [01] of 2 of the run ended with status 3"),
+        pytest.param(
+            [0, 1], "status", r"error: process [01] of 2 of the run ended with status 3", marks=pytest.mark.full
+        ),
         ([1], "status", r"error: process 1 of 2 of the run ended with status 3; see .*rank1\.txt"),
         ([0], "sigkill", r"error: process 0 of 2 of the run was killed by SIGKILL"),
     ],
