@@ -462,8 +462,8 @@ def test_hydra_without_the_method_is_refused(monkeypatch):
 @pytest.mark.parametrize("name", ["../../x", "/x", "a/../../x", "..", "a\0b", "a\nb", "", ".", "x" * 300])
 def test_a_name_that_leads_out_of_its_folder_is_refused(name, settings):
     written = OmegaConf.create({"name": name})
-    with pytest.raises(UserError, match="a name that stays inside its folder"):
-        config.to_settings(OmegaConf.merge(OmegaConf.create(settings()), written))
+    with pytest.raises(UserError, match=r"a name that stays inside its folder|text that is not empty"):
+        config.to_settings(OmegaConf.merge(OmegaConf.create(settings()), written), "train")
 
 
 def test_no_folder_is_made_for_such_a_name(tmp_path):
