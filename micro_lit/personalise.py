@@ -12,7 +12,6 @@ from micro_lit.files import write_text
 FILE_NAME = "personalised.json"
 
 
-@threads.by_settings
 def run(settings: Settings) -> dict[str, Any]:
     """Teaches profiles, ranks responses, prints what came of it; returns what it writes to personalised.json.
 
@@ -25,7 +24,12 @@ def run(settings: Settings) -> dict[str, Any]:
         raise UserError(f"forget={settings['forget']}: not together with pairs or responses; forget first")
     if settings["run"] is None:
         raise UserError("run: no value given; set it on the command line or in your YAML")
+    return sit(settings)
 
+
+@threads.by_settings
+def sit(settings: Settings) -> dict[str, Any]:
+    """One sitting: labels are learned, responses ranked. See `run`."""
     from micro_lit import profiles
     from micro_lit.reporting import personal
 

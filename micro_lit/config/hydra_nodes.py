@@ -231,7 +231,8 @@ def _check_names(config: DictConfig, tree: Mapping[str, Any]) -> None:
         check_name("name", _now(config, "name"))
     for key in ("hydra.job.name", "hydra.output_subdir", "hydra.sweep.subdir"):
         value = _now(config, key)
-        if value is not None and not is_inside(value):
+        # A single job without overrides of its own lies in the folder of its sweep.
+        if value is not None and not is_inside(value, empty=key == "hydra.sweep.subdir"):
             raise UserError(f"{key}={value!r} is not allowed; give {ALLOWED}")
 
 
