@@ -159,7 +159,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     support = str(Path(__file__).parent / "support")
     paths = os.pathsep.join(filter(None, [support, os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": paths, "MY_SECRET": BY_VALUE, "WANDB_MODE": "offline"}
-    command = [sys.executable, "-m", "micro_lit.train", *FEATURES, *PLANTED, *arguments]
+    command = [sys.executable, "-m", "micro_lit.train", *arguments, *FEATURES, *PLANTED]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
