@@ -24,7 +24,7 @@ server:/data /data nfs rw 0 0
     ("folder", "kind"),
     [
         ("/", "ext4"),
-        ("/root/people", "ext4"),
+        ("/srv/people", "ext4"),
         ("/home", "nfs4"),
         ("/home/ada", "nfs4"),
         ("/homely", "ext4"),
