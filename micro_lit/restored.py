@@ -4,8 +4,6 @@ A folder may come from anybody. What its settings name is checked before anythin
 command allows: `packages` and `trust_remote_code` of the folder itself do not count.
 """
 
-import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +12,7 @@ import yaml
 from torch.nn import Module
 
 from micro_lit import checkpoints
-from micro_lit.config import Settings, build, validate
+from micro_lit.config import Settings, build, command_with, validate
 from micro_lit.config.objects import ALLOWED_TARGETS, is_public, objects
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
@@ -91,13 +89,13 @@ def _check_trust(built: Mapping[str, Any], trust: Trust) -> None:
             packages = ",".join([*trust.packages, target.split(".")[0]])
             raise UserError(
                 f"{key}._target_={target} is code that this command does not name; if you trust it: "
-                f"{_command('packages', f'[{packages}]')}"
+                f"{command_with(f'packages=[{packages}]')}"
             )
     for key, value in _named(built, REMOTE):
         if value not in (False, None) and not trust.remote_code:
             raise UserError(
                 f"{key}={value} runs code that comes with the weights, and this command does not say so; if you trust "
-                f"them: {_command(trust.setting, 'true')}"
+                f"them: {command_with(f'{trust.setting}=true')}"
             )
 
 
@@ -109,16 +107,6 @@ def _named(node: Any, name: str, key: str = "") -> Iterator[tuple[str, Any]]:
         if each == name:
             yield here, child
         yield from _named(child, name, here)
-
-
-def _command(setting: str, value: str) -> str:
-    """The command that runs now with one more setting."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    module = "" if spec is None else spec.name.removesuffix(".__main__")
-    if not module.startswith("micro_lit.") or module == "micro_lit.rank":
-        return f"the same command with {shlex.quote(f'{setting}={value}')}"
-    others = [each for each in sys.argv[1:] if each.lstrip("+").partition("=")[0] != setting]
-    return shlex.join(["python", "-m", module, *others, f"{setting}={value}"])
 
 
 def make_model(

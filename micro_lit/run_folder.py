@@ -19,7 +19,6 @@ import functools
 import hashlib
 import json
 import os
-import shlex
 import shutil
 import socket
 import time
@@ -30,9 +29,9 @@ from typing import Any, NamedTuple
 import xxhash
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from micro_lit.config import Settings, run_folder_of
+from micro_lit.config import Settings, command_with, run_folder_of, text_setting
 from micro_lit.errors import UserError
 from micro_lit.files import cut_torn_line, remove_partials, write_text, write_whole
 from micro_lit.redaction import redact
@@ -328,11 +327,11 @@ def begin(settings: Settings) -> None:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     for name in (results.FILE_NAME, "metrics.csv"):  # the CSV logger begins its file anew
         path = folder / name
-        if name == "metrics.csv" and path.exists():
-            cut_torn_line(path)
         if path.exists():
-            stem, suffix = name.split(".")
-            path.rename(folder / f"{stem}.{len(list(folder.glob(f'{stem}*.{suffix}')))}.{suffix}")
+            if path.suffix == ".csv":
+                cut_torn_line(path)
+            earlier = len(list(folder.glob(f"{path.stem}*{path.suffix}")))
+            path.rename(path.with_suffix(f".{earlier}{path.suffix}"))
     write_text(folder / INPUTS, json.dumps(digests(settings), indent=2) + "\n")
     write_text(folder / CONFIG, yaml.safe_dump(redact(settings), sort_keys=False))
 
@@ -343,27 +342,18 @@ def _named(different: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def _ways_out(folder: Path, going_on: bool = True) -> str:
-    """The commands that go on, repeat, or leave what is there, as somebody would type them."""
-    command, here = "the same command with", ""
-    if (hydra := _hydra()) is not None:
-        ours = ("ckpt_path=", "overwrite=", "paths.run_dir=")
-        kept = [each for each in hydra.overrides.task if not each.startswith(ours)]
-        command, here = shlex.join(["python", "-m", "micro_lit.train", *kept]), shlex.quote(f"paths.run_dir={folder}")
+    """The commands that go on, repeat, or leave what is there."""
     ways = {"to go on": "ckpt_path=last"} if going_on else {}
-    ways |= {"to replace it": "overwrite=true"}
-    commands = [f"{what}: {' '.join(filter(None, [command, here, how]))}" for what, how in ways.items()]
-    return "; ".join([*commands, f"to keep it: {command} paths.run_dir=<a new folder>"])
-
-
-def _hydra() -> DictConfig | None:
-    """Hydra's part of the config of this command, if it is micro_lit.train itself."""
-    hydra = HydraConfig.get() if HydraConfig.initialized() else None
-    return hydra if hydra is not None and hydra.job.config_name == "train" else None
+    ways |= {"to replace it": "overwrite=true", "to keep it": "paths.run_dir=<a new folder>"}
+    ours, here = ("ckpt_path", "overwrite"), text_setting("paths.run_dir", folder)
+    commands = {what: [way] if way.startswith("paths.") else [here, way] for what, way in ways.items()}
+    return "; ".join(f"{what}: {command_with(*settings, without=ours)}" for what, settings in commands.items())
 
 
 def write_typed(folder: Path) -> None:
     """Writes what was typed on the command line, and which options it chose, as Hydra itself would in `.hydra/`."""
-    if (hydra := _hydra()) is not None:
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    if hydra is not None and hydra.job.config_name == "train":  # not a run inside another command
         (folder / ".hydra").mkdir(exist_ok=True)
         chosen = OmegaConf.to_container(OmegaConf.create({"hydra": hydra}), enum_to_str=True)
         write_text(folder / ".hydra" / "hydra.yaml", yaml.safe_dump(redact(chosen), sort_keys=False))

@@ -18,7 +18,7 @@ from torch.nn import Module
 from micro_lit import checkpoints, ranks, run_folder, sharding, tracking
 from micro_lit.callbacks import Begun, EnoughBatches
 from micro_lit.checkpoints import CheckpointFiles
-from micro_lit.config import Settings, build, check_objects
+from micro_lit.config import Settings, build, check_objects, command_with, text_setting
 from micro_lit.data.datamodule import PreferenceDataModule
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
@@ -188,8 +188,7 @@ class Run:
                 raise
             print(f"interrupted at step {self.trainer.global_step}; what there is lies in {self.folder}/")
             if (last := checkpoints.last(self.folder)) is not None:
-                quoted = f"\"ckpt_path='{last}'\"" if set(str(last)) & set("=, ") else f"ckpt_path={last}"
-                print(f"to go on: the same command with {quoted}")
+                print(f"to go on: {command_with(text_setting('ckpt_path', last), without=['overwrite'])}")
             sys.exit(stop.code if stop.code == PREEMPTED else 130)
 
     def test(self) -> dict[str, Any]:

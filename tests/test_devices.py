@@ -110,6 +110,7 @@ def test_weights_are_sharded_and_a_checkpoint_is_whole(settings, tmp_path):
     assert nll == pytest.approx(read(tmp_path / "two")["test"]["nll"]["value"], abs=1e-6)
 
 
+@pytest.mark.full
 def test_a_run_on_two_devices_that_is_told_to_stop_goes_on_where_it_was(settings, tmp_path, capsys, start_process):
     """SIGTERM to the command reaches both processes; they save after the same step and ask to be started again."""
     command = [
@@ -187,6 +188,7 @@ def test_slurm_runs_one_task_a_machine(settings, monkeypatch):
     assert ranks.needed(settings(*VECTORS, "trainer.devices=4", "trainer.num_nodes=2")) == 4
 
 
+@pytest.mark.full
 def test_two_machines_learn_what_one_does(settings, tmp_path, start_process):
     """Two commands, one for each machine, that meet at an address; both are here, and share their folder."""
     train.run(settings(*VECTORS, "loader.batch_size=64", f"paths.run_dir={tmp_path / 'one'}"))

@@ -71,6 +71,7 @@ def test_jobs_of_joblib_fail_one_by_one(tmp_path, launch):
     assert ended.stdout.splitlines()[-1].startswith("failed: runs/sweep/0/ (seed=-1): seed=-1 is not allowed")
 
 
+@pytest.mark.full
 def test_jobs_of_submitit_are_killed_and_preempted_one_by_one(tmp_path, launch):
     """One is gone; the other is told that others go first, is queued again, and ends as if it had not been."""
     names = "+callbacks.fail.name=SIGKILL,SIGUSR2"
@@ -87,6 +88,7 @@ def test_jobs_of_submitit_are_killed_and_preempted_one_by_one(tmp_path, launch):
     assert last.startswith("failed: runs/sweep/0/ (+callbacks.fail.name=SIGKILL): ")
 
 
+@pytest.mark.full
 def test_each_job_of_a_sweep_may_be_a_group_of_processes(tmp_path, monkeypatch):
     """Of one, which is killed, and of two, a device each; the results are those of the job alone, its folders all."""
     monkeypatch.chdir(tmp_path)

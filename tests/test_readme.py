@@ -59,6 +59,8 @@ EARLIER = {
     "runs/stage1": ["+experiment=micro_planted", *SMALL],
     "runs/mixture": ["+experiment=mixture_k8", *SMALL_TEXT],
 }
+# Commands that another test runs as well: of joblib, of two devices, and the two protocols.
+TRIED_ELSEWHERE = ("hydra/launcher=joblib", "trainer=ddp", "+experiment=micro", "+experiment=people_planted")
 SWEPT = {
     "model.num_heads=1,2,4,8,16": "model.num_heads=1,2",
     "seed=0,1,2": "seed=0,1",
@@ -90,7 +92,13 @@ def test_the_readme_has_commands():
     assert len(COMMANDS) > 10
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(each, marks=[pytest.mark.full] * bool(set(TRIED_ELSEWHERE) & set(each.split())))
+        for each in COMMANDS
+    ],
+)
 def test_command(command, newcomer, monkeypatch, request):
     program, *arguments = shlex.split(command)
     if program == "make":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,8 @@ def test_two_commands_at_once_keep_both_their_results(tmp_path):
     assert [process.wait() for process in both] == [0, 0]
     found = [json.loads(path.read_text())["seed"] for path in tmp_path.glob("runs/planted_floors_k8/*/results.json")]
     assert sorted(found) == [0, 1]
+    typed = [yaml.safe_load(path.read_text()) for path in tmp_path.glob("runs/*/*/.hydra/overrides.yaml")]
+    assert sorted(typed) == [[*ONE, "seed=0"], [*ONE, "seed=1"]]
 
 
 # One command at a time
@@ -194,6 +197,22 @@ def test_an_unfinished_run_is_kept_and_the_ways_out_are_said(settings, capsys):
     assert contents(folder) == before
 
 
+def test_a_refused_command_changes_nothing_but_says_the_whole_command(tmp_path):
+    """Its options too, each setting once, and the name of a folder quoted where Hydra would read it otherwise."""
+    folder, options = tmp_path / "model=mixture,k=2", ["--config-dir", str(tmp_path)]
+    folder.mkdir()
+    (folder / "config.yaml").write_text("seed: 1\n")
+    typed = [*options, f"paths.run_dir='{folder}'", "trainer.max_epochs=2"]
+    line = [sys.executable, "-m", "micro_lit.train", *typed]
+    refused = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    replace = refused.stderr.partition("to replace it: ")[2].partition("; to keep it")[0]
+    whole = [*options, "trainer.max_epochs=2", f"paths.run_dir='{folder}'", "overwrite=true"]
+    assert shlex.split(replace) == ["python", "-m", "micro_lit.train", *whole]
+    assert refused.stderr.count("\n") == 1
+    assert contents(folder) == {"config.yaml": b"seed: 1\n"}
+
+
 def test_overwrite_begins_anew_and_leaves_what_is_not_of_the_run(settings):
     whole = train.run(settings(*ONE, "seed=1"))
     shutil.rmtree(folder_of(settings(*ONE)))
@@ -244,20 +263,6 @@ def test_data_count_by_their_content(settings, tmp_path, capsys):
         train.run(settings(*model, f"data.train={moved}"))
     train.run(settings(*model, f"data.train={path}", "skip_finished=true"))  # it looks at no data
     assert capsys.readouterr().out.startswith("finished before")
-
-
-def test_a_refused_command_changes_nothing_but_says_the_whole_command(tmp_path):
-    """Through the command: what was typed is kept in .hydra/, which Hydra itself would write before anyone looks."""
-    command = [sys.executable, "-m", "micro_lit.train", *ONE, "paths.run_dir=run"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    before = contents(tmp_path / "run")
-    assert yaml.safe_load(before[".hydra/overrides.yaml"]) == [*ONE, "paths.run_dir=run"]
-    refused = subprocess.run([*command, "seed=1"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert refused.returncode == 1
-    again = f"python -m micro_lit.train {' '.join(ONE)} seed=1 paths.run_dir=run overwrite=true"
-    assert again in refused.stderr.replace("'", "")
-    assert refused.stderr.count("\n") == 1
-    assert contents(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize("name", ["single_bt", "tied", "mixture", "router"])

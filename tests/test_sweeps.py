@@ -354,6 +354,7 @@ def test_a_preempted_sweep_goes_on_where_it_was(tmp_path, run_sweep, undisturbed
     assert (measured(sweep), (sweep / "report" / "table.csv").read_text()) == undisturbed(*preempt)
 
 
+@pytest.mark.full
 def test_a_killed_sweep_that_is_started_again_ends_as_an_undisturbed_one(tmp_path, run_sweep, undisturbed):
     """By SIGKILL, in its third job, of which a checkpoint is left."""
     kill = (*FAIL, "+callbacks.fail.name=SIGKILL", *CELLS)

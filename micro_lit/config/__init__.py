@@ -2,7 +2,15 @@
 
 from micro_lit.config import hydra_nodes
 from micro_lit.config.command import entry_point
-from micro_lit.config.composition import compose, config_dir, in_sweep, run_folder_of, to_settings
+from micro_lit.config.composition import (
+    command_with,
+    compose,
+    config_dir,
+    in_sweep,
+    run_folder_of,
+    text_setting,
+    to_settings,
+)
 from micro_lit.config.objects import ALLOWED_TARGETS, build, check_objects
 from micro_lit.config.rules import RULES, Settings, validate
 
@@ -14,11 +22,13 @@ __all__ = [
     "Settings",
     "build",
     "check_objects",
+    "command_with",
     "compose",
     "config_dir",
     "entry_point",
     "in_sweep",
     "run_folder_of",
+    "text_setting",
     "to_settings",
     "validate",
 ]

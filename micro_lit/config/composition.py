@@ -1,8 +1,12 @@
 """Composing a config: Hydra's tree and overrides in, plain and validated settings out."""
 
 import hashlib
+import re
 import secrets
+import shlex
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -68,6 +72,26 @@ def _keys(config_name: str) -> list[str]:
 def in_sweep() -> bool:
     """Whether this process runs a job of a multirun."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def command_with(*settings: str, without: Sequence[str] = ()) -> str:
+    """The command that runs now as somebody would type it, with these settings in the place of those of their keys.
+
+    That of a job of a sweep is the job alone. without: keys of settings that are left out.
+    """
+    if not HydraConfig.initialized():  # called from Python, or in a process that a command has started
+        return f"the same command with {shlex.join(settings)}"
+    node = HydraConfig.get()
+    typed = node.overrides.task if in_sweep() else sys.argv[1:]
+    replaced = {*without, *(each.partition("=")[0] for each in settings)}
+    kept = [each for each in typed if each.lstrip("+").partition("=")[0] not in replaced]
+    return shlex.join(["python", "-m", f"micro_lit.{node.job.config_name}", *kept, *settings])
+
+
+def text_setting(key: str, value: str | Path) -> str:
+    """`key=value` as Hydra reads it back: quoted where the text holds what has a meaning there."""
+    plain = re.fullmatch(r"[\w./:@%+-]+", text := str(value))
+    return f"{key}={text}" if plain else "{}='{}'".format(key, text.replace("\\", "\\\\").replace("'", "\\'"))
 
 
 def _resumed_dir(checkpoint: str | None, new: str, *, _root_: DictConfig) -> str:

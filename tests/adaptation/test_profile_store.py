@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from multiprocessing.process import BaseProcess
 
@@ -15,14 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
+from processes import forking
 
 from micro_lit import file_systems, sqlite_files
 from micro_lit.adaptation.profile_store import Labels, ProfileStore
 from micro_lit.adaptation.profiles import RULES, Profiles
 from micro_lit.errors import UserError
 
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["pytest", "micro_lit.adaptation.profile_store"])
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["pytest", "micro_lit.adaptation.profile_store"])
 
 HEADS = "3-abc"
 NAMES = ["ada", "Łukasz \"the 3rd\"", "", "ada ", "7", "new\nline"]  # fmt: skip
@@ -407,19 +408,9 @@ def test_on_a_network_file_system_there_is_no_shared_memory(path, tmp_path, monk
 
 
 @pytest.fixture
-def start() -> Callable[..., BaseProcess]:
-    started = []
-
-    def make(target, *arguments) -> BaseProcess:
-        process = processes.Process(target=target, args=arguments)
-        process.start()
-        started.append(process)
-        return process
-
-    yield make
-    for process in started:
-        process.kill()
-        process.join()
+def start() -> Iterator[Callable[..., BaseProcess]]:
+    with forking(FORKSERVER) as fork:
+        yield fork
 
 
 def lines(*files):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from micro_lit.config import failures
+from micro_lit.config import failures, text_setting
 from micro_lit.errors import UserError
 
 ASKED = "error: internal error: TypeError: half way (this is a fault of micro_lit; please report it. The traceback: "
@@ -145,3 +146,11 @@ def test_a_worker_leaves_its_failure_for_the_process_that_waits(tmp_path):
     assert ended.returncode == 70
     assert (tmp_path / "error0.txt").read_text().startswith("internal error: TypeError")
     assert "Traceback" not in ended.stderr
+
+
+def test_commands_to_type_are_read_back_as_they_were_meant(tmp_path):
+    folder = tmp_path / "model=mixture,seed=1" / "it's (1)"
+    key, _, value = text_setting("paths.run_dir", folder).partition("=")
+    parsed = OverridesParser.create().parse_overrides([f"{key}={value}"])
+    assert [(each.key_or_group, each.value()) for each in parsed] == [("paths.run_dir", str(folder))]
+    assert text_setting("ckpt_path", "runs/a-b/last.ckpt") == "ckpt_path=runs/a-b/last.ckpt"

@@ -12,7 +12,7 @@ import pytest
 import store_processes
 import torch
 import xxhash
-from processes import LAST_RESORT, wait_until
+from processes import LAST_RESORT, forking, wait_until
 from store_processes import BATCH_ROWS, SHARD_ROWS, WIDTH, features, seen, store, texts
 
 from micro_lit.data.pairs import Text
@@ -21,8 +21,8 @@ from micro_lit.features import pretrained
 from micro_lit.features.store import text_digests
 
 # What takes long to import is imported once, by the server that all processes are forked from.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(
     [
         "pytest",
         "datasets",
@@ -35,19 +35,8 @@ processes.set_forkserver_preload(
 
 @pytest.fixture
 def fork() -> Iterator[Callable[..., BaseProcess]]:
-    """Starts a process that calls a function."""
-    started = []
-
-    def make(target: Callable[..., None], *arguments, **named) -> BaseProcess:
-        process = processes.Process(target=target, args=arguments, kwargs=named)
-        process.start()
-        started.append(process)
-        return process
-
-    yield make
-    for process in started:
-        process.kill()
-        process.join()
+    with forking(FORKSERVER) as fork:
+        yield fork
 
 
 @pytest.fixture
@@ -97,7 +86,7 @@ FEW_OR_MANY = pytest.mark.parametrize("turns", [6, pytest.param(20, marks=pytest
 def test_two_processes_at_once_encode_every_text_once(turns, tmp_path, start):
     draw = random.Random(0)
     for turn in range(turns):
-        root, barrier = tmp_path / str(turn), processes.Barrier(2)
+        root, barrier = tmp_path / str(turn), FORKSERVER.Barrier(2)
         wanted = [draw.sample(range(90), 60) if turn % 2 else draw.sample(range(60), 60) for _ in range(2)]
         names = [f"{turn}-{number}" for number in range(2)]
         pair = [
@@ -125,7 +114,7 @@ def test_who_comes_second_waits_and_encodes_nothing_again(tmp_path, start):
 
 
 def test_the_ranks_of_a_run_share_the_work(tmp_path, start):
-    numbers, barrier = range(600), processes.Barrier(3)
+    numbers, barrier = range(600), FORKSERVER.Barrier(3)
     run = [
         start(f"rank{rank}", numbers, claimed=barrier, environment={"RANK": str(rank), "WORLD_SIZE": "3"})
         for rank in range(3)

@@ -434,5 +434,6 @@ def test_wandb_offline_gets_the_tables_and_the_figure(spec):
     assert image.read_bytes() == (out / "figure.png").read_bytes()
 
 
+@pytest.mark.full
 def test_every_file_is_written_whole_or_not_at_all(spec, tmp_path):
     assert_whole(lambda: people.write(made(), spec()), tmp_path)

@@ -597,6 +597,7 @@ def test_wandb_takes_a_table_without_rows(write):
     assert json.loads(criterion.read_text())["data"] == []
 
 
+@pytest.mark.full
 def test_every_file_is_written_whole_or_not_at_all(spec, tmp_path):
     assert_whole(lambda: protocol.write(made(), spec()), tmp_path)
 

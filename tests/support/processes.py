@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -121,3 +122,21 @@ def starting() -> Iterator[Callable[..., subprocess.Popen]]:
             for stream in (process.stdin, process.stdout, process.stderr):
                 if stream is not None:
                     stream.close()
+
+
+@contextlib.contextmanager
+def forking(context: BaseContext) -> Iterator[Callable[..., BaseProcess]]:
+    """Gives what starts a process that calls a function; leaving it, none of them runs."""
+    started: list[BaseProcess] = []
+
+    def fork(target: Callable[..., None], *arguments, **named) -> BaseProcess:
+        started.append(context.Process(target=target, args=arguments, kwargs=named))
+        started[-1].start()
+        return started[-1]
+
+    try:
+        yield fork
+    finally:
+        for process in started:
+            process.kill()
+            process.join()
