@@ -76,6 +76,7 @@ def test_two_processes_learn_and_measure_what_one_does(settings, tmp_path):
     assert [path.name for path in (tmp_path / "two" / "logs").iterdir()] == ["rank1.txt"]
 
 
+@pytest.mark.full
 def test_weights_are_sharded_and_a_checkpoint_is_whole(settings, tmp_path):
     one = settings(*TEXT, "loader.batch_size=32", f"paths.run_dir={tmp_path / 'one'}")
     train.run(one)

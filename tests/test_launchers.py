@@ -62,6 +62,7 @@ def alone(folder: Path, *overrides: str) -> dict:
     return measured(folder)
 
 
+@pytest.mark.full
 def test_jobs_of_joblib_fail_one_by_one(tmp_path, launch):
     ended = launch("seed=-1,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert ended.returncode == 1, ended.stderr

@@ -61,20 +61,14 @@ def test_a_list_of_devices_on_a_cpu_ends_in_one_line(command):
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("who", "how", "line"),
     [
-        pytest.param([0, 1], "error", r"error: rank [01] cannot", marks=pytest.mark.full),
-        pytest.param([1], "error", r"error: rank 1 cannot", marks=pytest.mark.full),
-        pytest.param(
-            [0, 1], "status", r"error: process [01] of 2 of the run ended with status 3", marks=pytest.mark.full
-        ),
-        pytest.param(
-            [1],
-            "status",
-            r"error: process 1 of 2 of the run ended with status 3; see .*rank1\.txt",
-            marks=pytest.mark.full,
-        ),
+        ([0, 1], "error", r"error: rank [01] cannot"),
+        ([1], "error", r"error: rank 1 cannot"),
+        ([0, 1], "status", r"error: process [01] of 2 of the run ended with status 3"),
+        ([1], "status", r"error: process 1 of 2 of the run ended with status 3; see .*rank1\.txt"),
         ([0], "sigkill", r"error: process 0 of 2 of the run was killed by SIGKILL"),
     ],
 )

@@ -191,6 +191,7 @@ def test_a_secret_is_in_no_file_of_a_run(tmp_path):
     assert kept["callbacks"]["keeps"] == settings["callbacks"]["keeps"]
 
 
+@pytest.mark.full
 def test_a_secret_is_in_no_file_of_a_sweep_whose_job_fails(tmp_path):
     """Nor in the name of the job's folder, which holds its overrides."""
     ended = run(

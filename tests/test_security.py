@@ -117,6 +117,7 @@ def test_packages_of_a_folder_do_not_count(theirs, marker):
     assert marker.exists()
 
 
+@pytest.mark.full
 def test_the_error_prints_the_command_with_packages(theirs, marker, tmp_path):
     theirs("model.head", {"_target_": "payload.Anything", "_partial_": True})
     (tmp_path / "me.jsonl").write_text('{"prompt": "a", "response": "b"}\n')

@@ -249,6 +249,7 @@ def finished(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("results.json")}
 
 
+@pytest.mark.full
 def test_a_sweep_that_is_run_again_runs_only_what_is_new(tmp_path, run_sweep, capfd):
     """First in this process, then as a newcomer would."""
     run_sweep("model.num_heads=1,2", "seed=0,1")
@@ -340,6 +341,7 @@ def test_ctrl_c_ends_the_sweep(tmp_path, run_sweep):
     assert not list(tmp_path.rglob(ERROR))
 
 
+@pytest.mark.full
 def test_a_preempted_sweep_goes_on_where_it_was(tmp_path, run_sweep, undisturbed, capsys):
     """SIGTERM ends the sweep, not only its job, with the status that asks for the same command again."""
     preempt = (*FAIL, "+callbacks.fail.name=SIGTERM", *CELLS)

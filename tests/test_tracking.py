@@ -251,6 +251,7 @@ def test_a_server_that_does_not_take_the_end_is_left(server, tmp_path, capsys):
     assert logged(rows(kept(tmp_path)), "number") == [1, 2, 3]
 
 
+@pytest.mark.full
 def test_a_wandb_core_that_hangs_is_ended_and_what_it_was_told_is_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tracking, "GRACE", 3.0)
     session = Session(tmp_path, project="p", offline=True, init_timeout=0.1, finish_timeout=0.1)
@@ -403,6 +404,7 @@ def test_a_bad_key_changes_nothing_but_where_the_curve_is(server, settings, caps
     assert wandb.run is None
 
 
+@pytest.mark.full
 def test_a_resumed_run_goes_on_in_the_same_run_of_wandb(settings):
     run = settings(*FEATURES, "logger=wandb")
     train.run(run)

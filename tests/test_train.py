@@ -128,11 +128,13 @@ WITHIN = ("trainer.max_epochs=2", "trainer.val_check_interval=3")
     ("overrides", "killed_at", "saved_at"),
     [
         ((*FEATURES, *BETWEEN), 10, 8),
-        ((*FEATURES, *WITHIN), 5, 3),
+        pytest.param((*FEATURES, *WITHIN), 5, 3, marks=pytest.mark.full),
         ((*FEATURES, *WITHIN), 13, 11),
         # So high a learning rate that the best checkpoint lies before the kill.
         ((*FEATURES, *BETWEEN, "model.optimizer.lr=3.0"), 18, 16),
-        (("+experiment=mixture_k8", *SMALL_TEXT, "trainer.val_check_interval=2"), 5, 5),
+        pytest.param(
+            ("+experiment=mixture_k8", *SMALL_TEXT, "trainer.val_check_interval=2"), 5, 5, marks=pytest.mark.full
+        ),
     ],
 )
 def test_a_killed_run_that_is_resumed_ends_where_the_whole_one_does(overrides, killed_at, saved_at, settings):
@@ -184,6 +186,7 @@ def test_ctrl_c_says_how_to_go_on(settings, capsys):
     assert last.is_file()
 
 
+@pytest.mark.full
 def test_a_resumed_command_goes_on_in_its_own_folder(tmp_path):
     """Through the command itself: nothing but the checkpoint is named, and no second run folder appears."""
     small = ["data.train=256", "data.validation=32", "data.test=32"]

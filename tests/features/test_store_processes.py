@@ -79,7 +79,7 @@ def assert_complete(root: Path, numbers: Sequence[int]) -> None:
     assert names == {*store(root).shards(), "manifest.json", ".lock", "locks"}
 
 
-FEW_OR_MANY = pytest.mark.parametrize("turns", [6, pytest.param(20, marks=pytest.mark.full)])
+FEW_OR_MANY = pytest.mark.parametrize("turns", [4, pytest.param(20, marks=pytest.mark.full)])
 
 
 @FEW_OR_MANY

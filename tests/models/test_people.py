@@ -277,7 +277,7 @@ EM = (
     [
         ("model=tied", "model.num_heads=2", "trainer.max_epochs=8"),
         EM,
-        ("model=lore", "model.num_heads=2", "trainer.max_epochs=8"),
+        pytest.param(("model=lore", "model.num_heads=2", "trainer.max_epochs=8"), marks=pytest.mark.full),
         ("model=maxmin", "model.num_heads=2", "trainer.max_epochs=8"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -21,11 +22,16 @@ STAGE1 = ("+experiment=micro_planted", *SMALL, "trainer.max_epochs=4", "model.op
 STAGE2 = ("+experiment=router_planted", *SMALL, "loader.batch_size=16", "loader.budget=10")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("stage1")
+    train.run(config.compose("train", [*STAGE1, f"paths.run_dir={folder}/run", f"paths.features_dir={folder}"]))
+    return folder / "run"
+
+
 @pytest.fixture
-def stage1(settings, tmp_path) -> Path:
-    folder = tmp_path / "stage1"
-    train.run(settings(*STAGE1, f"paths.run_dir={folder}"))
-    return folder
+def stage1(trained, tmp_path) -> Path:
+    return shutil.copytree(trained, tmp_path / "stage1")
 
 
 def load(run: dict) -> MixtureBT:

@@ -187,6 +187,7 @@ def test_a_number_of_experts_that_cannot_be_heard_is_named(num_heads, top_k):
         make_model(num_heads=num_heads, top_k=top_k)
 
 
+@pytest.mark.full
 def test_experts_of_planted_categories_are_specialists(settings):
     """Nobody tells the model the category of a topic: the expert on top says it, and is right on it alone."""
     size = ("data.train=20000", "data.validation=1000", "data.test=4000", "loader.batch_size=512")
@@ -220,6 +221,7 @@ def test_a_model_of_one_head_has_no_routing_to_report(settings):
     assert "val/entropy" not in (folder / "metrics.csv").read_text()
 
 
+@pytest.mark.full
 def test_a_noisy_run_that_is_resumed_ends_where_the_whole_one_does(settings):
     command = (*SMALL, "model.noise=1.0", "trainer.max_epochs=3", "trainer.val_check_interval=3")
     whole = settings(*command)

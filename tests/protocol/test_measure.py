@@ -174,6 +174,7 @@ def test_where_groups_want_the_opposite_only_labels_and_criteria_help(results):
         assert adapted["mixture", method]["nll"]["value"] > adapted["mixture", "best head"]["nll"]["value"] - 0.01
 
 
+@pytest.mark.full
 def test_the_same_seed_measures_the_same(root, results):
     again = Protocol(make_spec(root))
     assert again.with_criteria() == results["tables"]["criterion"]

@@ -424,6 +424,7 @@ def test_data_that_name_no_users_are_refused(root):
 # The experiments, cut small
 
 
+@pytest.mark.full
 def test_the_planted_experiment_runs(tmp_path):
     whole = compose("people", ["+experiment=people_planted", f"paths.run_dir={tmp_path}"])
     small = ["data.users_per_group=10", "data.train=600", "data.validation=50", "data.test=900", "trainer.max_epochs=1"]

@@ -140,6 +140,7 @@ def sections(page):
 # Files
 
 
+@pytest.mark.full
 def test_all_files_are_written_and_named_and_the_same_for_the_same_results(spec, tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
     folder = people.write(made(), spec())
@@ -414,6 +415,7 @@ def test_a_dollar_in_a_name_is_no_equation(tmp_path):
 # W&B
 
 
+@pytest.mark.full
 def test_wandb_offline_gets_the_tables_and_the_figure(spec):
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
     import wandb
