@@ -63,7 +63,7 @@ def label_digest(user: str, record: Record) -> bytes:
     """Of a label's content: user, prompt, criterion, both responses and which was chosen. Equal for equal labels."""
     content = {
         "user": user,
-        "prompt": [message._asdict() for message in record.prompt],
+        "prompt": [message.as_turn() for message in record.prompt],
         "criterion": record.criterion,
         "chosen": record.chosen,
         "rejected": record.rejected,

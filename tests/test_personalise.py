@@ -329,7 +329,7 @@ def test_mistakes_are_named(sit, rows, tmp_path):
     refused("row 2: column 'response' is missing", sit, "user=ada", responses=[*candidates, {"prompt": "What?"}])
     refused("row 1: column 'prompt' is missing", sit, "user=ada", responses=[{"response": "That."}])
     refused("row 1: 'response' is empty", sit, "user=ada", responses=[{"prompt": "What?", "response": " "}])
-    refused("row 1: .*not an object", sit, "user=ada", responses=[[]])
+    refused("row 1: the line holds no object", sit, "user=ada", responses=[[]])
     refused("responses.jsonl: no responses", sit, "user=ada", responses=[])
     refused("row 1: column 'chosen' is missing", sit, "user=ada", pairs=[{"prompt": "What?"}])
     refused("no such file", sit, "user=ada", f"pairs={tmp_path / 'none.jsonl'}")

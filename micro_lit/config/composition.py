@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 import yaml
@@ -54,11 +55,22 @@ def to_settings(config: DictConfig, config_name: str) -> Settings:
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise UserError(f"{', '.join(missing)}: no value given; set it on the command line or in your YAML")
-        settings = OmegaConf.to_container(config, resolve=True)
+        settings = _without_nothing(OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     validate(settings)
     return settings
+
+
+def _without_nothing(node: Any) -> Any:
+    """Settings where an object without a name, `_target_: null`, is null: a place for one that takes no plus."""
+    if isinstance(node, list):
+        return [_without_nothing(child) for child in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("_target_", ...) is None:
+        return None
+    return {name: _without_nothing(child) for name, child in node.items()}
 
 
 def _keys(config_name: str) -> list[str]:

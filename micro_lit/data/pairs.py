@@ -4,22 +4,23 @@ Dimension letters: N pairs, M distinct texts, D representation width, C label co
 """
 
 import dataclasses
-import hashlib
-from array import array
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int8, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
+from micro_lit.data.columns import Columns, combined, first_codes
+from micro_lit.data.counts import Counts
+from micro_lit.data.leaks import overlap
+from micro_lit.data.messages import Message
 from micro_lit.data.population import REFERENCES, Population
-from micro_lit.data.records import LABELS, Message, Record
-
-SPLITS = ("train", "validation", "test")
+from micro_lit.data.records import LABELS, Record
+from micro_lit.data.splits import SPLITS
 
 
 class Text(NamedTuple):
@@ -39,12 +40,19 @@ class Pairs:
     rating_gap_N: rating of the chosen minus rating of the rejected response, NaN where the data does not say.
     reference_log_probs_NF: log-probability, in nats, that each reference predictor of a known population gives to the
         label; no columns where no population is known.
+    first_shown_N: 1 where the chosen response was shown first, 0 where the rejected one was, -1 where the data do not
+        say; by default all -1.
     """
 
     triplets_N3: Int64[Tensor, "N 3"]
     labels_NC: Int64[Tensor, "N C"]
     rating_gap_N: Float32[Tensor, " N"]
     reference_log_probs_NF: Float32[Tensor, "N F"]
+    first_shown_N: Int8[Tensor, " N"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.first_shown_N is None:
+            self.first_shown_N = torch.full((len(self.triplets_N3),), -1, dtype=torch.int8)
 
     def __len__(self) -> int:
         return len(self.triplets_N3)
@@ -79,19 +87,6 @@ class Pairs:
         return self.labels_NC[:, LABELS.index(name)]
 
 
-@dataclass
-class Counts:
-    """What became of the rows of one set; shown before training, written to results.json."""
-
-    rows: int = 0
-    dropped: int = 0
-    ties: int = 0
-    truncated: int = 0
-    drops_ties: bool = True
-    reasons: list[str] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-
-
 @dataclass(frozen=True)
 class PreferenceData:
     """A data set ready to train on.
@@ -103,6 +98,8 @@ class PreferenceData:
     counts: per set, what was read, dropped and cut. set_N: which of these sets a pair is from.
     population: the planted population the pairs were drawn from, when there is one.
     bayes: which reference predictor knows all that the data show, and nothing else.
+    overlap: how many test rows are known from training, see `micro_lit.data.leaks.overlap`. notes: what else is to be
+        shown before training.
     """
 
     texts: list[Text] | Float32[Tensor, "M D"]
@@ -113,6 +110,8 @@ class PreferenceData:
     set_N: Int64[Tensor, " N"]
     population: Population | None = None
     bayes: str | None = None
+    overlap: dict[str, int] | None = None
+    notes: tuple[str, ...] = ()
 
     def split(self, name: str) -> Pairs:
         return self.pairs[self.splits[name]]
@@ -140,73 +139,93 @@ class PreferenceData:
 def from_records(
     records: Sequence[Record], splits: Sequence[str], counts: dict[str, Counts], sets: Sequence[int] | None = None
 ) -> PreferenceData:
-    """Indexes records: each distinct text once, each label value a code.
+    """Indexes records one by one. splits: for each record one of `SPLITS`. sets: see `from_columns`."""
+    number = {name: number for number, name in enumerate(SPLITS)}
+    split_N = np.array([number[split] for split in splits], dtype=np.int8)
+    return from_columns(Columns.of(records), split_N, counts, None if sets is None else np.array(sets, dtype=np.int64))
 
-    splits: for each record one of `SPLITS`. sets: for each record the position of its set in `counts`;
-    needed when there are several.
+
+def from_columns(
+    columns: Columns, split_N: NDArray[np.int8], counts: dict[str, Counts], set_N: NDArray[np.int64] | None = None
+) -> PreferenceData:
+    """Indexes records: each distinct text once, each label value a code, both in order of first appearance.
+
+    split_N: of each record the position of its split in `SPLITS`. set_N: of each record the position of its set in
+    `counts`; needed when there are several.
     """
-    text_rows: dict[Text, int] = {}
-    label_codes: dict[str, dict[str, int]] = {name: {} for name in LABELS}
-    judged: set[tuple[str, str | int]] = set()
-    sets = [0] * len(records) if sets is None else sets
-    triplets, labels, gaps = array("q"), array("q"), array("f")
-    for record, number in zip(records, sets, strict=True):
-        texts = (
-            Text(with_criterion(record.prompt, record.criterion)),
-            Text(record.prompt, record.chosen),
-            Text(record.prompt, record.rejected),
-        )
-        triplet = [text_rows.setdefault(text, len(text_rows)) for text in texts]
-        triplets.extend(triplet)
-        record = record._replace(pair_id=_pair_judged(record, number, triplet, judged))
-        labels.extend(_code(getattr(record, name), label_codes[name]) for name in LABELS)
-        gaps.append(float("nan") if record.rating_gap is None else record.rating_gap)
+    set_N = np.zeros(len(columns), dtype=np.int64) if set_N is None else set_N
+    texts, triplets_N3 = _texts(columns)
+    coded = {name: first_codes(columns.codes[name]) for name in LABELS if name != "pair_id"}
+    names = {name: [columns.values[name][code] for code in old.tolist()] for name, (_, old) in coded.items()}
+    pair_N = _pairs_judged(columns, triplets_N3, set_N)
+    names["pair_id"] = [str(pair) for pair in range(pair_N.max(initial=-1) + 1)]
+    labels = [pair_N if name == "pair_id" else coded[name][0] for name in LABELS]
     pairs = Pairs(
-        torch.tensor(np.asarray(triplets)).reshape(-1, 3),
-        torch.tensor(np.asarray(labels)).reshape(-1, len(LABELS)),
-        torch.tensor(np.asarray(gaps)),
-        torch.empty(len(records), 0),
+        torch.from_numpy(triplets_N3),
+        torch.from_numpy(np.stack(labels, axis=1)),
+        torch.from_numpy(columns.gap_N.astype(np.float32)),
+        torch.empty(len(columns), 0),
+        torch.from_numpy(columns.first_N),
     )
     return PreferenceData(
-        texts=list(text_rows),
+        texts=texts,
         pairs=pairs,
-        names={name: list(codes) for name, codes in label_codes.items()},
-        splits={
-            name: torch.tensor([row for row, split in enumerate(splits) if split == name], dtype=torch.int64)
-            for name in SPLITS
-        },
+        names={name: names[name] for name in LABELS},
+        splits={name: torch.from_numpy(np.flatnonzero(split_N == number)) for number, name in enumerate(SPLITS)},
         counts=counts,
-        set_N=torch.tensor(sets, dtype=torch.int64),
+        set_N=torch.from_numpy(set_N),
+        overlap=overlap(columns, split_N),
     )
 
 
-def _pair_judged(record: Record, number: int, triplet: list[int], judged: set[tuple[str, str | int]]) -> str | None:
-    """What a record judges: its id, if it has one, and its texts; None when `judged` holds it already.
+def _texts(columns: Columns) -> tuple[list[Text], NDArray[np.int64]]:
+    """The distinct texts of records, and of each record those of its context, chosen and rejected response [N, 3]."""
+    prompts, responses = list(columns.values["prompt"]), columns.values["response"]
+    prompt_N, criterion_N = columns.codes["prompt"], columns.codes["criterion"]
+    context_N = prompt_N.copy()
+    told = np.flatnonzero(criterion_N >= 0)
+    if len(told):
+        known = {prompt: code for code, prompt in enumerate(prompts)}
+        wish_T, first = first_codes(prompt_N[told] * len(columns.values["criterion"]) + criterion_N[told])
+        prompt_C, criterion_C = np.divmod(first, len(columns.values["criterion"]))
+        contexts = [
+            with_criterion(prompts[prompt], columns.values["criterion"][criterion])
+            for prompt, criterion in zip(prompt_C.tolist(), criterion_C.tolist(), strict=True)
+        ]
+        codes = np.array([known.setdefault(context, len(known)) for context in contexts], dtype=np.int64)
+        context_N[told], prompts = codes[wish_T], list(known)
+    width = len(responses) + 1  # 0 is no response
+    keys_N3 = np.stack(
+        [context_N * width, *(prompt_N * width + 1 + columns.codes[name] for name in ("chosen", "rejected"))], axis=1
+    )
+    text_N3, keys = first_codes(keys_N3.reshape(-1))
+    prompt_M, response_M = np.divmod(keys, width)
+    texts = [
+        Text(prompts[prompt], responses[response - 1] if response else None)
+        for prompt, response in zip(prompt_M.tolist(), response_M.tolist(), strict=True)
+    ]
+    return texts, text_N3.reshape(-1, 3)
 
-    It does for a second row of the same user, and, where users are not named, for a row that a mixture repeats.
-    number: of the record's set, for ids of two sets may be the same. Under another criterion it is another pair.
+
+def _pairs_judged(columns: Columns, triplets_N3: NDArray[np.int64], set_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A code for what a record judges: its id, if it has one, and its texts; -1 where a rater judges that once more.
+
+    Ids of two sets may be the same, so that the set belongs to it. Under another criterion it is another pair. Where
+    users are not named, each row is a rater of its own, and a row that a mixture repeats is one of them.
     """
-    pair = f"{number} {record.pair_id} {triplet[0]} {min(triplet[1:])} {max(triplet[1:])}"
-    rater = id(record) if record.user_id is None else record.user_id
-    if (pair, rater) in judged:
-        return None
-    judged.add((pair, rater))
-    return pair
-
-
-def _code(value: str | None, codes: dict[str, int]) -> int:
-    return -1 if value is None else codes.setdefault(value, len(codes))
+    low_N, high_N = triplets_N3[:, 1:].min(axis=1), triplets_N3[:, 1:].max(axis=1)
+    pair_N, _ = first_codes(combined(set_N, columns.codes["pair_id"], triplets_N3[:, 0], low_N, high_N))
+    user_N = columns.codes["user_id"]
+    row_N = np.where(user_N >= 0, -1, first_codes(combined(set_N, columns.row_N))[0])
+    _, first = np.unique(combined(pair_N, user_N, row_N), return_index=True)
+    judged_N = np.full(len(columns), -1, dtype=np.int64)
+    judged_N[first] = pair_N[first]
+    return first_codes(judged_N)[0]
 
 
 def with_criterion(prompt: tuple[Message, ...], criterion: str | None) -> tuple[Message, ...]:
     """The context of a record: its prompt, with the criterion as a last paragraph of the last message."""
     if criterion is None:
         return prompt
-    role, content = prompt[-1]
-    return (*prompt[:-1], Message(role, f"{content}\n\n{criterion}"))
-
-
-def hashed_fraction(key: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the key and the seed alone, so that a split survives new or reordered rows."""
-    digest = hashlib.blake2b(key.encode(), digest_size=8, key=str(seed).encode()).digest()
-    return int.from_bytes(digest) / 2**64
+    last = prompt[-1]
+    return (*prompt[:-1], last._replace(content=f"{last.content}\n\n{criterion}"))

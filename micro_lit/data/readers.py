@@ -1,141 +1,408 @@
-"""Readers: rows, as dictionaries with a place to name in an error, from files, folders and the hub."""
+"""Readers: rows from files, folders and the hub, in chunks of columns, each row with a place to name in an error."""
 
+import contextlib
+import csv
 import io
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from micro_lit.data.records import BadRow
+import numpy as np
+import pyarrow
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+
+from micro_lit.data.messages import BadRow
+from micro_lit.data.splits import Part, parts_of
 from micro_lit.errors import UserError
 
 Row = tuple[str, dict[str, Any] | BadRow]
 
-JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+JSON_LINES, JSON, CSV, PARQUET = ".jsonl", ".json", (".csv", ".tsv"), ".parquet"
+COMPRESSED = ("", ".gz", ".zst")
+ENDINGS = (PARQUET, *(kind + packed for kind in (JSON_LINES, JSON, *CSV) for packed in COMPRESSED))
 HUB = "hf://datasets/"  # as in hf://datasets/Anthropic/hh-rlhf/helpful-base, a folder of a hub data set
-SPLIT_NAMES = {"train", "test", "validation"}
-# Endings of a path that is no hub id; ids have dots too, as in Skywork-Reward-Preference-80K-v0.2.
-FILE_ENDINGS = {".parquet", ".jsonl", ".gz", ".zst", ".json", ".csv", ".arrow"}
-READABLE = f"a .parquet file, a file of JSON lines ({', '.join(JSON_LINES)}), or a folder of them or of arrow files"
+READABLE = (
+    "a .parquet, .jsonl, .json, .csv or .tsv file (all but the first also with .gz or .zst), or a folder of them or of "
+    "arrow files"
+)
+
+CHUNK_ROWS = 2**16
+CHUNK_BYTES = 2**24
+SLICE_ROWS = 2**10  # rows of a chunk that become dictionaries at once
+PEEKED = 100  # rows that are read to learn the columns of a file of JSON
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows that follow each other.
+
+    name: of their file or set. numbers: of each row in it, from 1. rows: as a table, or as dictionaries and bad rows.
+    """
+
+    name: str
+    numbers: Sequence[int]
+    rows: "pyarrow.Table | Sequence[dict[str, Any] | BadRow]"
+
+    def place(self, at: int) -> str:
+        return f"{self.name}, row {self.numbers[at]}"
+
+    def take(self, at: Sequence[int]) -> "Chunk":
+        """The rows at some positions."""
+        places = pyarrow.array(at, pyarrow.int64())
+        rows = self.rows.take(places) if isinstance(self.rows, pyarrow.Table) else [self.rows[each] for each in at]
+        return Chunk(self.name, [self.numbers[each] for each in at], rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        if not isinstance(self.rows, pyarrow.Table):
+            yield from zip(map(self.place, range(len(self.rows))), self.rows, strict=True)
+            return
+        for first in range(0, len(self.rows), SLICE_ROWS):
+            some = self.rows.slice(first, SLICE_ROWS)
+            try:
+                rows = some.to_pylist()
+            except UnicodeDecodeError:
+                rows = [_row_of(some.slice(at, 1)) for at in range(len(some))]
+            yield from ((self.place(first + at), row) for at, row in enumerate(rows))
+
+
+def _row_of(table: pyarrow.Table) -> dict[str, Any] | BadRow:
+    try:
+        return table.to_pylist()[0]
+    except UnicodeDecodeError as error:
+        return BadRow("a text is no UTF-8", str(error))
+
+
+class Rows:
+    """All rows of a path: which columns there are, and the rows themselves.
+
+    Raises:
+        UserError: nothing can be read there.
+    """
+
+    def __init__(self, path: str, split: str = "train", subset: str | None = None, revision: str | None = None) -> None:
+        """split: which part of a folder or hub data set. subset, revision: the hub's configuration name and commit."""
+        location = Path(path).expanduser()
+        with _readable(path):
+            is_file, is_folder = location.is_file(), location.is_dir()
+        if is_file:
+            self.sources = [_source(location)]
+        elif is_folder:
+            self.sources = _folder_sources(location, split)
+        elif not path.startswith(HUB) and (
+            location.is_absolute() or path.endswith((*ENDINGS, ".arrow")) or path.count("/") != 1
+        ):
+            raise UserError(
+                f"{path}: no such file or folder. paths.data_dir or MICRO_LIT_DATA says where known sets lie; "
+                f"for your own give {READABLE}, or the id of a hub data set. A path with spaces or any of = ( ) , "
+                f"needs two kinds of quotes: 'data.train=\"my pairs.jsonl\"'"
+            )
+        else:
+            self.sources = [_Dataset(path, _hub_set(path, split, subset, revision))]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns of all files, in the order in which they come."""
+        return list(dict.fromkeys(name for source in self.sources for name in source.columns))
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that are read; none where a library reads them."""
+        return [source.path for source in self.sources if not isinstance(source, _Dataset)]
+
+    def chunks(self, wanted: Collection[str] | None = None) -> Iterator[Chunk]:
+        """The rows. wanted: columns to decode; others may be missing from the rows. None: all."""
+        return itertools.chain.from_iterable(source.chunks(wanted) for source in self.sources)
 
 
 def read_rows(path: str, split: str = "train", subset: str | None = None, revision: str | None = None) -> Iterator[Row]:
-    """Yields (place, row) from `path`: a file, a folder, or the id of a hub data set.
+    """Yields (place, row) from `path`, see `Rows`; each row with all its columns."""
+    for chunk in Rows(path, split, subset, revision).chunks():
+        yield from chunk
 
-    split: which part of a folder written by `save_to_disk` as a dict, or of a hub data set. subset and revision are
-    the hub's configuration name and commit. Raises `UserError` when nothing can be read there.
-    """
-    location = Path(path).expanduser()
-    if location.is_file():
-        yield from _read_file(location)
-    elif location.is_dir():
-        yield from _read_folder(location, split)
-    elif not path.startswith(HUB) and (
-        location.is_absolute() or location.suffix in FILE_ENDINGS or path.count("/") != 1
-    ):
-        raise UserError(
-            f"{path}: no such file or folder. paths.data_dir or MICRO_LIT_DATA says where known sets lie; "
-            f"for your own give {READABLE}, or the id of a hub data set"
+
+@contextlib.contextmanager
+def _readable(path: Path | str, what: str = "cannot be read") -> Iterator[None]:
+    """While inside, whatever goes wrong in reading is one line with the path."""
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
+        shown = path if len(str(path)) < 500 else f"{str(path)[:200]} ..."
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+        raise UserError(f"{shown}: {what} ({reason:.300})") from error
+
+
+def _source(path: Path) -> "_Parquet | _JsonLines | _Json | _Csv":
+    name = path.name.removesuffix(".gz").removesuffix(".zst")
+    if path.name.endswith(PARQUET):
+        return _Parquet(path)
+    if name.endswith(JSON_LINES):
+        return _JsonLines(path)
+    if name.endswith(JSON):
+        return _Json(path) if _first_byte(path) == b"[" else _JsonLines(path)
+    if name.endswith(CSV):
+        return _Csv(path, "\t" if name.endswith(".tsv") else ",")
+    raise UserError(f"{path}: unknown kind of file; give {READABLE}")
+
+
+def _first_byte(path: Path) -> bytes:
+    with _readable(path), _stream(path) as file:
+        return file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+
+
+def _stream(path: Path) -> io.BufferedReader:
+    return io.BufferedReader(pyarrow.input_stream(path, compression="detect"))
+
+
+def is_text(kind: pyarrow.DataType) -> bool:
+    return pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or pyarrow.types.is_string_view(kind)
+
+
+class _Parquet:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _readable(path, "not a readable parquet file"), pyarrow.parquet.ParquetFile(path) as file:
+            self.columns = file.schema_arrow.names
+
+    def chunks(self, wanted: Collection[str] | None) -> Iterator[Chunk]:
+        columns = [name for name in self.columns if wanted is None or name in wanted]
+        first = 1
+        with (
+            _readable(self.path, "not a readable parquet file"),
+            pyarrow.parquet.ParquetFile(self.path) as file,
+        ):
+            for batch in file.iter_batches(CHUNK_ROWS, columns=columns):
+                yield Chunk(str(self.path), range(first, first + len(batch)), pyarrow.Table.from_batches([batch]))
+                first += len(batch)
+
+
+class _JsonLines:
+    """JSON lines: columns of text and numbers are parsed in large blocks by Arrow, all else line by line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _readable(path), _stream(path) as file:
+            lines = itertools.islice((line for line in file if line.strip()), PEEKED)
+            self._peeked = [row for row in map(_parse_line, lines) if not isinstance(row, BadRow)]
+        self.columns = list(dict.fromkeys(name for row in self._peeked for name in row))
+
+    def chunks(self, wanted: Collection[str] | None) -> Iterator[Chunk]:
+        schema = None if wanted is None else self._schema(wanted)
+        first = 1
+        with _readable(self.path), _stream(self.path) as file:
+            for block in _blocks(file):
+                lines = int(np.count_nonzero(np.frombuffer(block, np.uint8) == 10)) + (not block.endswith(b"\n"))
+                table = None if schema is None else _parse_block(block, schema, lines)
+                if table is not None:
+                    yield Chunk(str(self.path), range(first, first + lines), table)
+                else:
+                    found = [
+                        (number, _parse_line(line))
+                        for number, line in enumerate(block.split(b"\n"), start=first)
+                        if line.strip()
+                    ]
+                    yield Chunk(str(self.path), [number for number, _ in found], [row for _, row in found])
+                first += lines
+
+    def _schema(self, wanted: Collection[str]) -> pyarrow.Schema | None:
+        """Types of the wanted columns; None where one of them holds more than text or numbers."""
+        fields = {}
+        for name in wanted:
+            kinds = {type(row[name]) for row in self._peeked if row.get(name) is not None}
+            if kinds <= {str}:
+                fields[name] = pyarrow.string()
+            elif kinds == {int}:
+                fields[name] = pyarrow.int64()
+            elif kinds <= {int, float}:
+                fields[name] = pyarrow.float64()
+            else:
+                return None
+        return pyarrow.schema([field for field in fields.items() if field[0] in self.columns])
+
+
+def _blocks(file: io.BufferedReader) -> Iterator[bytes]:
+    """Whole lines, many at a time."""
+    start = file.read(3).removeprefix(b"\xef\xbb\xbf")
+    while block := start + file.read(CHUNK_BYTES) + file.readline():
+        yield block
+        start = b""
+
+
+def _parse_block(block: bytes, schema: pyarrow.Schema, lines: int) -> pyarrow.Table | None:
+    """One row a line; None where a line holds anything but an object of these types."""
+    try:
+        table = pyarrow.json.read_json(
+            pyarrow.py_buffer(block),
+            pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
+            pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
-    else:
-        yield from _read_hub(path, split, subset, revision)
-
-
-def has_split(path: str, split: str) -> bool:
-    """Whether a folder on this machine holds a part of that name, as a file or as an arrow split."""
-    folder = Path(path).expanduser()
-    return folder.is_dir() and ((folder / split / "state.json").is_file() or split in map(_split_of, _files(folder)))
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name.endswith((".parquet", *JSON_LINES)))
-
-
-def _split_of(path: Path) -> str:
-    """test-00000-of-00001.parquet -> test"""
-    return path.name.split(".")[0].split("-")[0]
-
-
-def _read_file(path: Path) -> Iterator[Row]:
-    if path.suffix == ".parquet":
-        yield from _read_parquet(path)
-    elif path.name.endswith(JSON_LINES):
-        yield from _read_json_lines(path)
-    else:
-        raise UserError(f"{path}: unknown kind of file; give {READABLE}")
-
-
-def _read_parquet(path: Path) -> Iterator[Row]:
-    import pyarrow
-    import pyarrow.parquet
-
-    row_number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                for row in batch.to_pylist():
-                    row_number += 1
-                    yield f"{path}, row {row_number}", row
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a readable parquet file ({error})") from error
-
-
-def _read_json_lines(path: Path) -> Iterator[Row]:
-    import pyarrow
-
-    try:
-        with io.BufferedReader(pyarrow.input_stream(path, compression="detect")) as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield f"{path}, row {number}", _parse_line(line)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
+        table.validate(full=True)
+    except pyarrow.ArrowException:
+        return None
+    return table if len(table) == lines else None
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | BadRow:
     try:
-        row = json.loads(line)
+        row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError) as error:  # broken JSON or UTF-8, a number or a nesting beyond all measure
-        return BadRow(f"broken JSON line ({error})")
-    return row if isinstance(row, dict) else BadRow(f"the line holds {type(row).__name__}, not an object")
+        return BadRow("broken JSON line", str(error))
+    return row if isinstance(row, dict) else BadRow("the line holds no object", f"it holds {type(row).__name__}")
 
 
-def _read_folder(folder: Path, split: str) -> Iterator[Row]:
+class _Json:
+    """A .json file with a list of rows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with _readable(path), _stream(path) as file:
+                found = json.loads(file.read().decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: broken JSON ({' '.join(str(error).split()):.300})") from error
+        bad = (BadRow("an item of the list is no object", f"it is of type {type(row).__name__}") for row in found)
+        self.rows = [row if isinstance(row, dict) else wrong for row, wrong in zip(found, bad, strict=True)]
+        self.columns = list(dict.fromkeys(name for row in self.rows if isinstance(row, dict) for name in row))
+
+    def chunks(self, wanted: Collection[str] | None) -> Iterator[Chunk]:
+        yield Chunk(str(self.path), range(1, len(self.rows) + 1), self.rows)
+
+
+class _Csv:
+    """A table of text: every cell is text, whatever it looks like."""
+
+    def __init__(self, path: Path, delimiter: str) -> None:
+        self.path = path
+        with _readable(path), _stream(path) as file:
+            start = file.peek(2**16)[: 2**16].decode("utf-8-sig", errors="replace")
+            if delimiter == "," and "," not in (first := start.partition("\n")[0]):
+                # As spreadsheets write where the comma stands in numbers, and tables with another ending.
+                delimiter = next((other for other in ";\t" if other in first), delimiter)
+            lines = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
+            self.columns = next(csv.reader(lines, delimiter=delimiter), [])
+            self.is_empty = not lines.read(2**16).strip()
+        self.delimiter = delimiter
+        if len(set(self.columns)) < len(self.columns):
+            raise UserError(f"{path}: two columns have one name; the columns are {', '.join(self.columns)}")
+
+    def _open(self, bad: list[Any]) -> pyarrow.csv.CSVStreamingReader:
+        def skip(row: pyarrow.csv.InvalidRow) -> str:
+            bad.append(row)
+            return "skip"
+
+        return pyarrow.csv.open_csv(
+            pyarrow.input_stream(self.path, compression="detect"),
+            pyarrow.csv.ReadOptions(use_threads=False, block_size=4 * CHUNK_BYTES),
+            pyarrow.csv.ParseOptions(
+                delimiter=self.delimiter, newlines_in_values=True, invalid_row_handler=skip, ignore_empty_lines=True
+            ),
+            pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(self.columns, pyarrow.string()), strings_can_be_null=False, check_utf8=True
+            ),
+        )
+
+    def chunks(self, wanted: Collection[str] | None) -> Iterator[Chunk]:
+        if self.is_empty:
+            return
+        bad: list[Any] = []
+        next_number, told = 1, 0
+        columns = [name for name in self.columns if wanted is None or name in wanted]
+        with _readable(self.path, "not a readable table"), self._open(bad) as file:
+            for batch in file:
+                skipped = {row.number - 1 for row in bad}  # the header is a row to Arrow
+                numbers = itertools.islice(
+                    (number for number in itertools.count(next_number) if number not in skipped), len(batch)
+                )
+                numbers = list(numbers)
+                next_number = numbers[-1] + 1 if numbers else next_number
+                yield Chunk(str(self.path), numbers, pyarrow.Table.from_batches([batch]).select(columns))
+                if wrong := bad[told:]:
+                    kind = f"a row has not the {len(self.columns)} cells of the header"
+                    rows = [BadRow(kind, f"it has {row.actual_columns}") for row in wrong]
+                    yield Chunk(str(self.path), [row.number - 1 for row in wrong], rows)
+                    told = len(bad)
+
+
+class _Dataset:
+    """A data set of the `datasets` library, from the hub or from a folder that `save_to_disk` wrote."""
+
+    def __init__(self, name: str, dataset: Any) -> None:
+        self.name, self.dataset, self.columns = name, dataset, dataset.column_names
+
+    def chunks(self, wanted: Collection[str] | None) -> Iterator[Chunk]:
+        columns = [name for name in self.columns if wanted is None or name in wanted]
+        first = 1
+        with _readable(self.name):
+            for table in self.dataset.select_columns(columns).with_format("arrow").iter(CHUNK_ROWS):
+                yield Chunk(self.name, range(first, first + len(table)), table)
+                first += len(table)
+
+
+def _folder_sources(folder: Path, split: str) -> list[Any]:
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-        from datasets import DatasetDict, load_from_disk
-
-        dataset = load_from_disk(str(folder))
-        if isinstance(dataset, DatasetDict):
-            if split not in dataset:
-                raise UserError(f"{folder}: no split {split!r}; it has {', '.join(dataset)}")
-            dataset = dataset[split]
-        yield from _dataset_rows(dataset, str(folder))
-        return
-    files = _files(folder)
-    if not files:
+        return [_Dataset(str(folder), _saved_set(folder, split))]
+    parts = folder_parts(folder)
+    if not parts:
         raise UserError(f"{folder}: nothing to read; give {READABLE}")
-    splits = set(map(_split_of, files))
-    if (SPLIT_NAMES | {split}) & splits:
-        files = [path for path in files if _split_of(path) == split]
-    if not files:
-        raise UserError(f"{folder}: no file of the split {split!r}; it has {', '.join(sorted(splits))}")
-    for path in files:
-        yield from _read_file(path)
+    names = sorted({part.split for part in parts if part.split is not None})
+    unnamed = [part.path for part in parts if part.split is None]
+    if names and unnamed:
+        raise UserError(
+            f"{folder}: {unnamed[0].relative_to(folder)} names no split, and other files do ({', '.join(names)}); give "
+            "one file, or the folder of those that belong together"
+        )
+    chosen = [part.path for part in parts if not names or part.split == split]
+    if not chosen:
+        like = [name for name in names if name.startswith(split)] or names
+        raise UserError(
+            f"{folder}: no file of the split {split!r}; it has {', '.join(names)}. Say which to read with "
+            f"data.train_split and data.test_split, such as data.train_split={like[0]}"
+        )
+    return [_source(path) for path in chosen]
 
 
-def _read_hub(path: str, split: str, subset: str | None, revision: str | None) -> Iterator[Row]:
+def folder_parts(folder: Path) -> list[Part]:
+    """The files of a folder that can be read, with their splits."""
+    return parts_of(folder, ENDINGS)
+
+
+def _saved_set(folder: Path, split: str) -> Any:
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        dataset = load_from_disk(str(folder))
+    except Exception as error:  # a damaged folder raises whatever its reading runs into
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{folder}: a damaged folder of save_to_disk ({reason:.300})") from error
+    if not isinstance(dataset, DatasetDict):
+        return dataset
+    if split not in dataset:
+        raise UserError(f"{folder}: no split {split!r}; it has {', '.join(dataset)}")
+    return dataset[split]
+
+
+def has_split(path: str, split: str) -> bool:
+    """Whether a folder on this machine holds a part of that name, as files or as an arrow split."""
+    folder = Path(path).expanduser()
+    try:
+        if not folder.is_dir():
+            return False
+    except OSError:
+        return False
+    return (folder / split / "state.json").is_file() or split in {part.split for part in folder_parts(folder)}
+
+
+def _hub_set(path: str, split: str, subset: str | None, revision: str | None) -> Any:
     from datasets import load_dataset
 
     owner, name, *folders = path.removeprefix(HUB).split("/")
     folder = {"data_dir": "/".join(folders)} if folders else {}
     try:
-        dataset = load_dataset(f"{owner}/{name}", subset, split=split, revision=revision, **folder)
+        return load_dataset(f"{owner}/{name}", subset, split=split, revision=revision, **folder)
     except Exception as error:  # the hub client raises many kinds; each means: not to be had
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: neither a file nor a folder here, nor to be had from the hub ({reason})") from error
-    yield from _dataset_rows(dataset, path)
-
-
-def _dataset_rows(dataset: Any, name: str) -> Iterator[Row]:
-    for number, row in enumerate(dataset, start=1):
-        yield f"{name}, row {number}", row

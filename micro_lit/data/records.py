@@ -4,26 +4,43 @@ A record is one judgment: of two responses to a prompt, one was chosen. Rows com
 module turns each into a `Record` or says in one line why it cannot.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-ROLES = ("system", "user", "assistant", "tool")
+from micro_lit.data.messages import (
+    BadRow,
+    Message,
+    Prompt,
+    conversation,
+    from_json,
+    kind_of,
+    listed_texts,
+    messages,
+    sound,
+)
+from micro_lit.data.verdicts import Coding, verdict_of
+
+__all__ = ["BadRow", "Message", "Prompt", "Record", "parse_record"]
+
+# Pairs of columns with a score of each response, of which the first is that of the chosen one.
+SCORES = tuple(
+    (pattern.format("chosen"), pattern.format("rejected"))
+    for pattern in ("score_{}", "{}_score", "{}_rating", "rating_{}", "{}-rating", "{}_reward", "reward_{}")
+)
 
 
-class Message(NamedTuple):
-    """One turn of a conversation."""
-
-    role: str
-    content: str
+SCORE_NAMES = frozenset(name for names in SCORES for name in names)
 
 
 class Record(NamedTuple):
     """One preference. Only `prompt`, `chosen` and `rejected` are required of the data.
 
     label_id: names the label itself: rows of one user with equal ids are one label, which a profile learns once.
+    first_shown: whether the chosen response was shown first; None where the data do not say.
     """
 
-    prompt: tuple[Message, ...]
+    prompt: Prompt
     chosen: str
     rejected: str
     criterion: str | None = None
@@ -34,31 +51,47 @@ class Record(NamedTuple):
     source: str | None = None
     pair_id: str | None = None
     label_id: str | None = None
+    first_shown: bool | None = None
 
 
-FIELDS = Record._fields
 LABELS = ("source", "attribute", "group", "user_id", "pair_id")
+TEXTS = ("criterion", "label_id", *LABELS)
+# Columns that a file may have; the last three stand for chosen and rejected.
+FIELDS = (*Record._fields[:-1], "system", "first", "second", "winner")
 
 
-class BadRow(ValueError):
-    """Why one row is not a record; the reader adds file and row."""
-
-
-def parse_record(row: Mapping[str, Any]) -> Record:
+def parse_record(row: Mapping[str, Any], coding: Coding | None = None) -> Record:
     """Checks one row and brings it to the contract.
 
-    `prompt` is text or a list of {role, content}. `chosen` and `rejected` are text, or lists of messages. Without a
-    prompt both are whole conversations (lists of messages, or transcripts with "Human:" and "Assistant:" turns as in
-    HH-RLHF) and the prompt is what they share. Raises `BadRow`.
+    `prompt` is text or messages (or `conversations`, its name in ShareGPT), `system` a system turn before it. `chosen`
+    and `rejected` are text or messages. Without a prompt both are whole conversations (lists of messages, or
+    transcripts with "Human:" and "Assistant:" turns as in HH-RLHF) and the prompt is what they share. Instead of the
+    two there may be `first`, `second` and `winner`.
+
+    coding: what values of `winner` mean, see `verdict_of`.
+
+    Raises:
+        BadRow: why the row is no record.
     """
+    first_shown, gap = None, _number(row.get("rating_gap"), "rating_gap")
+    if "chosen" not in row and "winner" in row:
+        for name in ("first", "second", "winner"):
+            if row.get(name) is None:
+                raise BadRow(f"column {name!r} is missing or null")
+        verdict, strength = verdict_of(row["winner"], coding)
+        chosen, rejected = ("second", "first") if verdict == "second" else ("first", "second")
+        first_shown = None if verdict == "tie" else verdict == "first"
+        gap = 0.0 if verdict == "tie" else strength if gap is None else gap
+        row = {**row, "chosen": row[chosen], "rejected": row[rejected]}
     for name in ("chosen", "rejected"):
         if row.get(name) is None:
             raise BadRow(f"column {name!r} is missing or null")
-    if row.get("prompt") is None:
-        prompt, chosen, rejected = _implicit_prompt(row["chosen"], row["rejected"])
-    else:
-        prompt = _messages(row["prompt"], "prompt")
-        chosen, rejected = (_response(row[name], prompt, name) for name in ("chosen", "rejected"))
+    prompt, chosen, rejected = _texts(row)
+    system = _optional_text(row.get("system"), "system")
+    if system is not None and prompt[:1] != (Message("system", system),):
+        if prompt and prompt[0].role == "system":
+            raise BadRow("the prompt has a system turn, and the column 'system' holds another")
+        prompt = (Message("system", system), *prompt)
     if not any(message.content.strip() for message in prompt):
         raise BadRow("the prompt is empty")
     for name, response in (("chosen", chosen), ("rejected", rejected)):
@@ -66,95 +99,114 @@ def parse_record(row: Mapping[str, Any]) -> Record:
             raise BadRow(f"{name!r} is empty")
     if chosen == rejected:
         raise BadRow("chosen and rejected are the same text")
-    texts = {name: _optional_text(row.get(name), name) for name in ("criterion", "label_id", *LABELS)}
-    return Record(prompt, chosen, rejected, rating_gap=_rating_gap(row.get("rating_gap")), **texts)
+    texts = {name: _optional_text(row.get(name), name) for name in TEXTS}
+    return Record(prompt, chosen, rejected, rating_gap=_rating_gap(row, gap), first_shown=first_shown, **texts)
 
 
-def _messages(value: Any, name: str) -> tuple[Message, ...]:
-    if isinstance(value, str):
-        return (Message("user", _sound(value, name)),)
-    if isinstance(value, Sequence):
-        return tuple(_message(item, name) for item in value)
-    raise BadRow(f"{name!r} is {_kind(value)}; it must be text or a list of messages")
+def _texts(row: Mapping[str, Any]) -> tuple[Prompt, str, str]:
+    """Prompt, chosen and rejected of a row that has the latter two."""
+    asked = row.get("prompt")
+    if asked is None:
+        asked = row.get("conversations")
+    if asked is None:
+        return _implicit_prompt(row["chosen"], row["rejected"])
+    turns = (
+        [listed_texts(each) for each in (asked, row["chosen"], row["rejected"])] if isinstance(asked, str) else [None]
+    )
+    if None not in turns:
+        if any(len(each) != 1 or each[0] is None for each in turns):
+            raise BadRow("prompt, chosen and rejected are JSON lists of texts, one for each turn; give messages")
+        return (Message("user", turns[0][0]),), turns[1][0], turns[2][0]
+    prompt = messages(asked, "prompt")
+    (before, chosen), (also_before, rejected) = (_response(row[name], name) for name in ("chosen", "rejected"))
+    if before and also_before and before != also_before:
+        raise BadRow("chosen and rejected differ before their last message")
+    if repeated := before or also_before:
+        if _spoken(repeated) != _spoken(prompt):
+            raise BadRow("chosen or rejected holds turns before the reply that are not those of the prompt")
+        # They may have a system turn that the prompt column lacks, or the other way round.
+        prompt = repeated if len(repeated) >= len(prompt) else prompt
+    return prompt, chosen, rejected
 
 
-def _message(item: Any, name: str) -> Message:
-    if not isinstance(item, Mapping) or "role" not in item or "content" not in item:
-        raise BadRow(f"{name!r} holds a message without role and content")
-    if item["role"] not in ROLES:
-        raise BadRow(f"{name!r} has the unknown role {item['role']!r}; known roles are {', '.join(ROLES)}")
-    if not isinstance(item["content"], str):
-        raise BadRow(f"{name!r} has a message whose content is {_kind(item['content'])}, not text")
-    return Message(item["role"], _sound(item["content"], name))
+def _spoken(prompt: Prompt) -> list[tuple[str, str]]:
+    """The turns but those of the system, without white space around them."""
+    return [(message.role, message.content.strip()) for message in prompt if message.role != "system"]
 
 
-def _response(value: Any, prompt: tuple[Message, ...], name: str) -> str:
-    """The response's text. A list of messages may repeat the prompt before the assistant's reply, and nothing else."""
-    if isinstance(value, str):
-        return _sound(value, name)
-    messages = _messages(value, name)
-    if not messages or messages[-1].role != "assistant":
+def _response(value: Any, name: str) -> tuple[Prompt, str]:
+    """The turns before a response's reply, if it repeats them, and its text."""
+    if isinstance(value, str) and from_json(value) is None:
+        return (), sound(value, name)
+    turns = messages(value, name)
+    if not turns or turns[-1].role != "assistant":
         raise BadRow(f"{name!r} does not end with a message of the assistant")
-    if messages[:-1] not in ((), prompt):
-        raise BadRow(f"{name!r} holds turns before the reply that are not those of the prompt")
-    return messages[-1].content
+    return turns[:-1], _reply(turns[-1], name)
 
 
-def _implicit_prompt(chosen: Any, rejected: Any) -> tuple[tuple[Message, ...], str, str]:
-    first, second = _conversation(chosen, "chosen"), _conversation(rejected, "rejected")
+def _reply(message: Message, name: str) -> str:
+    if message.tool_calls is not None:
+        raise BadRow(f"{name!r} calls tools; a response is text, so that a call must be written out in it")
+    return message.content
+
+
+def _implicit_prompt(chosen: Any, rejected: Any) -> tuple[Prompt, str, str]:
+    both = [conversation(value, name) for value, name in ((chosen, "chosen"), (rejected, "rejected"))]
+    for turns, name in zip(both, ("chosen", "rejected"), strict=True):
+        if len(turns) < 2 or turns[-1].role != "assistant":
+            raise BadRow(f"there is no prompt, and {name!r} is not a conversation that ends with the assistant")
+    first, second = both
     if first[:-1] != second[:-1]:
         raise BadRow("there is no prompt, and chosen and rejected differ before their last message")
-    return first[:-1], first[-1].content, second[-1].content
-
-
-def _conversation(value: Any, name: str) -> tuple[Message, ...]:
-    messages = _transcript(_sound(value, name)) if isinstance(value, str) else _messages(value, name)
-    if len(messages) < 2 or messages[-1].role != "assistant":
-        raise BadRow(f"there is no prompt, and {name!r} is not a conversation that ends with the assistant")
-    return messages
-
-
-def _transcript(text: str) -> tuple[Message, ...]:
-    """Splits the plain-text dialogues of HH-RLHF into messages; text without such turns gives no message."""
-    before, *turns = text.split("\n\nHuman:")
-    if before.strip():
-        return ()  # words of nobody: dropping them would change the prompt
-    messages = []
-    for turn in turns:
-        human, *assistant = turn.split("\n\nAssistant:")
-        messages.append(Message("user", human.strip()))
-        messages.extend(Message("assistant", reply.strip()) for reply in assistant)
-    return tuple(messages)
+    return first[:-1], _reply(first[-1], "chosen"), _reply(second[-1], "rejected")
 
 
 def _optional_text(value: Any, name: str) -> str | None:
     if isinstance(value, str):
         # An empty cell of a table means that the data do not say.
-        return _sound(value, name) if value.strip() else None
+        return sound(value, name) if value.strip() else None
+    if isinstance(value, float) and math.isnan(value):
+        return None
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return None if value is None else str(value)
-    raise BadRow(f"{name!r} is {_kind(value)}; it must be text, a whole number or null")
+    if isinstance(value, float) and value.is_integer():  # a column of whole numbers with gaps, as pandas writes it
+        return str(int(value))
+    if name == "source" and isinstance(value, Sequence) and all(isinstance(each, str) for each in value):
+        return sound(", ".join(value), name) or None
+    remedy = f"; data.columns.{name}=null leaves it unread"
+    raise BadRow(f"{name!r} is no text, whole number or null{remedy}", kind_of(value))
 
 
-def _rating_gap(value: Any) -> float | None:
-    if value is None:
+def _number(value: Any, name: str) -> float | None:
+    """A number that may be written as text; an empty cell and NaN are none."""
+    if value is None or (isinstance(value, str) and value.strip().casefold() in ("", "nan")):
         return None
-    # The bound keeps the gap finite in float32; NaN fails every comparison.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e30 < value < 1e30:
-        raise BadRow(f"'rating_gap' is {value!r}; it must be a finite number or null")
-    if value < 0:
-        raise BadRow(f"'rating_gap' is {value!r}: the chosen response is rated below the rejected one")
-    return float(value)
-
-
-def _sound(text: str, name: str) -> str:
-    """The text itself, once it is known to be writable: JSON can smuggle in half a character."""
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadRow(f"{name!r} holds a lone surrogate, which is no character") from None
-    return text
+        number = math.inf if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.inf
+    if math.isnan(number):
+        return None
+    # The bound keeps it finite in float32.
+    if not -1e30 < number < 1e30:
+        raise BadRow(f"{name!r} is no finite number or null", f"it is {value!r}")
+    return number
 
 
-def _kind(value: Any) -> str:
-    return f"of type {type(value).__name__}"
+def _rating_gap(row: Mapping[str, Any], gap: float | None) -> float | None:
+    """The gap itself, or that of two scores; None where the data say neither."""
+    if gap is None and not SCORE_NAMES.isdisjoint(row):
+        for names in SCORES:
+            scores = [_number(row.get(name), name) for name in names]
+            if None not in scores:
+                gap = scores[0] - scores[1]
+                if gap < 0:
+                    raise BadRow(
+                        f"{names[0]!r} is below {names[1]!r}: the chosen response is rated below the rejected one; "
+                        f"data.columns.rating_gap=null leaves scores unread",
+                        f"{scores[0]:g} and {scores[1]:g}",
+                    )
+                return gap
+    if gap is not None and gap < 0:
+        raise BadRow("'rating_gap' is below 0: the chosen response is rated below the rejected one", f"it is {gap:g}")
+    return gap

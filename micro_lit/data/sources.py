@@ -1,42 +1,35 @@
-"""Sources of real pairs: files or hub data sets, one at a time or mixed. `load(seed)` gives `PreferenceData`."""
+"""Sources of real pairs: files or hub data sets, one at a time or mixed. `load(seed)` gives `PreferenceData`.
 
-import functools
-import gc
-import json
+Dimension letters: N records, P prompts or other keys of a split.
+"""
+
+import dataclasses
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from micro_lit.data.columns import Columns, Gathered, combined, first_codes, joined, prompts_of
+from micro_lit.data.counts import Counts
 from micro_lit.data.layouts import Judgment, Layout, LeftOut
-from micro_lit.data.pairs import SPLITS, Counts, PreferenceData, from_records, hashed_fraction
-from micro_lit.data.readers import has_split, read_rows
-from micro_lit.data.records import FIELDS, BadRow, Message, Record, parse_record
+from micro_lit.data.leaks import LEAKS, Leak, check
+from micro_lit.data.mapping import ColumnMap
+from micro_lit.data.messages import BadRow, canonical
+from micro_lit.data.pairs import PreferenceData, from_columns
+from micro_lit.data.parsed import content_digest, through_cache
+from micro_lit.data.readers import Rows, has_split
+from micro_lit.data.records import Record
+from micro_lit.data.splits import SPLITS, cut
+from micro_lit.data.verdicts import Coding
 from micro_lit.errors import UserError
 
-Split = Literal["train", "validation", "test"]
-Judged = tuple[tuple[Message, ...], frozenset[str]]
-
 CRITERIA = ("given", "hidden", "shuffled")
-MAX_LISTED = 20
-
-
-def _uncollected(load: Callable[..., PreferenceData]) -> Callable[..., PreferenceData]:
-    """Loads without looking for garbage: rows make none, and to look takes longer the more rows are there."""
-
-    @functools.wraps(load)
-    def uncollected(*arguments: Any, **settings: Any) -> PreferenceData:
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            return load(*arguments, **settings)
-        finally:
-            if collects:
-                gc.enable()
-
-    return uncollected
+MAX_LISTED, EXAMPLES = 20, 3
+TRAIN = SPLITS.index("train")
 
 
 class PairFiles:
@@ -46,13 +39,19 @@ class PairFiles:
     train, test: file, folder or hub id. Without `test` it is the folder's own test part, when `train` is a folder that
         has one; otherwise a share of the prompts in `train` is set aside for it.
     layout: brings raw rows to our columns (micro_lit.data.layouts); test_layout: that of `test`, where it is another.
-    columns: our column -> theirs, for the columns whose names differ; `meta.group` reads a field of a JSON column.
+    columns: our column -> theirs, for the columns whose names differ; `meta.group` reads a field of a JSON column, null
+        leaves a column unread. Two responses and a verdict are `first`, `second` and `winner`.
+    winner: what values of the verdict mean, such as {0: first, 1: second, 2: tie}, or of a signed strength {negative:
+        first, positive: second}; null where they are names such as a, model_b or tie.
     split_by: rows that agree in this column stay on one side when validation (and test) rows are cut from `train`.
+        pair_id: rows of one pair, which is that of their two responses where they have no such id.
         response: every user's responses are put on a side, so that whoever is judged was never heard on either of the
         two; rows whose responses are on two sides are left out, and counted. So are models of people to be chosen: who
         prefers A to B and B to C need not be asked about A and C.
     validation_fraction, test_fraction: the shares cut; test_fraction only applies without `test`.
-    on_bad_row: "error" stops at the first row that breaks the contract; "skip" counts and lists such rows.
+    on_bad_row: "error" ends with all rows that break the contract, counted by what is wrong; "skip" leaves them out.
+    leak: what to do about test rows that are training rows. error: stop where more than half are, or where train and
+        test are the same file, else warn. warn: warn. allow: nothing. They are counted in any case.
     ties: "drop" or "keep" rows whose rating gap is zero; either way they are counted.
     unanimous: "drop" leaves out of the training rows, and counts, pairs on which every attribute of the training rows
         has a judgment that is no tie, and all the same one (MiCRo's construction of HelpSteer2).
@@ -61,6 +60,7 @@ class PairFiles:
         model that reads them must not survive. Rows, their splits and their order are the same under all three.
     criterion_of: attribute -> sentence: the criterion of rows that name an attribute and no criterion.
     limit: read only this many rows of `train` (and of `test`), for quick looks.
+    cache_dir: where the records of large files are kept, so that they are parsed once; null: nowhere.
     """
 
     def __init__(
@@ -70,7 +70,8 @@ class PairFiles:
         test: str | None = None,
         layout: Layout | None = None,
         test_layout: Layout | None = None,
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        winner: Coding | None = None,
         train_split: str = "train",
         test_split: str = "test",
         subset: str | None = None,
@@ -79,150 +80,237 @@ class PairFiles:
         validation_fraction: float = 0.05,
         test_fraction: float = 0.1,
         on_bad_row: Literal["error", "skip"] = "error",
+        leak: Leak = "error",
         ties: Literal["drop", "keep"] = "drop",
         unanimous: Literal["drop", "keep"] = "keep",
         criteria: str = "given",
         criterion_of: Mapping[str, str] | None = None,
         limit: int | None = None,
+        cache_dir: str | None = None,
     ) -> None:
+        for setting, path in (("train", train), ("test", test)):
+            if path is None and setting == "test":
+                continue
+            if not isinstance(path, str) or not path.strip():
+                empty = "; is a variable of the shell empty?" if path == "" else ""
+                raise UserError(f"data.{setting}={path!r} is not allowed; give the path of a file or folder{empty}")
         self.name = name
         self.train = train
         self.test = train if test is None and has_split(train, test_split) else test
         self.layout = layout
         self.test_layout = layout if test_layout is None else test_layout
-        self.columns = dict(columns or {})
+        self.map = ColumnMap(columns, winner)
         self.train_split, self.test_split = train_split, test_split
         self.subset, self.revision = subset, revision
         self.split_by = split_by
         self.validation_fraction, self.test_fraction = validation_fraction, test_fraction
         self.on_bad_row = on_bad_row
+        self.leak = leak
         self.ties = ties
         self.unanimous = unanimous
         self.criteria = criteria
         self.criterion_of = criterion_of
         self.limit = limit
-        unknown = set(self.columns) - set(FIELDS)
-        if unknown:
-            raise UserError(f"data.columns names {sorted(unknown)}; our columns are {', '.join(FIELDS)}")
+        self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
         if criteria not in CRITERIA:
             raise UserError(f"data.criteria={criteria} is for planted populations; give one of {', '.join(CRITERIA)}")
-        if self.test == train and Path(train).expanduser().is_file():
+        if leak not in LEAKS:
+            raise UserError(f"data.leak={leak} is not allowed; give one of {', '.join(LEAKS)}")
+        if self.test is not None and leak == "error" and _are_one_file(train, self.test):
             raise UserError(
-                f"{train}: train and test are one file; set data.test=null to set prompts aside for the test"
+                f"{train}: train and test are one file; set data.test=null to set prompts aside for the test, or "
+                "data.leak=allow if this is meant"
             )
 
-    @_uncollected
     def load(self, seed: int) -> PreferenceData:
-        records, splits, counts = self.read(seed)
-        return from_records(records, splits, {self.name: counts})
+        columns, split_N, counts = self.columns(seed)
+        return _checked(self.name, from_columns(columns, split_N, {self.name: counts}), self.leak)
 
-    def read(self, seed: int) -> tuple[list[Record], list[Split], Counts]:
-        """All records with their split. Raises `UserError` for what cannot be read, and when no train row is left."""
+    def read(self, seed: int) -> tuple[list[Record], list[str], Counts]:
+        """All records with their split, one by one."""
+        columns, split_N, counts = self.columns(seed)
+        return columns.records(), [SPLITS[split] for split in split_N.tolist()], counts
+
+    def columns(self, seed: int) -> tuple[Columns, NDArray[np.int8], Counts]:
+        """All records, the position of their split in `SPLITS`, and what became of the rows.
+
+        Raises:
+            UserError: what cannot be read, and when no train row is left.
+        """
         counts = Counts(drops_ties=self.ties == "drop")
-        records = self._records(self.train, self.train_split, self.layout, counts)
-        test_fraction = self.test_fraction if self.test is None else 0.0
-        places = [self._cut(record, seed, test_fraction) for record in records]
-        records = [record for record, place in zip(records, places, strict=True) if place is not None]
-        splits = [place for place in places if place is not None]
-        if len(records) < len(places):
-            counts.left_out["its two responses are on two sides"] += len(places) - len(records)
-        if "train" not in splits:
+        columns = self._read(self.train, self.train_split, self.layout, counts)
+        split_N = self._cut(columns, seed, self.test_fraction if self.test is None else 0.0)
+        if outside := int((split_N < 0).sum()):
+            counts.left_out["its two responses are on two sides"] += outside
+            columns, split_N = columns.take(split_N >= 0), split_N[split_N >= 0]
+        if not (split_N == TRAIN).any():
             raise UserError(
-                f"{self.train}: no row is left to train on, all {len(records)} fell to validation or test; "
+                f"{self.train}: no row is left to train on, all {len(columns)} fell to validation or test; "
                 "lower data.validation_fraction and data.test_fraction, or set data.split_by=pair_id"
             )
         if self.unanimous == "drop":
-            agreed = _unanimous([record for record, split in zip(records, splits, strict=True) if split == "train"])
-            rows = [row for row, split in enumerate(splits) if split != "train" or _pair(records[row]) not in agreed]
-            counts.left_out["all attributes agree on the pair"] += len(records) - len(rows)
-            records, splits = [records[row] for row in rows], [splits[row] for row in rows]
-            if "train" not in splits:
+            agreed_N = _unanimous(columns, split_N == TRAIN)
+            counts.left_out["all attributes agree on the pair"] += int(agreed_N.sum())
+            columns, split_N = columns.take(~agreed_N), split_N[~agreed_N]
+            if not (split_N == TRAIN).any():
                 raise UserError(f"{self.train}: the attributes agree on every pair; set data.unanimous=keep")
         if self.test is not None:
-            test_records = self._records(self.test, self.test_split, self.test_layout, counts)
-            records += test_records
-            splits += ["test"] * len(test_records)
-        return self._tell_criteria(records, splits, seed), splits, counts
+            test = self._read(self.test, self.test_split, self.test_layout, counts)
+            columns = joined([columns, test])
+            split_N = np.concatenate([split_N, np.full(len(test), SPLITS.index("test"), dtype=np.int8)])
+        return self._tell_criteria(columns, split_N, seed), split_N, counts
 
-    def _records(self, path: str, split: str, layout: Layout | None, counts: Counts) -> list[Record]:
-        records = []
-        known: dict[Any, Any] = {}  # texts occur in many rows, and each is to be held once
-        rows = read_rows(path, split, self.subset, self.revision)
-        for place, row in rows if layout is None else layout(rows):
-            counts.rows += 1
-            if isinstance(row, LeftOut):
-                counts.left_out[row.reason] += 1
-                continue
-            try:
-                record = self._record(row)
-            except BadRow as error:
-                if self.on_bad_row == "error":
-                    raise UserError(f"{place}: {error}; mend it or set on_bad_row=skip") from error
-                counts.dropped += 1
-                if len(counts.reasons) < MAX_LISTED:
-                    counts.reasons.append(f"{place}: {error}")
-                continue
-            if record.rating_gap == 0.0:
-                counts.ties += 1
-                if self.ties == "drop":
-                    continue
-            records.append(Record._make(map(known.setdefault, record, record)))
-            if self.limit is not None and len(records) == self.limit:
-                break
-        if not records:
+    def _read(self, path: str, split: str, layout: Layout | None, counts: Counts) -> Columns:
+        """The records of a path; adds what became of its rows to `counts`."""
+        rows = Rows(path, split, self.subset, self.revision)
+        spec = {
+            "split": split, "columns": self.map.columns, "winner": self.map.winner and list(self.map.winner.items()),
+            "name": self.name, "on_bad_row": self.on_bad_row, "ties": self.ties, "limit": self.limit,
+        }  # fmt: skip
+        ours = layout is None or getattr(layout, "func", layout).__module__.startswith("micro_lit.")
+        folder = self.cache_dir if ours else None  # the code of another package may change
+        if layout is not None:
+            spec["layout"] = repr([getattr(layout, "func", layout).__qualname__, getattr(layout, "keywords", {})])
+        columns, found = through_cache(folder, rows.files, spec, lambda: self._parse(path, rows, layout))
+        counts.add(found)
+        return columns
+
+    def _parse(self, path: str, rows: Rows, layout: Layout | None) -> tuple[Columns, Counts]:
+        counts, gathered = Counts(drops_ties=self.ties == "drop"), Gathered()
+        if layout is not None:
+            each_row = itertools.chain.from_iterable(rows.chunks())
+            for number, (place, row) in enumerate(layout(each_row)):
+                if self._take(place, row, number, gathered, counts):
+                    break
+        else:
+            self._read_chunks(path, rows, gathered, counts)
+        if counts.dropped and self.on_bad_row == "error":
+            raise UserError(_bad_rows(counts))
+        columns = gathered.columns().with_default("source", self.name)
+        tie_N = columns.gap_N == 0.0
+        counts.ties += int(tie_N.sum())
+        if self.ties == "drop" and tie_N.any():
+            columns = columns.take(~tie_N)
+        if not len(columns):
             first = f"; the first dropped: {counts.reasons[0]}" if counts.reasons else ""
             raise UserError(
                 f"{path}: no usable rows ({counts.rows} read, {counts.dropped} dropped, {counts.ties} ties, "
-                f"{sum(counts.left_out.values())} left out){first}"
+                f"{counts.left_out.total()} left out){first}"
             )
-        return records
+        return columns, counts
 
-    def _record(self, row: Judgment) -> Record:
-        if isinstance(row, BadRow):
-            raise row
-        renamed = {ours: _column(row, ours, theirs) for ours, theirs in self.columns.items()}
-        record = parse_record({**row, **renamed})
-        return record if record.source is not None else record._replace(source=self.name)
+    def _read_chunks(self, path: str, rows: Rows, gathered: Gathered, counts: Counts) -> None:
+        """Rows without a layout: whole columns where they are plain, the rest row by row."""
+        found = rows.columns
+        if found:
+            self.map.check(path, found)
+            counts.unread = self.map.unread(found)
+        plain = self.map.plain(found) if self.limit is None else None
+        number = 0
+        for chunk in rows.chunks(self.map.wanted(found)):
+            rest = np.arange(len(chunk.rows))
+            if plain is not None and not isinstance(chunk.rows, Sequence):
+                rest = gathered.add_plain(chunk.rows, plain, number)
+                counts.rows += len(chunk.rows) - len(rest)
+            some = chunk if len(rest) == len(chunk.rows) else chunk.take(rest.tolist())
+            for at, (place, row) in zip(rest.tolist(), some, strict=True):
+                if self._take(place, row, number + at, gathered, counts, found):
+                    return
+            number += len(chunk.rows)
 
-    def _cut(self, record: Record, seed: int, test_fraction: float) -> Split | None:
-        """The side that a row is on; None where its responses are on two."""
+    def _take(
+        self,
+        place: str,
+        row: Judgment,
+        number: int,
+        gathered: Gathered,
+        counts: Counts,
+        found: Sequence[str] = (),
+    ) -> bool:
+        """Adds a row to the records, or to the counts; whether the limit is reached."""
+        counts.rows += 1
+        if isinstance(row, LeftOut):
+            counts.left_out[row.reason] += 1
+            return False
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            record = self.map.record(row, found)
+        except BadRow as error:
+            counts.dropped += 1
+            counts.kinds[error.kind] += 1
+            if counts.kinds[error.kind] <= EXAMPLES and len(counts.reasons) < MAX_LISTED:
+                counts.reasons.append(f"{place}: {error}")
+            return False
+        gathered.add(number, record)
+        if self.limit is None:
+            return False
+        kept = sum(self.ties == "keep" or each.rating_gap != 0.0 for each in gathered.others)
+        return kept == self.limit
+
+    def _cut(self, columns: Columns, seed: int, test_fraction: float) -> NDArray[np.int8]:
+        """The side of every record; -1 where its responses are on two."""
+
+        def sides(code_N: NDArray[np.int64], keys: Sequence[str]) -> NDArray[np.int8]:
+            return cut(keys, seed, test_fraction, self.validation_fraction)[code_N]
+
+        prompt_N, pair_N = columns.codes["prompt"], columns.codes["pair_id"]
+        used_N, used = first_codes(prompt_N)
+        if self.split_by == "prompt":
+            return sides(used_N, [canonical(columns.values["prompt"][code]) for code in used.tolist()])
+        written = prompts_of(columns, canonical)
         if self.split_by == "response":
-            keys = [f"{record.user_id} {record.prompt!r} {text}" for text in (record.chosen, record.rejected)]
-        elif self.split_by == "pair_id" and record.pair_id is not None:
-            keys = [record.pair_id]
+            names = [*columns.values["user_id"], None]
+            keys_2N = [
+                f"{names[user]} {written[prompt]} {columns.values['response'][response]}"
+                for side in ("chosen", "rejected")
+                for user, prompt, response in zip(
+                    columns.codes["user_id"].tolist(), prompt_N.tolist(), columns.codes[side].tolist(), strict=True
+                )
+            ]
         else:
-            keys = [repr(record.prompt)]
-        sides = {self._side(hashed_fraction(key, seed), test_fraction) for key in keys}
-        return sides.pop() if len(sides) == 1 else None
+            low_N, high_N = (
+                each(columns.codes["chosen"], columns.codes["rejected"]) for each in (np.minimum, np.maximum)
+            )
+            texts = columns.values["response"]
+            keys_2N = [
+                columns.values["pair_id"][pair]
+                if pair >= 0
+                else " ".join([written[prompt], *sorted([texts[low], texts[high]])])
+                for pair, prompt, low, high in zip(
+                    pair_N.tolist(), prompt_N.tolist(), low_N.tolist(), high_N.tolist(), strict=True
+                )
+            ]
+        known = {key: code for code, key in enumerate(dict.fromkeys(keys_2N))}
+        side = sides(np.array([known[key] for key in keys_2N], dtype=np.int64), list(known))
+        first_N, last_N = side[: len(columns)], side[-len(columns) :]
+        return np.where(first_N == last_N, first_N, -1).astype(np.int8)
 
-    def _side(self, place: float, test_fraction: float) -> Split:
-        if place < test_fraction:
-            return "test"
-        return "validation" if place < test_fraction + self.validation_fraction else "train"
-
-    def _tell_criteria(self, records: list[Record], splits: list[Split], seed: int) -> list[Record]:
+    def _tell_criteria(self, columns: Columns, split_N: NDArray[np.int8], seed: int) -> Columns:
         """The records with the criterion that `criterion_of` and `criteria` leave them."""
-        if self.criteria == "given" and self.criterion_of is None:
-            return records
-        told = [(record.criterion, record.attribute) for record in records]
+        criterion_N, attribute_N = columns.codes["criterion"], columns.codes["attribute"]
         if self.criterion_of is not None:
-            named = {record.attribute for record in records if record.criterion is None} - {None}
-            if missing := named - set(self.criterion_of):
+            named = columns.values["attribute"]
+            open_N = (criterion_N < 0) & (attribute_N >= 0)
+            missing = {named[code] for code in np.unique(attribute_N[open_N])} - set(self.criterion_of)
+            if missing:
                 raise UserError(f"{self.name}: data.criterion_of has no sentence for {', '.join(sorted(missing))}")
-            told = [(criterion or self.criterion_of.get(attribute), attribute) for criterion, attribute in told]
+            known = {sentence: code for code, sentence in enumerate(columns.values["criterion"])}
+            of = [known.setdefault(self.criterion_of.get(name), len(known)) for name in named]
+            sentences = list(known)
+            told = np.array([*of, -1], dtype=np.int64)[attribute_N]
+            columns = dataclasses.replace(columns, values=columns.values | {"criterion": sentences})
+            criterion_N = np.where(open_N, told, criterion_N)
         if self.criteria == "hidden":
-            told = [(None, attribute) for _, attribute in told]
+            criterion_N = np.full_like(criterion_N, -1)
         if self.criteria == "shuffled":
             generator = np.random.default_rng([seed, 1])  # of its own: the rows are those of the other settings
-            for name in SPLITS:
-                rows = [row for row, split in enumerate(splits) if split == name]
-                drawn = [told[row] for row in generator.permutation(rows)]
-                for row, wish in zip(rows, drawn, strict=True):
-                    told[row] = wish
-        return [
-            record._replace(criterion=criterion, attribute=attribute)
-            for record, (criterion, attribute) in zip(records, told, strict=True)
-        ]
+            criterion_N, attribute_N = criterion_N.copy(), attribute_N.copy()
+            for split in range(len(SPLITS)):
+                rows = np.flatnonzero(split_N == split)
+                drawn = generator.permutation(rows)
+                criterion_N[rows], attribute_N[rows] = criterion_N[drawn], attribute_N[drawn]
+        return columns.with_codes(criterion=criterion_N, attribute=attribute_N)
 
 
 class Mixture:
@@ -253,55 +341,69 @@ class Mixture:
             )
         self.sizes = dict(sizes) if weights is None else _apportion(weights, size)
 
-    @_uncollected
     def load(self, seed: int) -> PreferenceData:
-        records, splits, sets, counts = [], [], [], {}
+        parts, splits, sets, counts = [], [], [], {}
         for number, (name, source) in enumerate(self.sets.items()):
-            set_records, set_splits, counts[name] = source.read(seed)
+            columns, split_N, counts[name] = source.columns(seed)
             generator = np.random.default_rng([seed, number])
-            train = [record for record, split in zip(set_records, set_splits, strict=True) if split == "train"]
+            train = np.flatnonzero(split_N == TRAIN)
             wanted = len(train) if self.sizes[name] is None else self.sizes[name]
-            drawn = [train[row] for row in _cycle(len(train), wanted, generator)]
-            kept = [pair for pair in zip(set_records, set_splits, strict=True) if pair[1] != "train"]
-            records += drawn + [record for record, _ in kept]
-            splits += ["train"] * len(drawn) + [split for _, split in kept]
-            sets += [number] * (len(drawn) + len(kept))
-        return from_records(records, splits, counts, sets)
+            rows = np.concatenate([train[_cycle(len(train), wanted, generator)], np.flatnonzero(split_N != TRAIN)])
+            parts.append(columns.take(rows))
+            splits.append(split_N[rows])
+            sets.append(np.full(len(rows), number, dtype=np.int64))
+        data = from_columns(joined(parts), np.concatenate(splits), counts, np.concatenate(sets))
+        strictest = min((source.leak for source in self.sets.values()), key=LEAKS.index)
+        return _checked(" + ".join(self.sets), data, strictest)
 
 
-def _pair(record: Record) -> Judged:
-    """What a record judges, whichever of the two responses it chose."""
-    return record.prompt, frozenset((record.chosen, record.rejected))
+def _checked(name: str, data: PreferenceData, leak: Leak) -> PreferenceData:
+    note = check(name, data.overlap, leak)
+    return data if note is None else dataclasses.replace(data, notes=(*data.notes, note))
 
 
-def _unanimous(records: Sequence[Record]) -> set[Judged]:
-    """The pairs that every attribute of the records judges, and all judge alike. A tie is no judgment."""
+def _bad_rows(counts: Counts) -> str:
+    """All bad rows in a line: the first, then how many there are of each kind, with some of their places."""
+    if counts.dropped == 1:
+        return f"{counts.reasons[0]}; mend it or set data.on_bad_row=skip"
+    kinds = []
+    for kind, number in counts.kinds.most_common():
+        places = [reason.split(": ")[0].rpartition(", ")[2] for reason in counts.reasons if f": {kind}" in reason]
+        kinds.append(f"{number:,} x {kind} ({', '.join(places)}{', ...' if number > len(places) else ''})")
+    return (
+        f"{counts.reasons[0]}; {counts.dropped:,} of {counts.rows:,} rows are bad: {'; '.join(kinds)}. Mend them or "
+        "set data.on_bad_row=skip"
+    )
+
+
+def _are_one_file(train: str, test: str) -> bool:
+    """Whether two paths are files of the same content."""
+    paths = [Path(path).expanduser() for path in (train, test)]
+    try:
+        if not all(path.is_file() for path in paths) or len({path.stat().st_size for path in paths}) > 1:
+            return False
+        return content_digest(paths[0]) == content_digest(paths[1])
+    except OSError:
+        return False  # whoever reads them says so
+
+
+def _unanimous(columns: Columns, among_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of some records judge a pair that every attribute judges, and all alike. A tie is no judgment."""
+    codes = columns.codes
+    pair_N = combined(codes["prompt"], *(each(codes["chosen"], codes["rejected"]) for each in (np.minimum, np.maximum)))
     verdicts = defaultdict(set)
-    for record in records:
-        if record.rating_gap != 0.0:
-            verdicts[_pair(record)].add((record.attribute, record.chosen))
-    attributes = {record.attribute for record in records}
-    return {
+    judges = among_N & (columns.gap_N != 0.0)
+    for pair, attribute, chosen in zip(
+        pair_N[judges].tolist(), codes["attribute"][judges].tolist(), codes["chosen"][judges].tolist(), strict=True
+    ):
+        verdicts[pair].add((attribute, chosen))
+    attributes = set(codes["attribute"][among_N].tolist())
+    agreed = [
         pair
         for pair, found in verdicts.items()
         if {attribute for attribute, _ in found} == attributes and len({chosen for _, chosen in found}) == 1
-    }
-
-
-def _column(row: Mapping[str, Any], ours: str, theirs: str) -> Any:
-    """The value of a column, or of a field inside a column that holds an object or its JSON text."""
-    if theirs in row:
-        return row[theirs]
-    column, _, field = theirs.partition(".")
-    if not field or column not in row:
-        raise BadRow(f"no column {theirs!r}, which data.columns.{ours} names; it has {', '.join(row)}")
-    try:
-        value = json.loads(row[column]) if isinstance(row[column], str) else row[column]
-    except ValueError as error:
-        raise BadRow(f"column {column!r}, of which data.columns.{ours} reads a field, is not JSON ({error})") from error
-    if value is not None and not isinstance(value, Mapping):
-        raise BadRow(f"column {column!r}, of which data.columns.{ours} reads a field, holds no object")
-    return None if value is None else value.get(field)
+    ]
+    return among_N & np.isin(pair_N, agreed)
 
 
 def _apportion(weights: Mapping[str, float], size: int) -> dict[str, int]:

@@ -109,7 +109,7 @@ class TextTokenizer:
         return full, len(prompt)
 
     def _apply_template(self, messages: tuple[Message, ...], add_generation_prompt: bool) -> str:
-        conversation = [message._asdict() for message in messages]
+        conversation = [message.as_turn() for message in messages]
         return self.tokenizer.apply_chat_template(
             conversation, tokenize=False, add_generation_prompt=add_generation_prompt
         )

@@ -22,6 +22,9 @@ INCIDENTAL = (
     "threads", "backbone.token_budget",
 )  # fmt: skip
 
+# And of any set of pairs.
+OF_DATA = ("leak", "cache_dir")
+
 FLOORS = {
     "oracle": "F0 oracle",
     "marginal": "F1 marginal",
@@ -125,7 +128,8 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 
 def is_incidental(name: str) -> bool:
     """Whether a setting, by its dotted key, is one in which repetitions of a run differ or that changes no result."""
-    return any(name == other or name.startswith(f"{other}.") for other in INCIDENTAL)
+    own = name.split(".")[-1] if name.startswith("data.") else None
+    return own in OF_DATA or any(name == other or name.startswith(f"{other}.") for other in INCIDENTAL)
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -306,7 +306,7 @@ def test_a_bad_raw_row_stops_the_reading_and_names_its_place_or_is_counted(sourc
     key = FILE[name].removeprefix("data.")
     on_bad_row = f"data.{key.removesuffix('train')}on_bad_row"
     rows = [{"prompt": "Question?"}, "{broken\n", *RAW[name][FILE[name]]]
-    with pytest.raises(UserError, match=r"train.jsonl, row 1: broken JSON line .*; mend it or set on_bad_row=skip"):
+    with pytest.raises(UserError, match=r"train.jsonl, row 1: broken JSON line .*; mend it or set data.on_bad"):
         source(name, f"{on_bad_row}=error", **{key: rows[1:]}).load(0)
     data = source(name, f"{on_bad_row}=skip", **{key: rows}).load(0)
     counts = next(iter(data.counts.values()))

@@ -18,7 +18,7 @@ def test_a_plain_row_becomes_a_record():
     record = parse_record(GOOD)
     assert record.prompt == (Message("user", "Tea or coffee?"),)
     assert (record.chosen, record.rejected) == ("Tea.", "Coffee.")
-    assert record[3:] == (None,) * 8
+    assert record[3:] == (None,) * 9
 
 
 def test_optional_fields_are_kept_and_whole_numbers_become_text():
@@ -52,15 +52,21 @@ def test_a_rating_gap_of_zero_is_a_tie_and_no_error():
         (None, "column '{name}' is missing or null"),
         ("", "'{name}' is empty"),
         (" \n\t", "'{name}' is empty"),
-        (7, "'{name}' is of type int"),
-        (math.nan, "'{name}' is of type float"),
-        ({"role": "assistant"}, "'{name}' is of type dict"),
+        (7, "'{name}' is no text and no list of messages (it is of type int)"),
+        (math.nan, "'{name}' is no text and no list of messages (it is of type float)"),
+        ({"role": "assistant"}, "'{name}' has a message without content"),
         ([], "'{name}' does not end with a message of the assistant"),
         ([USER], "'{name}' does not end with a message of the assistant"),
-        ([USER, {"role": "assistant"}], "'{name}' holds a message without role and content"),
+        ([USER, {"role": "assistant"}], "'{name}' has a message without content"),
         ([USER, "Tea."], "'{name}' holds a message without role and content"),
-        ([{"role": "bot", "content": "Tea."}], "'{name}' has the unknown role 'bot'"),
-        ([{"role": "assistant", "content": None}], "'{name}' has a message whose content is of type NoneType"),
+        ([{"role": "robot", "content": "Tea."}], "'{name}' has a role that is unknown"),
+        ([{"role": "assistant", "content": None}], "'{name}' has a message without content"),
+        ([{"role": "assistant", "content": 5}], "'{name}' has a message whose content is no text (it is of type int)"),
+        (
+            [{"role": "assistant", "content": [{"type": "image_url"}]}],
+            "'{name}' has a message with a part that is no text ('image_url')",
+        ),
+        ([{"role": "assistant", "content": "x", "tool_calls": [{"name": "look_up"}]}], "'{name}' calls tools"),
         ([{"role": "assistant", "content": " "}], "'{name}' is empty"),
     ],
 )
@@ -80,19 +86,18 @@ def test_a_missing_response_is_named(name):
         ({"prompt": "  "}, "the prompt is empty"),
         ({"prompt": []}, "the prompt is empty"),
         ({"prompt": [{"role": "user", "content": "\n"}]}, "the prompt is empty"),
-        ({"prompt": 5}, "'prompt' is of type int"),
-        ({"prompt": [{"role": "human", "content": "Hi"}]}, "unknown role 'human'"),
+        ({"prompt": 5}, "'prompt' is no text and no list of messages (it is of type int)"),
+        ({"prompt": [{"role": "guest", "content": "Hi"}]}, "'prompt' has a role that is unknown"),
         ({"prompt": [{"content": "Hi"}]}, "'prompt' holds a message without role and content"),
         ({"prompt": None}, "there is no prompt, and 'chosen' is not a conversation"),
         ({"rejected": "Tea."}, "chosen and rejected are the same text"),
         ({"chosen": [USER, COFFEE]}, "chosen and rejected are the same text"),
-        ({"rating_gap": math.nan}, "'rating_gap' is nan"),
-        ({"rating_gap": math.inf}, "'rating_gap' is inf"),
+        ({"rating_gap": math.inf}, "'rating_gap' is no finite number or null (it is inf)"),
         ({"rating_gap": -1.0}, "rated below"),
-        ({"rating_gap": "2"}, "'rating_gap' is '2'"),
-        ({"rating_gap": True}, "'rating_gap' is True"),
-        ({"user_id": 1.5}, "'user_id' is of type float"),
-        ({"group": ["a"]}, "'group' is of type list"),
+        ({"rating_gap": "two"}, "'rating_gap' is no finite number or null (it is 'two')"),
+        ({"rating_gap": True}, "'rating_gap' is no finite number or null (it is True)"),
+        ({"user_id": 1.5}, "'user_id' is no text, whole number or null; data.columns.user_id=null leaves it unread"),
+        ({"group": ["a"]}, "'group' is no text, whole number or null; data.columns.group=null leaves it unread"),
     ],
 )
 def test_a_bad_row_is_named(changes, trouble):

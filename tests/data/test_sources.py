@@ -4,16 +4,19 @@ import itertools
 import json
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from micro_lit.config import build
+from micro_lit.data.columns import Columns
 from micro_lit.data.layouts import LeftOut
-from micro_lit.data.pairs import Text, from_records, hashed_fraction
+from micro_lit.data.pairs import Text, from_records
 from micro_lit.data.records import BadRow, Message, Record
 from micro_lit.data.sources import Mixture, PairFiles, _apportion, _unanimous
+from micro_lit.data.splits import hashed_fraction
 from micro_lit.errors import UserError
 
 
@@ -173,15 +176,13 @@ def test_columns_may_be_exchanged(write):
 @pytest.mark.parametrize(
     ("meta", "theirs", "trouble"),
     [
-        ({}, "grupp", "no column 'grupp', which data.columns.group names; it has prompt, chosen, rejected, meta"),
-        ({}, "mta.group", "no column 'mta.group'"),
         ("{broken", "meta.group", "column 'meta'.*is not JSON"),
         ("[1]", "meta.group", "column 'meta'.*holds no object"),
         (3, "meta.group", "column 'meta'.*holds no object"),
     ],
 )
 def test_a_column_that_cannot_be_read_is_a_bad_row(write, meta, theirs, trouble):
-    path = write([row(0, meta=meta), row(1, meta={"group": "a"}, grupp="a")])
+    path = write([row(0, meta=meta), row(1, meta={"group": "a"})])
     with pytest.raises(UserError, match=f"row 1: {trouble}"):
         PairFiles("mine", path, columns={"group": theirs}).load(0)
 
@@ -308,7 +309,7 @@ def test_a_layout_makes_rows_of_raw_rows_before_columns_are_renamed(write):
 def test_what_a_layout_cannot_read_is_a_bad_row_in_its_place_and_what_it_leaves_out_is_counted(write):
     path = write([{"about": "trees", "best": ["An oak."]}, *RANKED, {"about": "trees"}, "{broken\n"])
     settings = {"layout": questions, "columns": {"chosen": "liked"}}
-    with pytest.raises(UserError, match=f"^{path}, row 1: one answer only; mend it or set on_bad_row=skip"):
+    with pytest.raises(UserError, match=f"^{path}, row 1: one answer only; 2 of 23 rows are bad: 1 x one answer"):
         PairFiles("mine", path, **settings).load(0)
     counts = PairFiles("mine", path, **settings, on_bad_row="skip").load(0).counts["mine"]
     assert (counts.rows, counts.dropped, counts.left_out) == (23, 2, {"nobody asked": 1})
@@ -440,7 +441,24 @@ def test_a_pair_is_unanimous_when_every_attribute_prefers_the_same_response(judg
             all(side == {True} for side in sides.values()) or all(side == {False} for side in sides.values())
         ):
             expected.add(((Message("user", prompt),), frozenset("ab")))
-    assert _unanimous(records) == expected
+    among_N = np.ones(len(records), dtype=bool)
+    judged = (records[row] for row in np.flatnonzero(_unanimous(Columns.of(records), among_N)))
+    # A tie is on a pair that is left out, too.
+    assert {(record.prompt, frozenset((record.chosen, record.rejected))) for record in judged} == expected
+
+
+@pytest.mark.parametrize("theirs", ["grupp", "mta.group"])
+def test_a_column_that_no_row_has_is_one_error(write, theirs):
+    path = write([row(0, meta={}), row(1)])
+    with pytest.raises(UserError, match=f"^{path}: no column '{theirs}', which data.columns.group names"):
+        PairFiles("mine", path, columns={"group": theirs}).load(0)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_column_that_some_rows_lack_is_null_there(write, plain):
+    first = row(0) if plain else row(0, prompt=[{"role": "user", "content": "Question 0?"}])
+    records, _, _ = PairFiles("mine", write([first, row(1, team="a")]), columns={"group": "team"}).read(0)
+    assert [record.group for record in records] == [None, "a"]
 
 
 # Several sets

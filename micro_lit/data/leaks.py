@@ -1,0 +1,65 @@
+"""Leaks: what of the test rows is known from training already.
+
+Dimension letters: N records.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro_lit.data.columns import Columns, combined, first_codes
+from micro_lit.data.splits import SPLITS
+from micro_lit.errors import UserError
+
+Leak = Literal["error", "warn", "allow"]
+LEAKS = ("error", "warn", "allow")
+TEST = SPLITS.index("test")
+
+
+def overlap(columns: Columns, split_N: NDArray[np.int8]) -> dict[str, int] | None:
+    """How many test rows there are, and how many of them training and validation rows know already.
+
+    identical: the same prompt, two responses in either order, user, criterion and attribute. other_rater: the same
+    prompt and responses, but not identical. prompt: the same prompt. response: one of the two responses, to whatever
+    prompt. None where there are no test rows, or no others.
+    """
+    test_N = split_N == TEST
+    if not test_N.any() or test_N.all():
+        return None
+    codes = columns.codes
+    low_N, high_N = (each(codes["chosen"], codes["rejected"]) for each in (np.minimum, np.maximum))
+    pair_N, _ = first_codes(combined(codes["prompt"], low_N, high_N))
+    row_N, _ = first_codes(combined(pair_N, codes["user_id"], codes["criterion"], codes["attribute"]))
+
+    def known(*columns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether a code of a test row, in any of some columns, is among those of other rows."""
+        seen = np.zeros(max(int(code_N.max()) for code_N in columns) + 1, dtype=bool)
+        for code_N in columns:
+            seen[code_N[~test_N]] = True
+        return np.any([seen[code_N[test_N]] for code_N in columns], axis=0)
+
+    return {
+        "rows": int(test_N.sum()),
+        "identical": int(known(row_N).sum()),
+        "other_rater": int((known(pair_N) & ~known(row_N)).sum()),
+        "prompt": int(known(codes["prompt"]).sum()),
+        "response": int(known(codes["chosen"], codes["rejected"]).sum()),
+    }
+
+
+def check(name: str, found: dict[str, int] | None, leak: Leak) -> str | None:
+    """A warning where test rows are training rows; None where there are none, or where that is meant.
+
+    Raises:
+        UserError: more than half of the test rows are, and nobody said that this is meant.
+    """
+    if found is None or not found["identical"] or leak == "allow":
+        return None
+    what = f"{found['identical']:,} of {found['rows']:,} test rows are training rows"
+    if leak == "error" and 2 * found["identical"] > found["rows"]:
+        raise UserError(
+            f"{name}: {what} (prompt, responses, user and criterion are the same): the test would measure memory. Give "
+            "another data.test, or data.leak=warn or allow if this is meant"
+        )
+    return f"{what}; data.leak=allow leaves out this warning"

@@ -1,0 +1,175 @@
+"""The columns of a file and ours: which stand for which, which nobody reads, and what to type when some are missing."""
+
+import difflib
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from micro_lit.data.messages import BadRow
+from micro_lit.data.records import FIELDS, SCORES, Record, parse_record
+from micro_lit.data.verdicts import LIKELY, MEANINGS, Coding
+from micro_lit.errors import UserError
+
+VERDICT = ("first", "second", "winner")
+
+# Names that people give to our columns, without case and punctuation.
+USUAL = {
+    "prompt": ("question", "instruction", "query", "input", "history", "context", "post", "task", "text", "userinput"),
+    "chosen": (
+        "preferred", "better", "accepted", "positive", "good", "chosenresponse", "responsechosen", "winning",
+        "preferredresponse", "yw",
+    ),
+    "rejected": (
+        "dispreferred", "worse", "declined", "negative", "bad", "rejectedresponse", "responserejected", "losing",
+        "dispreferredresponse", "yl",
+    ),
+    "first": (
+        "responsea", "response1", "answera", "answer1", "completiona", "conversationa", "humanrefa", "outputa",
+        "output1", "response0",
+    ),
+    "second": (
+        "responseb", "response2", "answerb", "answer2", "completionb", "conversationb", "humanrefb", "outputb",
+        "output2", "response1",
+    ),
+    "winner": tuple(name.replace("_", "") for name in LIKELY),
+}  # fmt: skip
+
+
+class ColumnMap:
+    """Which columns of a file stand for ours.
+
+    columns: ours -> theirs, where the names differ; `meta.group` is a field of a column of objects or of JSON text, and
+        None leaves a column unread. winner: what the values of the verdict mean, see `micro_lit.data.verdicts`.
+
+    Raises:
+        UserError: a column that we do not have, or a value that means nothing.
+    """
+
+    def __init__(self, columns: Mapping[str, str | None] | None = None, winner: Coding | None = None) -> None:
+        self.columns = dict(columns or {})
+        self.winner = None if winner is None else dict(winner)
+        if unknown := set(self.columns) - set(FIELDS):
+            raise UserError(f"data.columns names {sorted(unknown)}; our columns are {', '.join(FIELDS)}")
+        if wrong := [value for value in (self.winner or {}).values() if value not in MEANINGS]:
+            raise UserError(f"data.winner gives the meaning {wrong[0]!r}; give {', '.join(MEANINGS)}")
+        self.explicit = {ours: theirs for ours, theirs in self.columns.items() if theirs is not None}
+        self.has_verdict = bool(set(VERDICT) & set(self.explicit))
+        self.dropped = {ours for ours, theirs in self.columns.items() if theirs is None}
+        if "rating_gap" in self.dropped:
+            self.dropped |= {name for names in SCORES for name in names}
+        if self.has_verdict:
+            self.dropped |= {"chosen", "rejected"}
+
+    def used(self, found: Collection[str]) -> dict[str, str]:
+        """Our column -> the one of these that stands for it."""
+        names = ["conversations", *FIELDS, *(name for names in SCORES for name in names)]
+        if not self.has_verdict and "chosen" in (*found, *self.explicit):
+            names = [name for name in names if name not in VERDICT]
+        native = {name: name for name in names if name in found and name not in self.dropped}
+        used = native | self.explicit
+        if "prompt" in used:
+            used.pop("conversations", None)
+        return used
+
+    def wanted(self, found: Collection[str]) -> set[str]:
+        """The columns to decode."""
+        return {_root(theirs, found) for theirs in self.used(found).values()}
+
+    def unread(self, found: Collection[str]) -> list[str]:
+        wanted = self.wanted(found)
+        return [name for name in found if name not in wanted]
+
+    def plain(self, found: Collection[str]) -> dict[str, str] | None:
+        """As `used`, where a row needs no more than that; None where it has a verdict."""
+        used = self.used(found)
+        return None if "winner" in used else used
+
+    def check(self, path: str, found: Sequence[str]) -> None:
+        """Raises `UserError` where columns are missing or a verdict would be ignored, with the override to type."""
+        shown = ", ".join(found) if len(found) <= 30 else f"{', '.join(found[:30])} and {len(found) - 30} more"
+        used = self.used(found)
+        for ours, theirs in self.explicit.items():
+            if theirs not in found and _root(theirs, found) not in found:
+                raise UserError(
+                    f"{path}: no column {theirs!r}, which data.columns.{ours} names; it has {shown}"
+                    f"{_close(theirs, found)}"
+                )
+        needed = VERDICT if self.has_verdict or (not {"chosen", "rejected"} & set(used) and "winner" in used) else None
+        missing = [ours for ours in needed or ("chosen", "rejected") if ours not in used]
+        if missing:
+            names = " and ".join(map(repr, missing))
+            raise UserError(f"{path}: no column {names}; it has {shown}. {self._advice(found, missing)}")
+        verdicts = [name for name in self.unread(found) if name.casefold() in LIKELY]
+        if verdicts and "winner" not in self.columns and {"chosen", "rejected"} & set(self.explicit):
+            first, second = (used[name] for name in ("chosen", "rejected"))
+            raise UserError(
+                f"{path}: data.columns says that {first} was chosen in every row, and the column {verdicts[0]!r} may "
+                f"say which of the two won. Read it by {_override(first=first, second=second, winner=verdicts[0])}, or "
+                f"leave it unread by data.columns.winner=null"
+            )
+
+    def record(self, row: Mapping[str, Any], found: Collection[str] = ()) -> Record:
+        """One row as a record. found: columns of the file, of which an object may lack some. Raises `BadRow`."""
+        mapped = {
+            ours: _column(row, ours, theirs)
+            for ours, theirs in self.explicit.items()
+            if _root(theirs, row) in row or _root(theirs, found) not in found
+        }
+        if self.dropped or mapped:
+            row = {name: value for name, value in row.items() if name not in self.dropped} | mapped
+        return parse_record(row, self.winner)
+
+    def _advice(self, found: Sequence[str], missing: Sequence[str]) -> str:
+        plain = {re.sub(r"[^a-z0-9]", "", name.casefold()): name for name in found}
+        likely = {
+            ours: next((plain[name] for name in names if name in plain), None) or _like(ours, found)
+            for ours, names in USUAL.items()
+        }
+        both = {ours: likely[ours] for ours in ("chosen", "rejected")}
+        either = {ours: likely[ours] for ours in VERDICT}
+        prompt = {} if "prompt" in found or likely["prompt"] is None else {"prompt": likely["prompt"]}
+        for guess in (both, either):
+            if None not in guess.values() and len(set(guess.values())) == len(guess):
+                told = {ours: theirs for ours, theirs in (prompt | guess).items() if ours != theirs}
+                return f"Say which stand for ours, perhaps by {_override(**told)}"
+        return (
+            f"Say which stand for ours, as in {_override(**dict.fromkeys(missing, '<theirs>'))}; or, for two "
+            f"responses and a verdict, {_override(first='<theirs>', second='<theirs>', winner='<theirs>')}"
+        )
+
+
+def _override(**columns: str) -> str:
+    return f"'data.columns={{{', '.join(f'{ours}: {theirs}' for ours, theirs in columns.items())}}}'"
+
+
+def _like(ours: str, found: Sequence[str]) -> str | None:
+    close = difflib.get_close_matches(ours, found, n=1, cutoff=0.75)
+    return close[0] if close else None
+
+
+def _close(name: str, found: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, found, n=1)
+    return f"; do you mean {close[0]}?" if close else ""
+
+
+def _root(theirs: str, found: Collection[str]) -> str:
+    return theirs if theirs in found else theirs.partition(".")[0]
+
+
+def _column(row: Mapping[str, Any], ours: str, theirs: str) -> Any:
+    """The value of a column, or of a field inside a column that holds an object or its JSON text."""
+    if theirs in row:
+        return row[theirs]
+    column, _, field = theirs.partition(".")
+    if not field or column not in row:
+        raise BadRow(f"no column {theirs!r}, which data.columns.{ours} names; it has {', '.join(row)}")
+    try:
+        value = json.loads(row[column]) if isinstance(row[column], str) else row[column]
+    except ValueError as error:
+        raise BadRow(
+            f"column {column!r}, of which data.columns.{ours} reads a field, is not JSON", str(error)
+        ) from error
+    if value is not None and not isinstance(value, Mapping):
+        raise BadRow(f"column {column!r}, of which data.columns.{ours} reads a field, holds no object")
+    return None if value is None else value.get(field)

@@ -1,0 +1,120 @@
+"""The cache of parsed files: columns of records on disk, found again by the content of the files they were read from.
+
+A file of it is one row of lists, an Arrow file that is mapped into memory. It appears whole or not at all, and one that
+cannot be read is made anew. Its name is a digest of the content of the data files, of the settings that shape records,
+and of the code that reads them: none of these can change without another name.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import xxhash
+
+from micro_lit.data.columns import CODES, VALUES, Columns
+from micro_lit.data.counts import Counts
+from micro_lit.data.messages import Message, Prompt
+from micro_lit.files import write_whole
+
+# Smaller files are read as fast as they are found.
+LEAST_BYTES = 2**24
+
+TEXT, TURNS = "t", "m"  # how a prompt is written: one turn of the user as its text, others as JSON
+
+
+def through_cache(
+    folder: Path | None, files: Sequence[Path], spec: Mapping[str, Any], read: Callable[[], tuple[Columns, Counts]]
+) -> tuple[Columns, Counts]:
+    """What `read` gives, from the cache where it is there.
+
+    Args:
+        folder: of the cache; None for none.
+        files: what `read` reads. Sets of the hub are no files, and are read each time.
+        spec: the settings that shape records, as JSON types.
+    """
+    if folder is None or not files or sum(path.stat().st_size for path in files) < LEAST_BYTES:
+        return read()
+    path = folder / f"{_digest(files, spec)}.arrow"
+    # A damaged file, or one of another layout.
+    with contextlib.suppress(OSError, pyarrow.ArrowException, ValueError, KeyError, TypeError):
+        return _load(path)
+    columns, counts = read()
+    with contextlib.suppress(OSError):  # a full disk, or a folder that is not ours: the next run reads again
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, functools.partial(_save, columns, counts))
+    return columns, counts
+
+
+def content_digest(path: Path) -> bytes:
+    """Of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).digest()
+
+
+def _digest(files: Sequence[Path], spec: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode() + _code_digest())
+    for path in files:
+        digest.update(f"{path.name}\n".encode() + content_digest(path))
+    return digest.hexdigest()[:32]
+
+
+@functools.cache
+def _code_digest() -> bytes:
+    """Of the modules that make records of rows."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.digest()
+
+
+def _save(columns: Columns, counts: Counts, path: Path) -> None:
+    words = {**columns.values, "prompt": [_written(prompt) for prompt in columns.values["prompt"]]}
+    fields: dict[str, pyarrow.Array] = {f"values.{name}": _one(words[name], pyarrow.large_string()) for name in VALUES}
+    fields |= {f"codes.{name}": _one(columns.codes[name].astype(np.int32), pyarrow.int32()) for name in CODES}
+    fields |= {
+        "gap": _one(columns.gap_N, pyarrow.float64()),
+        "first": _one(columns.first_N, pyarrow.int8()),
+        "row": _one(columns.row_N, pyarrow.int64()),
+    }
+    told = json.dumps(dataclasses.asdict(counts))
+    table = pyarrow.table(fields).replace_schema_metadata({"counts": told})
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _one(values: Any, kind: pyarrow.DataType) -> pyarrow.Array:
+    """A list of values as the only row of a column."""
+    array = pyarrow.array(values, kind)
+    return pyarrow.LargeListArray.from_arrays(pyarrow.array([0, len(array)], pyarrow.int64()), array)
+
+
+def _load(path: Path) -> tuple[Columns, Counts]:
+    table = pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all()
+    lists = {name: table[name].chunk(0).values for name in table.column_names}
+    values = {name: lists[f"values.{name}"].to_pylist() for name in VALUES}
+    values["prompt"] = [_prompt(text) for text in values["prompt"]]
+    codes = {name: lists[f"codes.{name}"].to_numpy().astype(np.int64) for name in CODES}
+    rest = [lists[name].to_numpy().copy() for name in ("gap", "first", "row")]
+    told = json.loads(table.schema.metadata[b"counts"])
+    counters = {name: Counter(told[name]) for name in ("kinds", "left_out")}
+    return Columns(values, codes, *rest), Counts(**told | counters)
+
+
+def _written(prompt: Prompt) -> str:
+    if len(prompt) == 1 and prompt[0] == Message("user", prompt[0].content):
+        return TEXT + prompt[0].content
+    return TURNS + json.dumps(prompt)
+
+
+def _prompt(text: str) -> Prompt:
+    if text[0] == TEXT:
+        return (Message("user", text[1:]),)
+    return tuple(Message(*turn) for turn in json.loads(text[1:]))
