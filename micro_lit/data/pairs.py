@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int8, Int64
 from torch import Tensor
 
 from micro_lit.data.population import REFERENCES, Population
@@ -39,12 +39,19 @@ class Pairs:
     rating_gap_N: rating of the chosen minus rating of the rejected response, NaN where the data does not say.
     reference_log_probs_NF: log-probability, in nats, that each reference predictor of a known population gives to the
         label; no columns where no population is known.
+    first_shown_N: 1 where the chosen response was shown first, 0 where the rejected one was, -1 where the data do not
+        say. None: -1 for every pair.
     """
 
     triplets_N3: Int64[Tensor, "N 3"]
     labels_NC: Int64[Tensor, "N C"]
     rating_gap_N: Float32[Tensor, " N"]
     reference_log_probs_NF: Float32[Tensor, "N F"]
+    first_shown_N: Int8[Tensor, " N"] = None  # a tensor once the object is made
+
+    def __post_init__(self) -> None:
+        if self.first_shown_N is None:
+            self.first_shown_N = torch.full((len(self),), -1, dtype=torch.int8, device=self.triplets_N3.device)
 
     def __len__(self) -> int:
         return len(self.triplets_N3)
