@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.nn import Module
 
 from micro_lit import checkpoints, ranks, run_folder, sharding, tracking
+from micro_lit.baselines import BaselineMetrics, Baselines
 from micro_lit.callbacks import Begun, EnoughBatches
 from micro_lit.checkpoints import CheckpointFiles
 from micro_lit.config import Settings, build, check_objects, command_with, text_setting
@@ -111,6 +112,8 @@ class Run:
             )
         loader = {"_target_": "micro_lit.data.datamodule.PreferenceDataModule", **settings["loader"]}
         self.datamodule: PreferenceDataModule = build(loader, data=self.data, seed=settings["seed"])
+        if self.data.population is None or not self.data.is_vectors:  # few vectors: the majority would be the floor
+            self.model.baseline_metrics = BaselineMetrics(Baselines(self.data, self.datamodule.labelled_pairs))
         self.loggers = [build(node) for node in (settings.get("logger") or {}).values()]
         self.checkpoints = CheckpointFiles(self.folder)
         self.trainer = self._make_trainer()

@@ -125,6 +125,8 @@ class MixtureBT(pl.LightningModule):
         self.references, self.bayes = tuple(references), bayes
         if self.references:
             self.excess_metrics = ExcessMetrics(len(self.references), self.references.index(bayes))
+        # Of a run, which sets it: other judgments of the model have no training pairs at hand.
+        self.baseline_metrics: Metric | None = None
 
     def forward(self, pairs: Any, evidence_BK: Float[Tensor, "B K"] | None = None) -> Judgment:
         """Judges pairs by heads and gate. evidence_BK: what else is known of the heads, added to the log weights."""
@@ -289,6 +291,8 @@ class MixtureBT(pl.LightningModule):
         self.rater_metrics.update(log_prob_B, pairs.label_N("pair_id"), pairs.first_wins_N)
         if self.references:
             self.excess_metrics.update(log_prob_B, pairs.reference_log_probs_NF)
+        if self.baseline_metrics is not None:
+            self.baseline_metrics.update(log_prob_B, pairs)
 
     def cell_of(self, name: str, pairs: Any) -> Int64[Tensor, " B"]:
         """Which value of a breakdown each pair has, -1 for none."""
@@ -321,6 +325,8 @@ class MixtureBT(pl.LightningModule):
             excess, risk = self.excess_metrics.compute()
             results["excess"] = dict(zip(self.references, excess, strict=True))
             results["excess_risk"] = {"over": self.bayes, **risk}
+        if self.baseline_metrics is not None:
+            results["baselines"] = self.baseline_metrics.compute()
         return results
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
