@@ -30,6 +30,23 @@ from micro_lit.redaction import redact
 BREAKDOWNS = ("source", "attribute", "group")
 
 
+# Training pairs that a head needs, and the heads of a mixture of which nobody has set the number.
+PAIRS_A_HEAD, MOST_HEADS = 500, 8
+
+
+def heads_for(num_pairs: int) -> int:
+    """The number of heads of a mixture on so many training pairs: the largest of 2, 4 and 8 with 500 pairs a head.
+
+    A pair holds at most one bit, and a linear head on a sentence encoder has some hundreds of weights (384 on MiniLM):
+    with fewer pairs than weights a head learns its pairs by heart. Two heads are the fewest that disagree, whatever the
+    data; a study of more than eight belongs to whoever sets the number.
+    """
+    heads = 2
+    while heads < MOST_HEADS and num_pairs >= 2 * heads * PAIRS_A_HEAD:
+        heads *= 2
+    return heads
+
+
 class Judgment(NamedTuple):
     """What a model says of a batch: reward margins (chosen minus rejected), log weights, and the rewards themselves.
 

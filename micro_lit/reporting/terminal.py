@@ -43,6 +43,11 @@ def show_data(data: PreferenceData, example: str | None) -> None:
         console.print(f"the backbone reads, for example: {shown!r}")
 
 
+def show_heads(num_heads: int, data: PreferenceData) -> None:
+    """How many heads were chosen for a mixture, and how to set their number."""
+    print(f"K = {num_heads} heads for {len(data.splits['train']):,} training pairs; model.num_heads sets it")
+
+
 def show_results(results: Mapping[str, Any], folder: Path, brief: bool = False) -> None:
     """The tables of a finished run, then what was written and a command worth running next; brief: one line."""
     console = Console(highlight=False)
