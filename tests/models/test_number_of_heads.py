@@ -83,14 +83,12 @@ def test_a_number_that_was_set_is_kept_and_nothing_is_said(pairs, capsys):
     assert "model.num_heads sets it" not in capsys.readouterr().out
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("model", ["mixture", "mixture_static"])
 def test_planted_populations_have_eight_heads_however_few_their_pairs(model, settings):
     assert settings("+experiment=planted_floors_k8", *SMALL_FEATURES, f"model={model}")["model"]["num_heads"] == 8
     assert settings("+experiment=mixture_k8", f"model={model}")["model"]["num_heads"] == 8
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
     "experiment", [path.stem for path in (config_dir() / "experiment").glob("*.yaml") if "_k8" in path.stem]
 )
