@@ -268,6 +268,8 @@ def _differences(
     then, now = map(_telling, redact((before, settings)))
     for key in inputs_before.keys() & inputs.keys():
         then[key], now[key] = inputs_before[key], inputs[key]
+    if now.get("model.num_heads", 0) is None:  # asks for no number: that which was chosen there will do
+        now["model.num_heads"] = then.get("model.num_heads")
     keys = dict.fromkeys([*now, *then])
     return {key: (then.get(key), now.get(key)) for key in keys if then.get(key) != now.get(key)}
 

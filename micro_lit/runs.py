@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.nn import Module
 
 from micro_lit import checkpoints, ranks, run_folder, sharding, tracking
+from micro_lit.baselines import BaselineMetrics, Baselines
 from micro_lit.callbacks import Begun, EnoughBatches
 from micro_lit.checkpoints import CheckpointFiles
 from micro_lit.config import Settings, build, check_objects, command_with, text_setting
@@ -25,6 +26,7 @@ from micro_lit.errors import UserError
 from micro_lit.features.backbones import TrainableBackbone
 from micro_lit.files import write_text
 from micro_lit.models import MixtureBT
+from micro_lit.models.mixture import heads_for
 from micro_lit.models.people import PeopleBT
 from micro_lit.preemption import PREEMPTED
 from micro_lit.redaction import redact
@@ -62,6 +64,13 @@ def _check_optimizer(node: Settings | None) -> None:
         raise UserError(f"model.optimizer: {' '.join(str(error).split())}") from error
 
 
+def _with_heads(settings: Settings, num_heads: int) -> Settings:
+    """The settings with a number of heads, where `model.num_heads=null` leaves it to the number of training pairs."""
+    if settings["model"].get("num_heads", 0) is not None:
+        return settings
+    return {**settings, "model": {**settings["model"], "num_heads": num_heads}}
+
+
 def _of_lightning(error: Exception) -> bool:
     """Whether an exception was raised by Lightning's own code: what it says is about our settings."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
@@ -75,7 +84,7 @@ class Run:
         self.started = time.perf_counter()
         quiet_libraries()
         self.settings = settings
-        check_objects(settings)
+        check_objects(_with_heads(settings, 2))
         _check_optimizer(settings["model"].get("optimizer"))
         routes = settings["model"]["_target_"].endswith(".ContextRouter")
         if routes != (settings["stage1"] is not None):
@@ -87,6 +96,8 @@ class Run:
         pl.seed_everything(settings["seed"], verbose=False)
         self.data: PreferenceData = build(settings["data"]).load(settings["seed"])
         self._check_splits()
+        if settings["model"].get("num_heads", 0) is None:
+            settings = self.settings = _with_heads(settings, self._choose_heads())
         features_dir = Path(settings["paths"]["features_dir"])
         stage1 = self._restore_stage1(features_dir)
         self.backbone: Module = (
@@ -111,11 +122,19 @@ class Run:
             )
         loader = {"_target_": "micro_lit.data.datamodule.PreferenceDataModule", **settings["loader"]}
         self.datamodule: PreferenceDataModule = build(loader, data=self.data, seed=settings["seed"])
+        if self.data.population is None or not self.data.is_vectors:  # few vectors: the majority would be the floor
+            self.model.baseline_metrics = BaselineMetrics(Baselines(self.data, self.datamodule.labelled_pairs))
         self.loggers = [build(node) for node in (settings.get("logger") or {}).values()]
         self.checkpoints = CheckpointFiles(self.folder)
         self.trainer = self._make_trainer()
         if ranks.rank() == 0:
             self._begin_folder()
+
+    def _choose_heads(self) -> int:
+        """The number of heads in the checkpoint to go on from, or one that the number of training pairs suggests."""
+        path = self.settings["ckpt_path"]
+        trained = {} if path is None else results.flatten(checkpoints.read(Path(path)).get("settings") or {})
+        return trained.get("model.num_heads") or heads_for(len(self.data.splits["train"]))
 
     def _restore_stage1(self, features_dir: Path) -> MixtureBT | None:
         """The model that `stage1` names; says so when the two stages do not share their data."""

@@ -45,8 +45,10 @@ def _train(settings: Settings, folder: Path, brief: bool) -> float:
     with runs.Run(settings) as this, threads.using(this.backbone):
         if not brief:
             terminal.show_data(this.data, this.backbone.example)
+            if this.settings["model"] != settings["model"]:
+                terminal.show_heads(this.model.num_heads, this.data)
         this.fit()
-        measured = results.assemble(settings, this.data, this.test(), this.seconds)
+        measured = results.assemble(this.settings, this.data, this.test(), this.seconds)
         if this.trainer.is_global_zero:
             results.write(measured, folder)
             tracking.log_outcome(this.loggers, folder, getattr(this.backbone, "store_folder", None))

@@ -61,6 +61,9 @@ def compare(one: Path, two: Path, tolerance: float) -> None:
     for name, facts in theirs["test"].items():
         assert mine["test"][name]["n"] == facts["n"]
         assert mine["test"][name]["value"] == pytest.approx(facts["value"], abs=tolerance)
+    assert mine["baselines"].keys() == theirs["baselines"].keys()
+    for name, facts in theirs["baselines"].items():
+        assert mine["baselines"][name]["difference"] == pytest.approx(facts["difference"])
     assert mine["heads"]["mean_weight"] == pytest.approx(theirs["heads"]["mean_weight"], abs=tolerance)
     assert mine["validation"]["nll"] == pytest.approx(theirs["validation"]["nll"], abs=tolerance)
 

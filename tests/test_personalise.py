@@ -331,7 +331,7 @@ def test_mistakes_are_named(sit, rows, tmp_path):
     refused("row 1: 'response' is empty", sit, "user=ada", responses=[{"prompt": "What?", "response": " "}])
     refused("row 1: the line holds no object", sit, "user=ada", responses=[[]])
     refused("responses.jsonl: no responses", sit, "user=ada", responses=[])
-    refused("row 1: column 'chosen' is missing", sit, "user=ada", pairs=[{"prompt": "What?"}])
+    refused("no column 'chosen' and 'rejected'; it has prompt", sit, "user=ada", pairs=[{"prompt": "What?"}])
     refused("no such file", sit, "user=ada", f"pairs={tmp_path / 'none.jsonl'}")
     refused("^run: no value given", sit, "run=null", "user=ada", pairs=rows[:3])
     refused("^forget=ada: not together with pairs or responses", sit, "forget=ada", pairs=rows[:3])

@@ -95,7 +95,7 @@ TRAIN: dict[str, Values] = {
     "model.head": NODE,
     "model.gate": NODE,
     "model.optimizer": NODE,
-    "model.num_heads": whole(1, "1", "2", "5"),
+    "model.num_heads": whole(1, "1", "2", "5", null=True),
     "model.name": Values(("mine", "'a b'"), ("[a]", "{a: 1}", "null", "nan", "''")),
     "model.link": one_of("probability", "reward", wrong=("null", "[probability]")),
     "model.entropy_weight": number("0", "0.5"),

@@ -143,6 +143,13 @@ def _job_folder(overrides: str) -> str:
     return name if len(name.encode()) <= 200 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
+def _if_planted(value: int, *, _root_: DictConfig) -> int | None:
+    """A value for data of a planted population; null for other data, whose size says more."""
+    data = OmegaConf.select(_root_, "data._target_")
+    return value if str(data).startswith("micro_lit.data.planted.") else None
+
+
+OmegaConf.register_new_resolver("if_planted", _if_planted, replace=True)
 OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
 OmegaConf.register_new_resolver("unique", _unique, replace=True, use_cache=True)
 OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)

@@ -169,7 +169,7 @@ RULES: dict[str, Rule] = {
     "backbone.heads": whole(1),
     "backbone.vocabulary": whole(300),
     "model.name": text(),
-    "model.num_heads": whole(1),
+    "model.num_heads": whole(1, null=True),
     "model.link": one_of("probability", "reward"),
     "model.estimation": one_of("gradient", "em"),
     "model.temperature": number(0.0),

@@ -52,7 +52,7 @@ class Pairs:
 
     def __post_init__(self) -> None:
         if self.first_shown_N is None:
-            self.first_shown_N = torch.full((len(self.triplets_N3),), -1, dtype=torch.int8)
+            self.first_shown_N = torch.full((len(self),), -1, dtype=torch.int8, device=self.triplets_N3.device)
 
     def __len__(self) -> int:
         return len(self.triplets_N3)

@@ -30,6 +30,23 @@ from micro_lit.redaction import redact
 BREAKDOWNS = ("source", "attribute", "group")
 
 
+# Training pairs that a head needs, and the heads of a mixture of which nobody has set the number.
+PAIRS_A_HEAD, MOST_HEADS = 500, 8
+
+
+def heads_for(num_pairs: int) -> int:
+    """The number of heads of a mixture on so many training pairs: the largest of 2, 4 and 8 with 500 pairs a head.
+
+    A pair holds at most one bit, and a linear head on a sentence encoder has some hundreds of weights (384 on MiniLM):
+    with fewer pairs than weights a head learns its pairs by heart. Two heads are the fewest that disagree, whatever the
+    data; a study of more than eight belongs to whoever sets the number.
+    """
+    heads = 2
+    while heads < MOST_HEADS and num_pairs >= 2 * heads * PAIRS_A_HEAD:
+        heads *= 2
+    return heads
+
+
 class Judgment(NamedTuple):
     """What a model says of a batch: reward margins (chosen minus rejected), log weights, and the rewards themselves.
 
@@ -125,6 +142,8 @@ class MixtureBT(pl.LightningModule):
         self.references, self.bayes = tuple(references), bayes
         if self.references:
             self.excess_metrics = ExcessMetrics(len(self.references), self.references.index(bayes))
+        # Of a run, which sets it: other judgments of the model have no training pairs at hand.
+        self.baseline_metrics: Metric | None = None
 
     def forward(self, pairs: Any, evidence_BK: Float[Tensor, "B K"] | None = None) -> Judgment:
         """Judges pairs by heads and gate. evidence_BK: what else is known of the heads, added to the log weights."""
@@ -289,6 +308,8 @@ class MixtureBT(pl.LightningModule):
         self.rater_metrics.update(log_prob_B, pairs.label_N("pair_id"), pairs.first_wins_N)
         if self.references:
             self.excess_metrics.update(log_prob_B, pairs.reference_log_probs_NF)
+        if self.baseline_metrics is not None:
+            self.baseline_metrics.update(log_prob_B, pairs)
 
     def cell_of(self, name: str, pairs: Any) -> Int64[Tensor, " B"]:
         """Which value of a breakdown each pair has, -1 for none."""
@@ -321,6 +342,8 @@ class MixtureBT(pl.LightningModule):
             excess, risk = self.excess_metrics.compute()
             results["excess"] = dict(zip(self.references, excess, strict=True))
             results["excess_risk"] = {"over": self.bayes, **risk}
+        if self.baseline_metrics is not None:
+            results["baselines"] = self.baseline_metrics.compute()
         return results
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -45,9 +45,17 @@ RATER_FLOORS = {
 }
 
 
+# For each baseline its row in a table, and its rule.
+BASELINES = {
+    "longer": ("longer wins", "the longer response wins"),
+    "majority": ("majority", "what most training raters chose wins"),
+    "first": ("first wins", "the response shown first wins"),
+}
+
+
 # Of results.json: what every run has, what holds numbers, and where they are finite. A quantity is a mapping of these.
 REQUIRED = ("seed", "seconds", "test", "floors", "excess", "excess_risk", "raters")
-FINITE = frozenset({"validation", "test", "test_by", "floors", "excess", "excess_risk", "raters"})
+FINITE = frozenset({"validation", "test", "test_by", "baselines", "floors", "excess", "excess_risk", "raters"})
 MEASURED = FINITE | {"data", "heads", "code"}
 QUANTITY = ("value", "se", "n")
 
@@ -59,6 +67,7 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
     None, and `validation`: the score they were chosen by (the NLL, unless a callback monitors another), by which
     settings may be chosen too.
 
+    `baselines` holds the accuracy of each of `micro_lit.baselines` that applies, and the model's distance from it.
     When the population is known there are `floors`, `excess` (loss above each floor's own predictor on the same test
     rows) and `excess_risk` (expected loss above the floor that applies, the label integrated out). `raters` holds the
     model's scores beside the floor of the raters themselves, when several judged a pair, `code` what a model that
@@ -87,6 +96,7 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
         "validation": measured["validation"],
         "test": measured["test"],
         "test_by": measured["test_by"],
+        "baselines": measured.get("baselines", {}),
         # Exact sums over the population: no sampling error.
         "floors": {name: {"value": value, "se": 0.0} for name, value in floors.items()},
         "excess": measured.get("excess", {}),

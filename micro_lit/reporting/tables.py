@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from micro_lit.reporting.collect import FinishedRun, look_up, split, split_by_number, values_of
+from micro_lit.reporting.results import BASELINES
 
 # Columns of a table nobody asked anything of; those that no run has measured are left out.
 METRICS = ("test.nll", "excess_risk", "test.accuracy", "test.brier", "test.ece", "raters.brier.excess")
@@ -25,6 +26,8 @@ NAMES = {
     "raters.brier.excess": "above the raters' floor",
     "raters.nll.model": "NLL, shared pairs",
     "raters.accuracy.model": "accuracy, shared pairs",
+    **{f"baselines.{name}": f"accuracy, {row}" for name, (row, _) in BASELINES.items()},
+    **{f"baselines.{name}.difference": f"accuracy above '{row}'" for name, (row, _) in BASELINES.items()},
     "heads.effective": "effective heads",
     "heads.distinct": "distinct heads",
     "heads.entropy_per_example": "entropy of an example's weights",

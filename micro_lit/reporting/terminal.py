@@ -11,13 +11,14 @@ from rich.table import Table
 
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.floors.raters import RaterFloors
-from micro_lit.reporting.results import FLOORS, RATER_FLOORS
+from micro_lit.reporting.results import BASELINES, FLOORS, RATER_FLOORS
 
 Z = 1.96
 KEPT = ("results.json", "metrics.csv", "config.yaml", "checkpoints")
 MAX_CELLS = 16
 MAX_EXAMPLE = 300
 MIN_NMI = 0.01
+MIN_ROWS = 30  # of a test whose scores say anything about a model
 MIN_WIDTH = 72  # of a table with few columns, so that its caption has room
 
 
@@ -42,6 +43,11 @@ def show_data(data: PreferenceData, example: str | None) -> None:
         console.print(f"the backbone reads, for example: {shown!r}")
 
 
+def show_heads(num_heads: int, data: PreferenceData) -> None:
+    """How many heads were chosen for a mixture, and how to set their number."""
+    print(f"K = {num_heads} heads for {len(data.splits['train']):,} training pairs; model.num_heads sets it")
+
+
 def show_results(results: Mapping[str, Any], folder: Path, brief: bool = False) -> None:
     """The tables of a finished run, then what was written and a command worth running next; brief: one line."""
     console = Console(highlight=False)
@@ -55,6 +61,8 @@ def show_results(results: Mapping[str, Any], folder: Path, brief: bool = False) 
     if results["floors"]:
         console.print(ladder(results), "")
     console.print(scores(results), "")
+    if note := unbeaten(results):
+        console.print(note, "", sep="\n", markup=False)
     if results["raters"]:
         console.print(against_raters(results), "")
     if not single:
@@ -108,6 +116,10 @@ def scores(results: Mapping[str, Any]) -> Table:
     for column in ("NLL", "accuracy", "Brier", "ECE"):
         table.add_column(column, justify="right")
     _add_scores(table, "all", results["test"])
+    baselines = results.get("baselines", {})
+    for name, cell in baselines.items():
+        accuracy = f"{cell['value']:.3f}{_interval(cell, 3)}"
+        table.add_row(BASELINES[name][0], f"{cell['n']:,}", "", accuracy, "", "")
     for column, cells in results["test_by"].items():
         if 1 < len(cells) <= MAX_CELLS:
             table.add_section()
@@ -116,7 +128,33 @@ def scores(results: Mapping[str, Any]) -> Table:
     hidden = [f"{column} ({len(cells)})" for column, cells in results["test_by"].items() if len(cells) > MAX_CELLS]
     if hidden:
         table.caption += f"; only in results.json, too many values to print: {', '.join(hidden)}"
+    if (rows := results["test"]["nll"]["n"]) < MIN_ROWS:
+        table.caption = (
+            f"{rows} test rows, fewer than {MIN_ROWS}: these numbers say nothing about the model. {table.caption}"
+        )
+    if "majority" in baselines:
+        table.caption += (
+            f". majority: what most training raters of the same pair chose, known for "
+            f"{baselines['majority']['known']:.0%} of the rows; a coin on the others"
+        )
     return table
+
+
+def unbeaten(results: Mapping[str, Any]) -> str | None:
+    """A sentence for a model that is not more accurate than the best baseline, beyond the 95 % interval."""
+    found = results.get("baselines", {})
+    if not found:
+        return None
+    name = min(found, key=lambda each: found[each]["difference"]["value"])
+    difference = found[name]["difference"]
+    if difference["value"] > Z * difference["se"]:
+        return None
+    words = "a coin" if found[name].get("known") == 0 else f"'{BASELINES[name][1]}'"
+    rows = "" if difference["n"] == results["test"]["nll"]["n"] else f" on the {difference['n']:,} rows that tell"
+    return (
+        f"note: this model does not beat {words} ({found[name]['value']:.3f}){rows}: difference in accuracy "
+        f"{difference['value']:+.3f}{_interval(difference, 3)}"
+    )
 
 
 def against_raters(results: Mapping[str, Any]) -> Table:

@@ -127,13 +127,15 @@ def test_what_cannot_be_read_is_named_in_one_line(file, content, tmp_path):
         ("excess_risk", {"value": "0.1", "over": "oracle"}, "excess_risk.value is '0.1'"),
         ("raters.brier", 0.5, "raters.brier is 0.5, which is no mapping"),
         ("raters.brier", {"floors": {"brier": {"value": 0.1}}}, "raters.brier.floors.brier holds no value or no se"),
+        ("baselines.longer.value", None, "baselines.longer.value is None, which is no finite number"),
         ("heads.effective", "3", "heads.effective is '3', which is no number"),
         ("data.train", "9", "data.train is '9'"),
     ],
 )
 def test_results_that_are_no_numbers_are_found_when_they_are_read(place, value, words, tmp_path):
     """And not later, in a table or a figure."""
-    folder = write_run(tmp_path / "run", floors={"oracle": 0.2}, heads={"effective": 3.0}, data={"train": 9})
+    measured = {"heads": {"effective": 3.0}, "data": {"train": 9}, "baselines": {"longer": {"value": 0.6}}}
+    folder = write_run(tmp_path / "run", floors={"oracle": 0.2}, **measured)
     results = json.loads((folder / "results.json").read_text())
     *outer, last = place.split(".")
     node = results

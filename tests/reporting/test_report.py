@@ -47,6 +47,16 @@ def test_all_files_are_written_and_named(sweep, capsys):
     assert r"10 & 2 & 0.1071 $\pm$ 0.0101 \\" in (out / "table.tex").read_text()
 
 
+def test_baselines_are_reported_and_drawn_like_any_quantity(tmp_path):
+    pytest.importorskip("matplotlib", reason="the extra report is not installed")
+    for seed in range(2):
+        write_run(tmp_path / "runs" / str(seed), seed=seed, baselines={"longer": {"value": 0.6 + seed / 10, "n": 9}})
+    write(tmp_path / "runs", y=["baselines.longer"], metrics=["test.nll", "baselines.longer"])
+    shown = (tmp_path / "out" / "table.md").read_text()
+    assert "accuracy, longer wins" in shown
+    assert "0.6500 ± 0.0707" in shown
+
+
 def test_tables_read_back_to_the_last_bit(sweep):
     write(sweep)
     texts = [(sweep.parent / "out" / name).read_text() for name in ("runs.csv", "table.csv")]

@@ -13,9 +13,9 @@ from micro_lit.floors import raters
 from micro_lit.reporting import terminal
 
 
-def text_of(table) -> str:
+def text_of(table, width: int = 120) -> str:
     file = io.StringIO()
-    Console(file=file, width=120).print(table)
+    Console(file=file, width=width).print(table)
     return file.getvalue()
 
 
@@ -77,6 +77,51 @@ def test_the_table_against_raters_shows_floor_distance_and_bounds():
     text = " ".join(text_of(table).split())
     assert "1,234 test rows whose 321 pairs two or more raters judged" in text
     assert "probability 0.660" in text
+
+
+BASELINES = {
+    "longer": {**facts(0.662), "difference": facts(-0.112, 0.0158)},
+    "majority": {**facts(0.6, 0.0), "difference": facts(-0.05), "known": 0.25},
+    "first": {**facts(0.55, n=90), "difference": facts(0.0, 0.1, n=90)},
+}
+
+
+def test_baselines_stand_in_the_table_of_scores_beside_the_accuracy_of_the_model():
+    table = terminal.scores(made(baselines=BASELINES))
+    assert rows_of(table) == {
+        "all": ["100", "0.500 ± 0.020", "0.750 ± 0.020", "0.200", "0.030"],
+        "longer wins": ["100", "", "0.662 ± 0.020", "", ""],
+        "majority": ["100", "", "0.600 ± 0.000", "", ""],
+        "first wins": ["90", "", "0.550 ± 0.020", "", ""],
+    }
+    assert "known for 25% of the rows; a coin on the others" in " ".join(text_of(table).split())
+    assert max(map(len, text_of(table, width=80).splitlines())) <= 80
+    assert "…" not in text_of(table, width=80)
+
+
+def test_a_model_that_does_not_beat_the_best_baseline_is_told_so(tmp_path, capsys):
+    note = "note: this model does not beat 'the longer response wins' (0.662): difference in accuracy -0.112 ± 0.031"
+    assert terminal.unbeaten(made(baselines=BASELINES)) == note
+    terminal.show_results(made(baselines=BASELINES), tmp_path)
+    assert note in " ".join(capsys.readouterr().out.split())
+    # Above it by less than the half width of the interval is not above it; as accurate on every row neither.
+    for value, se, beaten in ((0.03, 0.0158, False), (0.032, 0.0158, True), (0.0, 0.0, False)):
+        baselines = {"longer": {**facts(0.6), "difference": facts(value, se)}}
+        assert (terminal.unbeaten(made(baselines=baselines)) is None) == beaten
+    few = {"first": BASELINES["first"]}
+    assert "does not beat 'the response shown first wins' (0.550) on the 90 rows" in terminal.unbeaten(
+        made(baselines=few)
+    )
+    coin = {"majority": {**facts(0.5, 0.0), "difference": facts(0.01, 0.02), "known": 0.0}}
+    assert "does not beat a coin (0.500): " in terminal.unbeaten(made(baselines=coin))
+    assert terminal.unbeaten(made()) is terminal.unbeaten(made(baselines={})) is None
+
+
+@pytest.mark.parametrize(("rows", "told"), [(29, True), (30, False)])
+def test_the_table_of_few_test_rows_says_that_it_says_nothing(rows, told):
+    test = {name: facts(0.5, n=rows) for name in ("nll", "accuracy", "brier", "ece")}
+    text = " ".join(text_of(terminal.scores(made(test=test))).split())
+    assert (f"{rows} test rows, fewer than 30: these numbers say nothing about the model" in text) == told
 
 
 def test_the_heads_table_says_what_the_gate_does_and_names_dead_heads_with_a_remedy():
