@@ -233,4 +233,17 @@ class Run:
     def _check_splits(self) -> None:
         for name, rows in self.data.splits.items():
             if not len(rows):
-                raise UserError(f"data: the {name} split is empty; give more rows or another fraction for it")
+                raise UserError(f"data: the {name} split is empty; {self._remedy()}")
+
+    def _remedy(self) -> str:
+        """What helps where a split has no rows."""
+        if self.data.is_vectors:
+            return "give more rows for it"
+        prompts = {self.data.texts[row].prompt for row in self.data.pairs.chosen_N.unique().tolist()}
+        pairs = len(self.data.names["pair_id"])
+        if len(prompts) >= 3:
+            return "give more rows, or a fraction above 0 for it (data.validation_fraction, data.test_fraction)"
+        few = f"its {len(self.data.pairs):,} rows have {len(prompts)} prompts, and a prompt is on one side of a cut"
+        if pairs >= 3:
+            return f"{few}. Cut by pairs instead, with data.split_by=pair_id, or give rows of more prompts"
+        return f"{few}; give rows of more prompts"

@@ -36,6 +36,23 @@ USUAL = {
 }  # fmt: skip
 
 
+# Columns that change what a row means, and are not read: what that comes to, or how they would be.
+MEANING = {
+    **dict.fromkeys(("weight", "weights", "sample_weight"), "all rows count alike"),
+    **dict.fromkeys(("p_chosen", "prob_chosen", "soft_label", "label_confidence"), "every label counts as certain"),
+    **dict.fromkeys(("margin", "margins"), "+data.columns.rating_gap={name} would take it for the rating gap"),
+    "tools": "calls of tools are read as they stand in the messages",
+    "images": "responses and prompts are read as text alone",
+}
+
+
+def meanings(unread: Sequence[str]) -> list[str]:
+    """A line for each column that nobody reads though it changes what a row means."""
+    return [
+        f"{name} is not read: {MEANING[name.lower()].format(name=name)}" for name in unread if name.lower() in MEANING
+    ]
+
+
 class ColumnMap:
     """Which columns of a file stand for ours.
 
@@ -106,7 +123,7 @@ class ColumnMap:
             raise UserError(
                 f"{path}: data.columns says that {first} was chosen in every row, and the column {verdicts[0]!r} may "
                 f"say which of the two won. Read it by {_override(first=first, second=second, winner=verdicts[0])}, or "
-                f"leave it unread by data.columns.winner=null"
+                f"leave it unread by +data.columns.winner=null"
             )
 
     def record(self, row: Mapping[str, Any], found: Collection[str] = ()) -> Record:
@@ -131,8 +148,7 @@ class ColumnMap:
         prompt = {} if "prompt" in found or likely["prompt"] is None else {"prompt": likely["prompt"]}
         for guess in (both, either):
             if None not in guess.values() and len(set(guess.values())) == len(guess):
-                told = {ours: theirs for ours, theirs in (prompt | guess).items() if ours != theirs}
-                return f"Say which stand for ours, perhaps by {_override(**told)}"
+                return f"Say which stand for ours, perhaps by {_override(**prompt, **guess)}"
         return (
             f"Say which stand for ours, as in {_override(**dict.fromkeys(missing, '<theirs>'))}; or, for two "
             f"responses and a verdict, {_override(first='<theirs>', second='<theirs>', winner='<theirs>')}"
@@ -140,7 +156,7 @@ class ColumnMap:
 
 
 def _override(**columns: str) -> str:
-    return f"'data.columns={{{', '.join(f'{ours}: {theirs}' for ours, theirs in columns.items())}}}'"
+    return f"'+data.columns={{{', '.join(f'{ours}: {theirs}' for ours, theirs in columns.items())}}}'"
 
 
 def _like(ours: str, found: Sequence[str]) -> str | None:

@@ -173,7 +173,7 @@ def _optional_text(value: Any, name: str) -> str | None:
         return str(int(value))
     if name == "source" and isinstance(value, Sequence) and all(isinstance(each, str) for each in value):
         return sound(", ".join(value), name) or None
-    remedy = f"; data.columns.{name}=null leaves it unread"
+    remedy = f"; +data.columns.{name}=null leaves it unread"
     raise BadRow(f"{name!r} is no text, whole number or null{remedy}", kind_of(value))
 
 
@@ -203,7 +203,7 @@ def _rating_gap(row: Mapping[str, Any], gap: float | None) -> float | None:
                 if gap < 0:
                     raise BadRow(
                         f"{names[0]!r} is below {names[1]!r}: the chosen response is rated below the rejected one; "
-                        f"data.columns.rating_gap=null leaves scores unread",
+                        "+data.columns.rating_gap=null leaves scores unread",
                         f"{scores[0]:g} and {scores[1]:g}",
                     )
                 return gap

@@ -145,8 +145,8 @@ class PairFiles:
             columns, split_N = columns.take(split_N >= 0), split_N[split_N >= 0]
         if not (split_N == TRAIN).any():
             raise UserError(
-                f"{self.train}: no row is left to train on, all {len(columns)} fell to validation or test; "
-                "lower data.validation_fraction and data.test_fraction, or set data.split_by=pair_id"
+                f"{self.train}: no row is left to train on, all {len(columns)} fell to validation or test, since a "
+                "prompt is on one side of a cut; set data.split_by=pair_id, or give rows of more prompts"
             )
         if self.unanimous == "drop":
             agreed_N = _unanimous(columns, split_N == TRAIN)

@@ -9,12 +9,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from micro_lit.data.mapping import meanings
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.floors.raters import RaterFloors
 from micro_lit.reporting.results import BASELINES, FLOORS, RATER_FLOORS
 
 Z = 1.96
 KEPT = ("results.json", "metrics.csv", "config.yaml", "checkpoints")
+# What training knows of test rows, as `micro_lit.data.leaks.overlap` counts it.
+KNOWN = {
+    "identical": "as they are",
+    "other_rater": "by other raters or criteria",
+    "prompt": "by their prompt",
+    "response": "by a response",
+}
 MAX_CELLS = 16
 MAX_EXAMPLE = 300
 MIN_NMI = 0.01
@@ -36,8 +44,17 @@ def show_data(data: PreferenceData, example: str | None) -> None:
             console.print(f"  dropped {reason}")
         if counts.dropped > len(counts.reasons):
             console.print(f"  and {counts.dropped - len(counts.reasons):,} more")
+        if counts.unread:
+            console.print(f"  columns not read: {', '.join(counts.unread)}")
+        for line in meanings(counts.unread):
+            console.print(f"  note: {line}")
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items() if len(rows))
     console.print(f"pairs: {sizes}; {len(data.texts):,} distinct {'vectors' if data.is_vectors else 'texts'}")
+    if data.overlap is not None:
+        known = ", ".join(f"{number:,} {KNOWN[name]}" for name, number in data.overlap.items() if name in KNOWN)
+        console.print(f"of {data.overlap['rows']:,} test rows, training rows hold: {known}")
+    for note in data.notes:
+        console.print(f"warning: {note}")
     if example is not None:
         shown = example if len(example) <= MAX_EXAMPLE else f"{example[:MAX_EXAMPLE]} ..."
         console.print(f"the backbone reads, for example: {shown!r}")

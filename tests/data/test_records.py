@@ -96,8 +96,8 @@ def test_a_missing_response_is_named(name):
         ({"rating_gap": -1.0}, "rated below"),
         ({"rating_gap": "two"}, "'rating_gap' is no finite number or null (it is 'two')"),
         ({"rating_gap": True}, "'rating_gap' is no finite number or null (it is True)"),
-        ({"user_id": 1.5}, "'user_id' is no text, whole number or null; data.columns.user_id=null leaves it unread"),
-        ({"group": ["a"]}, "'group' is no text, whole number or null; data.columns.group=null leaves it unread"),
+        ({"user_id": 1.5}, "'user_id' is no text, whole number or null; +data.columns.user_id=null leaves it unread"),
+        ({"group": ["a"]}, "'group' is no text, whole number or null; +data.columns.group=null leaves it unread"),
     ],
 )
 def test_a_bad_row_is_named(changes, trouble):
