@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_models import save_llama
 
-from micro_lit import encode, runs, train
+from micro_lit import encode, run_folder, runs, train
+from micro_lit.config import build
 from micro_lit.data.pairs import Counts, Text, from_records
 from micro_lit.data.records import Message, Record
 from micro_lit.errors import UserError
@@ -152,3 +153,22 @@ def test_the_table_says_at_which_end_texts_were_cut(capsys):
     data.count_cut(torch.zeros_like(cut_M2), 256)
     terminal.show_data(data, None)
     assert "max_length" not in capsys.readouterr().out
+
+
+def test_a_chat_template_is_a_setting(settings, tmp_path):
+    """What its file holds counts, as the content of data does."""
+    model, path = save_llama(tmp_path / "llama"), tmp_path / "mine.jinja"
+    common = ("data=pairs", "data.train=none", "backbone=hf", f"backbone.model={model}")
+    run = settings(*common, f"backbone.chat_template={path}")
+    assert settings(*common)["backbone"]["chat_template"] is None
+    found = []
+    for template in ("Q: {{ messages[0].content }}", "Question: {{ messages[0].content }}"):
+        path.write_text(template)
+        as_text = settings(*common, f"backbone.chat_template='{template}'")
+        for each in (run, as_text):
+            assert build(each["backbone"]).tokenizer().render(Text((Message("user", "Why?"),)))[0] == (
+                template.replace("{{ messages[0].content }}", "Why?")
+            )
+        found.append(run_folder.digests(run)["backbone.chat_template"])
+        assert "backbone.chat_template" not in run_folder.digests(as_text)
+    assert found[0] != found[1]

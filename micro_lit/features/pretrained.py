@@ -22,6 +22,9 @@ from micro_lit.features.tokens import Reading, TextTokenizer, TokenTable
 # Tokens of a pass where nobody has set them.
 TOKEN_BUDGET = 8192
 
+# Texts whose tokenising takes seconds.
+SHOWN_FROM = 10_000
+
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -142,6 +145,8 @@ class Pretrained:
         cut_M2, digests_M = table.cut_M2.clone(), table.tokens_M.clone()
         unknown_M = digests_M == 0
         if unknown_M.any():
+            if unknown_M.sum() >= SHOWN_FROM and ranks.rank() == 0:
+                print(f"{table.folder}: {unknown_M.sum():,} texts, stored by an earlier version, are tokenised again")
             found = tokenizer([texts[row] for row in unknown_M.nonzero()[:, 0].tolist()]).reading
             cut_M2[unknown_M], digests_M[unknown_M] = found.cut_M2, found.digests_M
         return Reading(cut_M2, digests_M, tokenizer.max_length)

@@ -128,14 +128,13 @@ class FeatureStore:
             try:
                 stored_R2 = _digests(self.folder / name, facts)
                 at_R = np.searchsorted(wanted_U2[:, 0], stored_R2[:, 0]).clip(max=len(wanted_U2) - 1)
-                found_R = (wanted_U2[at_R] == stored_R2).all(axis=1)
-                if self.recut:
-                    found_R &= ~_cut_by_old_rule(self.folder / name)
-                row_B = np.flatnonzero(found_R)
+                row_B = np.flatnonzero((wanted_U2[at_R] == stored_R2).all(axis=1))
                 if not len(row_B):
                     continue
                 if facts.get("checksum", checksum := _checksum(self.folder / name)) != checksum:
                     raise ValueError("damaged")
+                if self.recut:
+                    row_B = row_B[~_cut_by_old_rule(self.folder / name)[row_B]]
             except PermissionError as error:
                 raise UserError(f"{self.folder / name}: cannot be read ({error.strerror})") from error
             except (OSError, ValueError) as error:
@@ -379,10 +378,11 @@ def _digests(path: Path, facts: Mapping[str, Any]) -> NDArray[np.uint64]:
     return digests
 
 
-def _cut_by_old_rule(path: Path) -> NDArray[np.bool_] | np.bool_:
+def _cut_by_old_rule(path: Path) -> NDArray[np.bool_]:
     """Which texts of a shard were cut before shards held digests of tokens."""
     tensors = _map_tensors(path)
-    return np.False_ if "tokens" in tensors else tensors["truncated"].numpy()
+    truncated_R = tensors["truncated"].numpy()
+    return np.zeros_like(truncated_R) if "tokens" in tensors else truncated_R
 
 
 def _checksum(path: Path) -> str:

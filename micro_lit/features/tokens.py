@@ -168,8 +168,8 @@ class TextTokenizer:
 
         The response loses its end, as far as it has more than its share and more than the prompt leaves. Then whole
         turns of the prompt go, oldest first, so that it begins with a user turn again; the system turn stays. Then the
-        last user turn loses its beginning, and at last the turns behind it. For the system turn a response gives way
-        down to half of all tokens; the system turn goes when that does not suffice.
+        last user turn loses its beginning, and at last the turns behind it. A system turn that needs no more than
+        half of all tokens takes them from the response; one that finds no room goes.
         """
         prompt, response = text
         head = next((at for at, message in enumerate(prompt) if message.role != "system"), len(prompt))
@@ -180,7 +180,8 @@ class TextTokenizer:
         if system and response is not None:
             last = (message._replace(content=self._last_token(message.content)) for message in prompt[users[-1] :])
             [least] = self._encode([Text((*system, *last), response)])
-            share = max(self.max_length // 2, min(share, self.max_length - least.prompt_length))
+            if least.prompt_length <= self.max_length // 2:
+                share = min(share, self.max_length - least.prompt_length)
         if response_length > share:
             response_length = share
 

@@ -100,6 +100,17 @@ def test_turns_behind_the_last_user_turn_are_cut_last(tokenizer):
     )
 
 
+@pytest.mark.parametrize(("system_words", "stays"), [(0, True), (9, True), (12, False)])
+def test_a_system_turn_stays_while_it_needs_half_of_the_tokens_or_less(learned, system_words, stays):
+    system = words("s", system_words)
+    shown, cut = read(learned, Text(chat(words("p", 60), system=system), words("r", 60)), 64)
+    assert cut == [True, True]
+    assert (f"<|system|>{system}<|end|>" in shown) == stays
+    assert "59<|end|><|assistant|>r0" in shown
+    if not stays:  # for nothing a response loses nothing
+        assert shown == read(learned, Text(chat(words("p", 60)), words("r", 60)), 64)[0]
+
+
 @given(
     st.lists(st.integers(0, 40), min_size=1, max_size=7).filter(lambda sizes: len(sizes) % 2),
     st.none() | st.integers(1, 8),
