@@ -1,6 +1,7 @@
 """Chats that are too long, and templates that take less than every chat."""
 
 import copy
+import hashlib
 import re
 
 import pytest
@@ -129,12 +130,12 @@ def test_what_is_left_is_a_chat(learned, sizes, system, response, max_length):
     assert (shown == whole(learned, text)) == (cut == [False, False])
 
 
-def test_texts_that_are_not_cut_keep_their_fingerprint(learned):
-    """The features of whole texts, stored before chats were cut as chats, stay valid."""
-    import hashlib
-
-    parts = (learned.backend_tokenizer.to_str(), learned.chat_template, 64)
-    assert TextTokenizer(learned, 64).fingerprint == hashlib.sha256(repr(parts).encode()).hexdigest()
+@pytest.mark.parametrize(("template", "stays"), [(CHAT_TEMPLATE, True), (NO_SYSTEM, True), (DROPS_SYSTEM, False)])
+def test_the_fingerprint_changes_where_whole_texts_are_read_otherwise_than_before(learned, template, stays):
+    """Their features, stored before chats were cut as chats, stay valid; without a system turn that was lost, not."""
+    tokenizer = TextTokenizer(copy.deepcopy(learned), 64, template)
+    parts = (learned.backend_tokenizer.to_str(), template, 64)
+    assert (tokenizer.fingerprint == hashlib.sha256(repr(parts).encode()).hexdigest()) == stays
 
 
 @pytest.mark.parametrize("template", [NO_SYSTEM, DROPS_SYSTEM])
