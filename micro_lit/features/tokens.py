@@ -39,10 +39,6 @@ class Reading(NamedTuple):
     digests_M: Int64[Tensor, " M"]
     max_length: int
 
-    @property
-    def truncated_M(self) -> Bool[Tensor, " M"]:
-        return self.cut_M2.any(dim=1)
-
 
 class Row(NamedTuple):
     """The tokens of one text, how many of them are its prompt, and whether its prompt and its response were cut."""
