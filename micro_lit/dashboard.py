@@ -91,7 +91,7 @@ def workspace(entity: str, project: str, title: str) -> Any:
         "Time and data": [
             bars("Seconds of a run", "seconds"),
             scatter("Test NLL over training pairs", "data/train", "test/nll"),
-            bars("Rows left out, texts cut", "data/dropped", "data/ties", "data/truncated"),
+            bars("Rows left out, texts cut", "data/dropped", "data/ties", "data/same_tokens", "data/truncated"),
         ],
     }
     return ws.Workspace(

@@ -28,7 +28,9 @@ def run(settings: Settings) -> int:
         raise UserError("nothing to encode: give data that are texts and a pretrained backbone")
     table = backbone.encode(data.texts, Path(settings["paths"]["features_dir"]))
     if ranks.rank() == 0:
-        data.count_truncated(table.truncated_M)
+        reading = backbone.reading(data.texts, table)
+        data.count_cut(reading.cut_M2, reading.max_length)
+        data = data.without_same(reading.digests_M)
         terminal.show_data(data, backbone.tokenizer().show(data.example))
         stored = f"{len(table):,} texts stored, {table.width} wide: {table.folder}"
         Console(highlight=False, soft_wrap=True).print(stored)

@@ -67,7 +67,8 @@ def sitting(settings: Settings) -> Iterator[dict[str, Any]]:
     data = from_records([*pairs, *responses], ["test"] * len(sets), counts, sets)
     trust = Trust.of(settings)
     model = restore(run, data, Path(settings["paths"]["features_dir"]), trust)
-    data.count_truncated(model.backbone.truncated_M)
+    if (reading := model.backbone.reading) is not None:
+        data.count_cut(reading.cut_M2, reading.max_length)
     terminal.show_data(data, model.backbone.example)
     with ExitStack() as open_now:
         store = open_now.enter_context(open_store(profile, judges.nobody(model, settings["rule"]), make=bool(pairs)))
@@ -186,7 +187,7 @@ def rank(responses: Sequence[Record], rewards_MJ: Array, before_J: Array, after_
     ranks = table.groupby(contexts).rank(method="min", ascending=False).astype(int)
     return [
         {
-            "prompt": [message._asdict() for message in record.prompt],
+            "prompt": [message.as_turn() for message in record.prompt],
             "criterion": record.criterion,
             "response": record.chosen,
             "rewards": reward,

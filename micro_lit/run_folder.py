@@ -291,13 +291,16 @@ def fingerprint(settings: Settings) -> str:
 
 
 def digests(settings: Settings) -> dict[str, str]:
-    """Of every file or folder that settings name as data or as stage 1, by dotted key, a digest of its content.
+    """Of every file or folder that settings name as data, stage 1 or chat template, by dotted key, its digest.
 
     Sets of a hub are not read: their `revision` names their content.
     """
     found = {}
-    for key, value in flatten({"data": settings["data"], "stage1": settings["stage1"]}).items():
-        if not isinstance(value, str) or key.split(".")[-1] not in ("train", "test", "stage1"):
+    template = {"chat_template": (settings.get("backbone") or {}).get("chat_template")}
+    for key, value in flatten({"data": settings["data"], "stage1": settings["stage1"], "backbone": template}).items():
+        if not isinstance(value, str) or key.split(".")[-1] not in ("train", "test", "stage1", "chat_template"):
+            continue
+        if key == "backbone.chat_template" and "{" in value:  # the text itself
             continue
         path = Path(value).expanduser()
         if path.exists():

@@ -103,7 +103,7 @@ class Run:
         self.backbone: Module = (
             build(settings["backbone"]).prepare(self.data, features_dir) if stage1 is None else stage1.backbone
         )
-        self.data.count_truncated(self.backbone.truncated_M)
+        self._note_reading()
         # Once more, so that heads start alike whatever the data and the backbone drew.
         pl.seed_everything(settings["seed"], verbose=False)
         self.model = make_model(settings, self.data, self.backbone, stage1)
@@ -247,3 +247,19 @@ class Run:
         if pairs >= 3:
             return f"{few}. Cut by pairs instead, with data.split_by=pair_id, or give rows of more prompts"
         return f"{few}; give rows of more prompts"
+
+    def _note_reading(self) -> None:
+        """Counts the texts that were cut, and drops the pairs of which the backbone reads two equal responses."""
+        reading = self.backbone.reading
+        if reading is None:
+            return
+        self.data.count_cut(reading.cut_M2, reading.max_length)
+        before = self.data.splits
+        self.data = self.data.without_same(reading.digests_M)
+        for name, rows in self.data.splits.items():
+            if not len(rows):
+                raise UserError(
+                    f"data: the {name} split is empty: in all {len(before[name]):,} of its pairs both responses are "
+                    f"the same tokens after template and cut (backbone.max_length={reading.max_length}); raise "
+                    "backbone.max_length, or give more rows"
+                )

@@ -158,6 +158,7 @@ RULES: dict[str, Rule] = {
     "backbone.gradient_checkpointing": yes_or_no(),
     "backbone.standardise": yes_or_no(),
     "backbone.max_length": whole(8),
+    "backbone.chat_template": text(null=True),
     "backbone.token_budget": whole(1, null=True),
     "backbone.resident_gb": number(0.0),
     "backbone.dtype": one_of("auto", "float32", "bfloat16", "float16"),

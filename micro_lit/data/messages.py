@@ -52,6 +52,11 @@ class Message(NamedTuple):
     tool_calls: str | None = None
     tool_call_id: str | None = None
 
+    @property
+    def words(self) -> str:
+        """All that the turn says, where nothing renders calls of tools: its content and their JSON text."""
+        return self.content if self.tool_calls is None else "\n".join(filter(None, [self.content, self.tool_calls]))
+
     def as_turn(self) -> dict[str, Any]:
         """The turn as chat templates take it, without the fields that it lacks."""
         turn = {name: value for name, value in self._asdict().items() if value is not None}

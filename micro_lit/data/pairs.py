@@ -126,6 +126,28 @@ class PreferenceData:
         for number, counts in enumerate(self.counts.values()):
             counts.truncated = int(truncated_M[self.pairs.triplets_N3[self.set_N == number].unique()].sum())
 
+    def count_cut(self, cut_M2: Bool[Tensor, "M 2"], max_length: int) -> None:
+        """Notes in `counts` which end of how many texts was cut.
+
+        cut_M2: whether a text lost tokens of its prompt, and of its response. max_length: tokens a text may have.
+        """
+        self.count_truncated(cut_M2.any(dim=1))
+        for number, counts in enumerate(self.counts.values()):
+            cut_T2 = cut_M2[self.pairs.triplets_N3[self.set_N == number].unique()]
+            counts.cut_prompts, counts.cut_responses = cut_T2.sum(dim=0).tolist()
+            counts.max_length = max_length
+
+    def without_same(self, tokens_M: Int64[Tensor, " M"]) -> "PreferenceData":
+        """The data without the pairs whose responses are the same tokens; notes in `counts` how many each set has.
+
+        tokens_M: a number for each text, equal for equal tokens. Such pairs stay in `pairs`, in no split.
+        """
+        same_N = tokens_M[self.pairs.chosen_N] == tokens_M[self.pairs.rejected_N]
+        dropped = [rows[same_N[rows]] for rows in self.splits.values()]
+        for number, counts in enumerate(self.counts.values()):
+            counts.same_tokens = int((self.set_N[torch.cat(dropped)] == number).sum())
+        return dataclasses.replace(self, splits={name: rows[~same_N[rows]] for name, rows in self.splits.items()})
+
     @property
     def is_vectors(self) -> bool:
         return isinstance(self.texts, Tensor)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from micro_lit.data.pairs import Pairs, PreferenceData
@@ -19,7 +19,7 @@ from micro_lit.errors import UserError
 from micro_lit.features.network import PooledTransformer
 from micro_lit.features.rows import in_rows
 from micro_lit.features.store import CHUNK_BYTES, MappedTable
-from micro_lit.features.tokens import TokenTable
+from micro_lit.features.tokens import Reading, TokenTable
 
 
 class Representations(NamedTuple):
@@ -54,8 +54,8 @@ class CachedBackbone(nn.Module):
 
     standardise: bring every dimension of contexts and of responses to mean 0 and standard deviation 1 over the training
         texts. Heads on raw sentence embeddings learn slowly: a few dimensions are many times larger than the rest.
-    truncated_M: whether a text was cut to fit. example: a text as the backbone read it. store_folder: of the feature
-        store that holds the table, if one does.
+    reading: what became of the texts on their way to it, where the data are texts. example: one as the backbone read
+        it. store_folder: of the feature store that holds the table, if one does.
     """
 
     learned_tokenizer: str | None = None
@@ -65,7 +65,7 @@ class CachedBackbone(nn.Module):
         table: Float[Tensor, "M D"] | MappedTable,
         standardise: bool,
         train: Pairs,
-        truncated_M: Bool[Tensor, " M"] | None = None,
+        reading: Reading | None = None,
         example: str | None = None,
         store_folder: Path | None = None,
     ) -> None:
@@ -74,7 +74,7 @@ class CachedBackbone(nn.Module):
         self.table = table if isinstance(table, MappedTable) else None
         self.register_buffer("features_MD", None if self.table else table, persistent=False)
         self.width = table.width if isinstance(table, MappedTable) else table.shape[1]
-        self.truncated_M = torch.zeros(len(table), dtype=torch.bool) if truncated_M is None else truncated_M
+        self.reading = reading
         self.example = example
         self.standardise = standardise
         self.recent: tuple[Pairs, bool, Representations] | None = None
@@ -144,7 +144,7 @@ class TrainableBackbone(nn.Module):
         self.token_budget = token_budget
         self.passes_alike = False
         self.untrained = frozenset(name for name, weight in self.named_parameters() if not weight.requires_grad)
-        self.truncated_M = tokens.truncated_M
+        self.truncated_M, self.reading = tokens.truncated_M, tokens.reading
         self.example = example
         for name in ("flat_ids", "offsets", "prompt_lengths_M", "prompts_M"):
             self.register_buffer(f"tokens_{name}", getattr(tokens, name), persistent=False)

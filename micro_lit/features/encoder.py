@@ -17,7 +17,7 @@ from micro_lit.errors import UserError
 from micro_lit.features.network import PooledTransformer
 from micro_lit.features.rows import in_rows
 from micro_lit.features.store import SHARD_BYTES, SHARD_SECONDS, FeatureStore
-from micro_lit.features.tokens import TokenTable
+from micro_lit.features.tokens import SHOWN, TokenTable
 
 
 def encode_into(
@@ -39,6 +39,7 @@ def encode_into(
         for rows_T, features_TD in encode(tokens, network, token_budget):
             rows.append(rows_T)
             features.append(features_TD.to("cpu", dtype))
+            _check_finite(features[-1], features_TD, [texts[row] for row in rows_T.tolist()])
             stored += len(rows_T)
             progress.advance(task, len(rows_T))
             if stored >= shard_rows or time.monotonic() - since > SHARD_SECONDS:
@@ -94,7 +95,33 @@ def _add(
     store: FeatureStore, texts: Sequence[Text], tokens: TokenTable, rows: list[Tensor], features: list[Tensor]
 ) -> None:
     row_M = torch.cat(rows)
-    store.add([texts[row] for row in row_M.tolist()], torch.cat(features), tokens.truncated_M[row_M])
+    reading = {"cut": tokens.reading.cut_M2[row_M], "tokens": tokens.reading.digests_M[row_M]}
+    store.add([texts[row] for row in row_M.tolist()], torch.cat(features), tokens.truncated_M[row_M], reading)
+
+
+def _check_finite(stored_TD: Float[Tensor, "T D"], features_TD: Float[Tensor, "T D"], texts: Sequence[Text]) -> None:
+    """Raises `UserError` for a text whose features are no finite numbers; stored_TD: as the store would hold them."""
+    finite_T = stored_TD.isfinite().all(dim=1)
+    if finite_T.all():
+        return
+    at = int((~finite_T).nonzero()[0])
+    text = texts[at]
+    begins = " ".join((text.prompt[-1].content if text.response is None else text.response).split())[:SHOWN]
+    which = "prompt" if text.response is None else "response"
+    if features_TD[at].isfinite().all():
+        remedy = f"backbone.store_dtype={_name(stored_TD)} cannot hold them; give backbone.store_dtype=bfloat16"
+    elif features_TD.dtype != torch.float32:
+        remedy = f"it computes in {_name(features_TD)}; give backbone.dtype=float32"
+    else:
+        remedy = "it computes in float32 already; its weights are damaged, give another backbone.model"
+    raise UserError(
+        f"backbone: the features of the text whose {which} begins {begins!r} are not all finite numbers, and are not "
+        f"stored: {remedy}"
+    )
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _progress() -> Progress:

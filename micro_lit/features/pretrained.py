@@ -1,5 +1,6 @@
 """`backbone=hf` and its presets: a pretrained transformer, frozen behind the feature store or trained."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +12,18 @@ import torch
 from micro_lit import ranks, threads
 from micro_lit.data.pairs import PreferenceData, Text
 from micro_lit.errors import UserError
+from micro_lit.features import fitness
 from micro_lit.features.backbones import CachedBackbone, TrainableBackbone
 from micro_lit.features.encoder import encode_into
 from micro_lit.features.network import PooledTransformer, Pooling
 from micro_lit.features.store import PARTS, FeatureStore, MappedTable, text_digests
-from micro_lit.features.tokens import TextTokenizer, TokenTable
+from micro_lit.features.tokens import Reading, TextTokenizer, TokenTable
 
 # Tokens of a pass where nobody has set them.
 TOKEN_BUDGET = 8192
+
+# Texts whose tokenising takes seconds.
+SHOWN_FROM = 10_000
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -40,7 +45,8 @@ class Pretrained:
 
     model: hub id or local folder; the name `minilm` stands for the sentence encoder of the extra of that name.
     pooling, causal: see `PooledTransformer`.
-    max_length: tokens a text may have; longer ones are cut and counted.
+    max_length: tokens a text may have, but no more than the model has positions; longer ones are cut and counted.
+    chat_template: instead of the tokenizer's own; one of its named templates, a .jinja file, or the template as text.
     lora: what of it is trained, see `LoRA`; at rank 0 all weights.
     gradient_checkpointing: compute activations again in the backward pass rather than keep them.
     dtype: of the weights that are not trained, and what the network computes in; "auto" is bfloat16 where the machine
@@ -57,6 +63,7 @@ class Pretrained:
         pooling: Pooling = "last",
         causal: bool = True,
         max_length: int = 1024,
+        chat_template: str | None = None,
         frozen: bool = True,
         lora: Mapping[str, Any] | None = None,
         gradient_checkpointing: bool = False,
@@ -79,6 +86,7 @@ class Pretrained:
         self.revision = revision
         self.pooling, self.causal = pooling, causal
         self.max_length = max_length
+        self.chat_template = chat_template
         self.frozen = frozen
         self.gradient_checkpointing = gradient_checkpointing
         self.standardise = standardise
@@ -98,9 +106,10 @@ class Pretrained:
             budget = self.token_budget or TOKEN_BUDGET
             return TrainableBackbone(self.trained(), self.tokenizer()(data.texts), example, budget)
         table = self.encode(data.texts, features_dir)
+        reading = self.reading(data.texts, table)
         vectors = table.resident() if table.nbytes <= self.resident_bytes else table
-        train = data.split("train")
-        return CachedBackbone(vectors, self.standardise, train, table.truncated_M, example, table.folder)
+        train = data.without_same(reading.digests_M).split("train")
+        return CachedBackbone(vectors, self.standardise, train, reading, example, table.folder)
 
     def encode(self, texts: list[Text], features_dir: Path) -> MappedTable:
         """The representations of some texts. Those that the store lacks are encoded first, each by one process.
@@ -108,7 +117,8 @@ class Pretrained:
         The processes of a run share the work, each on its own device; of several runs one encodes and the others wait.
         """
         tokenizer = self.tokenizer()
-        store = FeatureStore(features_dir, self._spec(tokenizer))
+        # What is cut of a plain text has not changed.
+        store = FeatureStore(features_dir, self._spec(tokenizer), recut=tokenizer.is_chat)
         digests_M2 = text_digests(texts)
         network = None
         while (table := store.table(digests_M2)) is None:
@@ -129,11 +139,48 @@ class Pretrained:
                     encode_into(store, missing, tokens, network, budget, self.store_dtype)
         return table
 
+    def reading(self, texts: list[Text], table: MappedTable) -> Reading:
+        """What became of the texts of a table; those whose shards do not hold it are tokenised again."""
+        tokenizer = self.tokenizer()
+        cut_M2, digests_M = table.cut_M2.clone(), table.tokens_M.clone()
+        unknown_M = digests_M == 0
+        if unknown_M.any():
+            if unknown_M.sum() >= SHOWN_FROM and ranks.rank() == 0:
+                print(f"{table.folder}: {unknown_M.sum():,} texts, stored by an earlier version, are tokenised again")
+            found = tokenizer([texts[row] for row in unknown_M.nonzero()[:, 0].tolist()]).reading
+            cut_M2[unknown_M], digests_M[unknown_M] = found.cut_M2, found.digests_M
+        return Reading(cut_M2, digests_M, tokenizer.max_length)
+
     def tokenizer(self) -> TextTokenizer:
+        return self._tokenizer
+
+    @functools.cached_property
+    def _tokenizer(self) -> TextTokenizer:
         from transformers import AutoTokenizer
 
-        tokenizer = self._load(AutoTokenizer.from_pretrained, "tokenizer")
-        return TextTokenizer(tokenizer, self.max_length)
+        try:
+            tokenizer = self._load(AutoTokenizer.from_pretrained, "tokenizer")
+        except UserError as missing:
+            try:
+                config = self._config
+            except UserError:
+                raise missing from None
+            fitness.check_config(self.model, config)  # a model that reads no text has no tokenizer
+            raise
+        fitness.check_config(self.model, self._config)
+        fitness.check_tokens(self.model, self._config, tokenizer)
+        most = fitness.longest(self._config, tokenizer)
+        if most is not None and most < self.max_length and ranks.rank() == 0:
+            print(
+                f"note: backbone.max_length={self.max_length} is more than {self.model} can read; it is {most} instead"
+            )
+        return TextTokenizer(tokenizer, min(self.max_length, most or self.max_length), self.chat_template)
+
+    @functools.cached_property
+    def _config(self) -> Any:
+        from transformers import AutoConfig
+
+        return self._load(AutoConfig.from_pretrained, "config")
 
     def network(self, dtype: torch.dtype) -> PooledTransformer:
         from transformers import AutoModel
@@ -148,6 +195,7 @@ class Pretrained:
         missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
         if missing:
             raise UserError(f"backbone.model={self.model}: it lacks the weights {', '.join(missing[:3])} ...")
+        fitness.check_network(self.model, network)
         if hasattr(network, "pooler"):
             network.pooler = None  # we pool ourselves, and weights that nothing reads would have no gradient
         return PooledTransformer(network, self.pooling, self.causal)
@@ -185,20 +233,19 @@ class Pretrained:
     def _load(self, loader: Callable[..., Any], kind: str, **options: Any) -> Any:
         try:
             return loader(self.model, revision=self.revision, trust_remote_code=self.trust_remote_code, **options)
-        except (OSError, ValueError, ImportError) as error:
-            reason = str(error).strip().splitlines()[0]
-            remedy = "; install it, or give another backbone.attn_implementation" * isinstance(error, ImportError)
+        except Exception as error:  # of other libraries too: shapes that do not fit, damaged files, unknown names
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            remedy = ""
+            if isinstance(error, ImportError):
+                remedy = "; install it" + ", or give another backbone.attn_implementation" * (kind == "model")
             raise UserError(f"backbone.model={self.model}: its {kind} cannot be loaded ({reason}){remedy}") from error
 
     def _spec(self, tokenizer: TextTokenizer) -> dict[str, Any]:
-        from transformers import AutoConfig
-
         folder = Path(self.model)
         local = folder.is_dir()
-        config = self._load(AutoConfig.from_pretrained, "config")
         return {
             "model": _folder_digest(folder) if local else self.model,
-            "revision": None if local else getattr(config, "_commit_hash", None) or self.revision,
+            "revision": None if local else getattr(self._config, "_commit_hash", None) or self.revision,
             "tokens": tokenizer.fingerprint,
             "pooling": self.pooling,
             "causal": self.causal,

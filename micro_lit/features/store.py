@@ -67,9 +67,13 @@ class FeatureStore:
     those of all shards while the manifest is broken: whoever encodes next makes it anew from the shards, each of which
     is named by its own checksum. Raises `UserError` when the manifest was written for another spec or by another
     version of the format, and when a file cannot be read or written.
+
+    recut: whether texts that were cut before shards held digests of tokens are to be encoded again, for the rule of
+    what is cut has changed since.
     """
 
-    def __init__(self, root: Path, spec: Mapping[str, Any]) -> None:
+    def __init__(self, root: Path, spec: Mapping[str, Any], recut: bool = False) -> None:
+        self.recut = recut
         self.spec = json.loads(json.dumps(spec))
         # Not FORMAT: a folder with a manifest of format 1, which had no checksums, goes on.
         canonical = json.dumps({"format": 1, **self.spec}, sort_keys=True)
@@ -106,12 +110,15 @@ class FeatureStore:
         if (place_M2 < 0).any():
             return None
         tensors = [_map_tensors(self.folder / name) for name in names]
-        truncated = [shard["truncated"] for shard in tensors]
+        for shard in tensors:  # those of earlier versions have neither
+            shard.setdefault("cut", torch.zeros(len(shard["digests"]), 2, dtype=torch.bool))
+            shard.setdefault("tokens", torch.zeros(len(shard["digests"]), dtype=torch.int64))
+        columns = ([shard[name] for shard in tensors] for name in ("truncated", "cut", "tokens"))
         return MappedTable(
             self.folder,
             [shard["features"] for shard in tensors],
             torch.from_numpy(place_M2),
-            _look_up(truncated, place_M2),
+            *(_look_up(column, place_M2) for column in columns),
         )
 
     def find(self, digests_M2: NDArray[np.uint64]) -> tuple[list[str], NDArray[np.int64]]:
@@ -129,6 +136,8 @@ class FeatureStore:
                     continue
                 if facts.get("checksum", checksum := _checksum(self.folder / name)) != checksum:
                     raise ValueError("damaged")
+                if self.recut:
+                    row_B = row_B[~_cut_by_old_rule(self.folder / name)[row_B]]
             except PermissionError as error:
                 raise UserError(f"{self.folder / name}: cannot be read ({error.strerror})") from error
             except (OSError, ValueError) as error:
@@ -170,10 +179,20 @@ class FeatureStore:
             self._unstored = len(rows)
             yield rows
 
-    def add(self, texts: Sequence[Text], features_MD: Float[Tensor, "M D"], truncated_M: Bool[Tensor, " M"]) -> None:
-        """Writes one shard and names it in the manifest. The caller has claimed the texts."""
+    def add(
+        self,
+        texts: Sequence[Text],
+        features_MD: Float[Tensor, "M D"],
+        truncated_M: Bool[Tensor, " M"],
+        reading: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Writes one shard and names it in the manifest. The caller has claimed the texts.
+
+        reading: `cut` [M, 2] and `tokens` [M], as `MappedTable` holds them.
+        """
         digests = torch.from_numpy(text_digests(texts).view(np.int64).copy())
-        data = save({"features": features_MD.contiguous(), "digests": digests, "truncated": truncated_M})
+        columns = {"features": features_MD.contiguous(), "digests": digests, "truncated": truncated_M}
+        data = save(columns | {name: column.contiguous() for name, column in (reading or {}).items()})
         facts = {"rows": len(texts), "bytes": len(data), "checksum": xxhash.xxh3_128_hexdigest(data)}
         name = _shard_name(facts["checksum"])
         with self._writing(len(data) * max(self._unstored, len(texts)) // len(texts)), self._lock():
@@ -258,7 +277,8 @@ class FeatureStore:
 class MappedTable:
     """M representations inside mapped shards; gathering reads only the rows asked for.
 
-    place_M2: shard and row of each text. truncated_M: whether a text was cut to fit.
+    place_M2: shard and row of each text. truncated_M: whether a text was cut to fit. cut_M2: whether its prompt, and
+    its response, was. tokens_M: a digest of its tokens; 0 where neither is stored.
     resident_bytes: how much of the mapping may be in the process's resident set at once. Pages given back stay in the
     page cache, so touching them again costs no disk.
     """
@@ -269,12 +289,15 @@ class MappedTable:
         shards: Sequence[Tensor],
         place_M2: Int64[Tensor, "M 2"],
         truncated_M: Bool[Tensor, " M"],
+        cut_M2: Bool[Tensor, "M 2"],
+        tokens_M: Int64[Tensor, " M"],
         resident_bytes: int = 2**29,
     ) -> None:
         self.folder = folder
         self.shards = list(shards)
         self.place_M2 = place_M2
         self.truncated_M = truncated_M
+        self.cut_M2, self.tokens_M = cut_M2, tokens_M
         self.resident_bytes = resident_bytes
 
     def __len__(self) -> int:
@@ -356,6 +379,13 @@ def _digests(path: Path, facts: Mapping[str, Any]) -> NDArray[np.uint64]:
     if digests.shape != (facts["rows"], 2):
         raise ValueError("damaged")
     return digests
+
+
+def _cut_by_old_rule(path: Path) -> NDArray[np.bool_]:
+    """Which texts of a shard were cut before shards held digests of tokens."""
+    tensors = _map_tensors(path)
+    truncated_R = tensors["truncated"].numpy()
+    return np.zeros_like(truncated_R) if "tokens" in tensors else truncated_R
 
 
 def _checksum(path: Path) -> str:

@@ -13,7 +13,7 @@ from micro_lit.errors import UserError
 from micro_lit.files import write_text
 from micro_lit.redaction import redact
 
-COUNTED = ("dropped", "ties", "truncated")
+COUNTED = ("dropped", "ties", "truncated", "same_tokens")
 FILE_NAME = "results.json"
 RECORDED_VERSIONS = ("micro-lit", "torch", "pytorch-lightning", "transformers")
 

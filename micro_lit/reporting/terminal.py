@@ -38,6 +38,17 @@ def show_data(data: PreferenceData, example: str | None) -> None:
             f"{name}: {counts.rows:,} rows read, {counts.dropped:,} bad rows dropped, {counts.ties:,} ties "
             f"{'dropped' if counts.drops_ties else 'kept'}, {counts.truncated:,} texts cut to fit"
         )
+        if counts.truncated:
+            console.print(
+                f"  {_texts(counts.truncated)} cut to backbone.max_length={counts.max_length}: {counts.cut_prompts:,} "
+                f"lost the beginning of their prompt, {counts.cut_responses:,} the end of their response"
+            )
+        if counts.same_tokens:
+            pairs = "1 pair" if counts.same_tokens == 1 else f"{counts.same_tokens:,} pairs"
+            console.print(
+                f"  {pairs} dropped: both responses are the same tokens for the backbone, after template and cut "
+                f"(backbone.max_length={counts.max_length})"
+            )
         for reason, number in counts.left_out.items():
             console.print(f"  left out {number:,}: {reason}")
         for reason in counts.reasons:
@@ -63,6 +74,10 @@ def show_data(data: PreferenceData, example: str | None) -> None:
 def show_heads(num_heads: int, data: PreferenceData) -> None:
     """How many heads were chosen for a mixture, and how to set their number."""
     print(f"K = {num_heads} heads for {len(data.splits['train']):,} training pairs; model.num_heads sets it")
+
+
+def _texts(number: int) -> str:
+    return "1 text" if number == 1 else f"{number:,} texts"
 
 
 def show_results(results: Mapping[str, Any], folder: Path, brief: bool = False) -> None:

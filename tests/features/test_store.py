@@ -74,6 +74,33 @@ def test_what_was_added_is_found_in_any_order_across_shards(tmp_path):
     assert table.truncated_M.tolist() == [False, True, False, True]
 
 
+def test_what_became_of_a_text_is_stored_with_it(tmp_path):
+    """Shards of earlier versions do not have it, and open."""
+    store = FeatureStore(tmp_path, SPEC)
+    add(store, 0, 2)
+    cut_M2, tokens_M = torch.tensor([[True, False], [False, True]]), torch.tensor([7, 2**60])
+    store.add(texts(2, 4), features(2, 4), cut_M2.any(dim=1), {"cut": cut_M2, "tokens": tokens_M})
+    table = FeatureStore(tmp_path, SPEC).table(text_digests(texts(0, 4)))
+    assert table.cut_M2.tolist() == [[False, False]] * 2 + cut_M2.tolist()
+    assert table.tokens_M.tolist() == [0, 0, 7, 2**60]
+
+
+def test_texts_that_were_cut_by_an_earlier_rule_are_encoded_again(tmp_path):
+    store = FeatureStore(tmp_path, SPEC)
+    add(store, 0, 4)  # of which 0 and 3 were cut
+    recut = FeatureStore(tmp_path, SPEC, recut=True)
+    assert claimed(store, 0, 4) == []
+    assert claimed(recut, 0, 4) == [0, 3]
+    assert recut.table(text_digests(texts(0, 4))) is None
+    cut_M2 = torch.tensor([[True, False]] * 2)
+    again = [texts(0, 4)[number] for number in (0, 3)]
+    reading = {"cut": cut_M2, "tokens": torch.tensor([5, 6])}
+    recut.add(again, features(10, 12), torch.tensor([True, True]), reading)
+    table = FeatureStore(tmp_path, SPEC, recut=True).table(text_digests(texts(0, 4)))
+    assert torch.equal(table.gather(torch.arange(4)), torch.cat([features(10, 11), features(1, 3), features(11, 12)]))
+    assert table.tokens_M.tolist() == [5, 0, 0, 6]
+
+
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory) -> FeatureStore:
     """Texts 0 to 29 in shards of 1, 2, ..., 7 texts, 28 and 29 missing."""

@@ -1,0 +1,87 @@
+"""What makes a pretrained model unfit as a backbone, found before a text is encoded."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from micro_lit.errors import UserError
+
+# Their first position is that of the padding token, plus one.
+OFFSET_BY_PADDING = (
+    "camembert", "data2vec-text", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mluke", "mpnet",
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
+# Tokenizers without a limit hold a very large number.
+SANE_LENGTH = 10**9
+
+
+def check_config(model: str, config: Any) -> None:
+    """Raises `UserError` when a model is not one that reads tokens and gives a vector for each."""
+    text = config.get_text_config()
+    if getattr(config, "is_encoder_decoder", False):
+        raise _unfit(model, f"{config.model_type} is an encoder-decoder", "an encoder, or a decoder alone")
+    if not getattr(text, "vocab_size", None):
+        raise _unfit(model, f"{config.model_type} reads no text: its config names no vocab_size", "a language model")
+    if not getattr(text, "hidden_size", None):
+        raise _unfit(model, "its config names no width (hidden_size)", "another model")
+    if (found := getattr(config, "quantization_config", None)) is not None:
+        method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+        raise _unfit(
+            model, f"its weights are quantised ({method or 'method unknown'})", "the repository of its full weights"
+        )
+
+
+def check_tokens(model: str, config: Any, tokenizer: Any) -> None:
+    """Raises `UserError` when a tokenizer has tokens that the model has no embedding for.
+
+    Not for a padding token, which is added to many a model and which we never give to one.
+    """
+    rows = config.get_text_config().vocab_size
+    vocabulary = sorted((token, name) for name, token in tokenizer.get_vocab().items() if token >= rows)
+    beyond = [name for _, name in vocabulary if name != tokenizer.pad_token]
+    if beyond:
+        raise _unfit(
+            model,
+            f"its tokenizer has {len(beyond):,} tokens beyond the {rows:,} rows of its embedding ({beyond[0]!r})",
+            "a folder in which tokenizer and weights belong together",
+        )
+
+
+def longest(config: Any, tokenizer: Any) -> int | None:
+    """Tokens that a text may have: as many as the model has positions and as its tokenizer says; None: any number."""
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None) or 0
+    if text.model_type in OFFSET_BY_PADDING:
+        padding = getattr(text, "pad_token_id", None)
+        positions -= 1 + (1 if padding is None else padding)
+    limits = [each for each in (positions, tokenizer.model_max_length) if each and 0 < each < SANE_LENGTH]
+    return min(limits, default=None)
+
+
+@torch.no_grad()
+def check_network(model: str, network: nn.Module) -> None:
+    """Raises `UserError` when a network has no token embedding, or makes no vectors of three tokens alone."""
+    text = network.config.get_text_config()
+    try:
+        rows = network.get_input_embeddings().weight.shape[0]
+    except Exception as error:  # however it has none
+        raise _unfit(model, f"{type(network).__name__} has no token embedding", "a language model") from error
+    if text._attn_implementation not in ("sdpa", "eager"):  # kernels that may need the device of the run
+        return
+    try:
+        hidden_BLD = network(input_ids=torch.arange(3)[None] % rows).last_hidden_state
+        shape = tuple(hidden_BLD.shape)
+    except Exception as error:  # a missing image, missing decoder inputs, shapes that do not fit
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise _unfit(
+            model, f"{type(network).__name__} cannot read text alone ({reason})", "a language model"
+        ) from error
+    if shape != (1, 3, text.hidden_size):
+        raise _unfit(
+            model, f"of 3 tokens it makes {shape}, not one vector of {text.hidden_size} for each", "another model"
+        )
+
+
+def _unfit(model: str, reason: str, remedy: str) -> UserError:
+    return UserError(f"backbone.model={model}: {reason}; give {remedy}")
