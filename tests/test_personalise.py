@@ -64,7 +64,7 @@ def rows(turned_N1, data):
     found = []
     for (_, *responses), turned in zip(data.split("test").triplets_N3.tolist(), turned_N1, strict=True):
         chosen, rejected = responses if turned > 0 else reversed(responses)
-        prompt = [message._asdict() for message in data.texts[chosen].prompt]
+        prompt = [message.as_turn() for message in data.texts[chosen].prompt]
         texts = {"chosen": data.texts[chosen].response, "rejected": data.texts[rejected].response}
         found.append({"prompt": prompt, **texts})
     return found

@@ -29,4 +29,4 @@ def test_the_wheel_works_from_any_directory(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert "num_heads: 8" in shown.stdout
+    assert "num_heads: ${if_planted:8}" in shown.stdout

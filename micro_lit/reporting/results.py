@@ -68,7 +68,7 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
     settings may be chosen too.
 
     `baselines` holds the accuracy of each of `micro_lit.baselines` that applies, and the model's distance from it.
-    `data.overlap` counts what training knows of the test rows, see `micro_lit.data.leaks.overlap`; null without texts.
+    `data.overlap` counts what training knows of the test rows, see `micro_lit.data.leaks.overlap`.
     When the population is known there are `floors`, `excess` (loss above each floor's own predictor on the same test
     rows) and `excess_risk` (expected loss above the floor that applies, the label integrated out). `raters` holds the
     model's scores beside the floor of the raters themselves, when several judged a pair, `code` what a model that
@@ -93,7 +93,7 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
                 }
                 for name, counts in data.counts.items()
             },
-            "overlap": data.overlap,
+            "overlap": data.overlap or {},
         },
         "checkpoint": measured["checkpoint"],
         "validation": measured["validation"],
