@@ -42,9 +42,10 @@ def verdict_of(value: Any, coding: Coding | None = None) -> tuple[Verdict, float
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if coding:
-        for key in (value, str(value), str(value).strip()):
-            if key in coding:
-                return coding[key], None
+        # Of a table the values are texts, whatever they look like.
+        meant = {_plain(key): meaning for key, meaning in coding.items()}.get(_plain(value))
+        if meant is not None:
+            return meant, None
         if set(coding) & set(SIGNS):
             try:
                 strength = float(value)
@@ -55,10 +56,14 @@ def verdict_of(value: Any, coding: Coding | None = None) -> tuple[Verdict, float
             sign = "negative" if strength < 0 else "positive"
             if strength == strength and sign in coding:
                 return coding[sign], abs(strength)
-    elif isinstance(value, str) and (known := KNOWN.get(value.strip().casefold())):
+    elif isinstance(value, str) and (known := KNOWN.get(_plain(value))):
         return known, None
     raise BadRow(
         "data.winner does not say what this value of the winner means; give all values, such as "
         "data.winner={0: first, 1: second, 2: tie}, or data.winner={negative: first, positive: second} for a strength",
         f"the value is {value!r}",
     )
+
+
+def _plain(value: Any) -> str:
+    return str(value).strip().casefold()
