@@ -12,10 +12,12 @@ import torch
 from micro_lit.config import build, compose
 from micro_lit.data import columns, parsed
 from micro_lit.data.messages import BadRow, Message, canonical
+from micro_lit.data.pairs import Text
 from micro_lit.data.records import parse_record
 from micro_lit.data.sources import PairFiles
-from micro_lit.data.splits import cut, split_of
+from micro_lit.data.splits import cut, hashed_fraction, split_of
 from micro_lit.errors import UserError
+from micro_lit.features.store import text_digests
 
 WHOLE = {"validation_fraction": 0.0, "test_fraction": 0.0}
 
@@ -442,6 +444,36 @@ def test_the_canonical_form_of_a_prompt_stands():
         "(Message(role='assistant', content='', tool_calls='[{\"a\": 1}]'), "
         "Message(role='tool', content='x', tool_call_id='c1'))"
     )
+
+
+# Prompt, response, the digest of both in a feature store, a seed, and the split of the prompt at .3 and .2 for test and
+# validation: as version 0.1 had them, whose users have stores and results that hang on them.
+WRITTEN_DOWN = [
+    ((("user", "Tea or coffee?"),), None, "91afa682c5a5dab2e2596cc71a65351c", 0, "train"),
+    ((("user", 'It\'s "so".\nAnd so.'),), "日本語 😀", "aa7a3d0c9f8bb083c00d1f5505a94630", 1, "test"),
+    ((("system", "Be brief."), ("user", "Łódź?")), "Tea.", "d4422904c34db0ec58b8e56a30fb5213", 2, "test"),
+    ((("user", "a"), ("assistant", "b"), ("user", "c")), "", "4c0a1631bba2b661e0488ee664414b02", 3, "test"),
+    ((("user", " "), ("tool", "x")), "Two\nlines \\ and 'quotes'", "0b48fa347c6e31cff29753e161767791", 4, "validation"),
+    ((("user", "Tea or coffee?"),), "Tea.", "5907e0536a09961ee5b72f65b3e56d19", 5, "train"),
+    ((("user", 'It\'s "so".\nAnd so.'),), "", "34b8a684604f23dcd2c98f14e98c63c0", 6, "test"),
+    (
+        (("system", "Be brief."), ("user", "Łódź?")),
+        "Two\nlines \\ and 'quotes'",
+        "a2d697ecf491a41d4e48077ccde4472f",
+        7,
+        "train",
+    ),
+    ((("user", "a"), ("assistant", "b"), ("user", "c")), None, "856629a066f0f5d5eea60fa3e59bebc2", 8, "test"),
+    ((("user", " "), ("tool", "x")), "日本語 😀", "f1d81c4cb8d41cf290998dcb330ce33c", 9, "test"),
+]
+
+
+@pytest.mark.parametrize(("turns", "response", "digest", "seed", "split"), WRITTEN_DOWN)
+def test_digests_and_splits_are_those_of_always(turns, response, digest, seed, split):
+    prompt = tuple(Message(*turn) for turn in turns)
+    assert text_digests([Text(prompt, response)]).tobytes().hex() == digest
+    place = hashed_fraction(canonical(prompt), seed)
+    assert ("test" if place < 0.3 else "validation" if place < 0.5 else "train") == split
 
 
 # Both ways of reading, and the cache
