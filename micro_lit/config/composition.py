@@ -62,13 +62,16 @@ def to_settings(config: DictConfig, config_name: str) -> Settings:
     return settings
 
 
+NOTHING = {"_target_": None, "_partial_": True}
+
+
 def _without_nothing(node: Any) -> Any:
-    """Settings where an object without a name, `_target_: null`, is null: a place for one that takes no plus."""
+    """Settings where a function without a name is null: its place in a YAML lets `_target_` be set without a plus."""
     if isinstance(node, list):
         return [_without_nothing(child) for child in node]
     if not isinstance(node, dict):
         return node
-    if node.get("_target_", ...) is None:
+    if node == NOTHING:
         return None
     return {name: _without_nothing(child) for name, child in node.items()}
 
