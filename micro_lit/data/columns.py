@@ -199,7 +199,7 @@ class Gathered:
             plain = {name: self.index[of].column(name) for name in names}
             dictionary = self.index[of].words.to_pylist()
             if of == "prompt":
-                dictionary = [self._prompt(text) for text in dictionary]
+                dictionary = [self._prompt(text) or () for text in dictionary]  # no record has the empty ones
                 if self.prompts:  # one user's turn alone is the same prompt as its text
                     places: dict[Prompt | None, int] = {}
                     place = [places.setdefault(prompt, len(places)) for prompt in dictionary]

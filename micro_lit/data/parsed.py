@@ -6,7 +6,6 @@ and of the code that reads them: none of these can change without another name.
 """
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
@@ -84,7 +83,7 @@ def _save(columns: Columns, counts: Counts, path: Path) -> None:
         "first": _one(columns.first_N, pyarrow.int8()),
         "row": _one(columns.row_N, pyarrow.int64()),
     }
-    told = json.dumps(dataclasses.asdict(counts))
+    told = json.dumps(vars(counts))
     table = pyarrow.table(fields).replace_schema_metadata({"counts": told})
     with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)

@@ -235,13 +235,14 @@ def _blocks(file: io.BufferedReader) -> Iterator[bytes]:
 def _parse_block(block: bytes, schema: pyarrow.Schema, lines: int) -> pyarrow.Table | None:
     """One row a line; None where a line holds anything but an object of these types."""
     try:
+        block.decode()  # Arrow does not look at names and at fields that are not read
         table = pyarrow.json.read_json(
             pyarrow.py_buffer(block),
             pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
             pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
         table.validate(full=True)
-    except pyarrow.ArrowException:
+    except (pyarrow.ArrowException, UnicodeDecodeError):
         return None
     return table if len(table) == lines else None
 
@@ -301,7 +302,10 @@ class _Csv:
                 delimiter=self.delimiter, newlines_in_values=True, invalid_row_handler=skip, ignore_empty_lines=True
             ),
             pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(self.columns, pyarrow.string()), strings_can_be_null=False, check_utf8=True
+                # A text that is no UTF-8 is a bad row, see `Chunk`.
+                column_types=dict.fromkeys(self.columns, pyarrow.string()),
+                strings_can_be_null=False,
+                check_utf8=False,
             ),
         )
 
@@ -399,7 +403,10 @@ def has_split(path: str, split: str) -> bool:
 def _hub_set(path: str, split: str, subset: str | None, revision: str | None) -> Any:
     from datasets import load_dataset
 
-    owner, name, *folders = path.removeprefix(HUB).split("/")
+    owner, name, *folders = (*path.removeprefix(HUB).split("/"), "")
+    folders = [each for each in folders if each]
+    if not owner or not name:
+        raise UserError(f"{path}: names no hub data set; give owner/name, or a folder of it: {HUB}owner/name/folder")
     folder = {"data_dir": "/".join(folders)} if folders else {}
     try:
         return load_dataset(f"{owner}/{name}", subset, split=split, revision=revision, **folder)

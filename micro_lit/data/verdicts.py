@@ -30,6 +30,15 @@ LIKELY = (
 )  # fmt: skip
 
 
+def _spelled(value: Any) -> str | float:
+    """A value as all its spellings in tables are: 1 and "1.0" are one, and so are True and "true"."""
+    words = str(value).strip().casefold()
+    try:
+        return float(words)
+    except ValueError:
+        return words
+
+
 def verdict_of(value: Any, coding: Coding | None = None) -> tuple[Verdict, float | None]:
     """Which response a verdict prefers, and by how much where it is a signed strength.
 
@@ -42,9 +51,11 @@ def verdict_of(value: Any, coding: Coding | None = None) -> tuple[Verdict, float
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if coding:
-        for key in (value, str(value), str(value).strip()):
-            if key in coding:
-                return coding[key], None
+        if value in coding:
+            return coding[value], None
+        for key, verdict in coding.items():
+            if _spelled(key) == _spelled(value):
+                return verdict, None
         if set(coding) & set(SIGNS):
             try:
                 strength = float(value)
