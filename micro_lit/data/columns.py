@@ -171,12 +171,14 @@ class Gathered:
     index: dict[str, _Index] = field(default_factory=lambda: {name: _Index() for name in VALUES})
     numbers: list[int] = field(default_factory=list)
     others: list[Record] = field(default_factory=list)
+    ties: int = 0  # of the others
     # Prompts of several turns, as Arrow joins them.
     prompts: dict[str, Prompt | None] = field(default_factory=dict)
 
     def add(self, number: int, record: Record) -> None:
         self.numbers.append(number)
         self.others.append(record)
+        self.ties += record.rating_gap == 0.0
 
     def _prompt(self, text: str) -> Prompt | None:
         """The prompt of a text, or of turns that are joined; None where `parse_record` is to look at it."""
@@ -265,7 +267,9 @@ def _plain_rows(
             return None
         words = array.dictionary
         if joined_turns is not None:
-            sound = pyarrow.array([prompt_of(text) is not None for text in words.to_pylist()], pyarrow.bool_())
+            # A list without messages is no text either.
+            found = [text != "" and prompt_of(text) is not None for text in words.to_pylist()]
+            sound = pyarrow.array(found, pyarrow.bool_())
         else:
             sound = _sound(words)
         plain_R &= _of_rows(sound, array)
@@ -315,7 +319,7 @@ def _column(table: pyarrow.Table, name: str) -> pyarrow.ChunkedArray | None:
     for text in array.dictionary.to_pylist():
         try:
             found = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         value = found.get(field_name) if isinstance(found, dict) else 0
         if value is not None and not isinstance(value, str):

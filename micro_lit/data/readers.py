@@ -16,7 +16,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from micro_lit.data.messages import BadRow
+from micro_lit.data.messages import BadRow, listed
 from micro_lit.data.splits import Part, parts_of
 from micro_lit.errors import UserError
 
@@ -54,7 +54,13 @@ class Chunk:
     def take(self, at: Sequence[int]) -> "Chunk":
         """The rows at some positions."""
         places = pyarrow.array(at, pyarrow.int64())
-        rows = self.rows.take(places) if isinstance(self.rows, pyarrow.Table) else [self.rows[each] for each in at]
+        if isinstance(self.rows, pyarrow.Table):
+            try:
+                rows = self.rows.take(places)
+            except pyarrow.ArrowNotImplementedError:  # for string views
+                rows = [_row_of(self.rows.slice(each, 1)) for each in at]
+        else:
+            rows = [self.rows[each] for each in at]
         return Chunk(self.name, [self.numbers[each] for each in at], rows)
 
     def __iter__(self) -> Iterator[Row]:
@@ -158,6 +164,11 @@ def _stream(path: Path) -> io.BufferedReader:
     return io.BufferedReader(pyarrow.input_stream(path, compression="detect"))
 
 
+def _check_names(path: Path, columns: Sequence[str]) -> None:
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{path}: two columns have one name; the columns are {listed(columns)}")
+
+
 def is_text(kind: pyarrow.DataType) -> bool:
     return pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or pyarrow.types.is_string_view(kind)
 
@@ -167,6 +178,7 @@ class _Parquet:
         self.path = path
         with _readable(path, "not a readable parquet file"), pyarrow.parquet.ParquetFile(path) as file:
             self.columns = file.schema_arrow.names
+        _check_names(path, self.columns)
 
     def chunks(self, wanted: Collection[str] | None) -> Iterator[Chunk]:
         columns = [name for name in self.columns if wanted is None or name in wanted]
@@ -197,7 +209,9 @@ class _JsonLines:
             for block in _blocks(file):
                 lines = int(np.count_nonzero(np.frombuffer(block, np.uint8) == 10)) + (not block.endswith(b"\n"))
                 table = None if schema is None else _parse_block(block, schema, lines)
-                if table is not None:
+                late = [] if table is None else [name for name in table.column_names if name not in self.columns]
+                if table is not None and all(table[name].null_count == lines for name in late):
+                    table = table.drop_columns(late)
                     yield Chunk(str(self.path), range(first, first + lines), table)
                 else:
                     found = [
@@ -221,7 +235,7 @@ class _JsonLines:
                 fields[name] = pyarrow.float64()
             else:
                 return None
-        return pyarrow.schema([field for field in fields.items() if field[0] in self.columns])
+        return pyarrow.schema(fields)
 
 
 def _blocks(file: io.BufferedReader) -> Iterator[bytes]:
@@ -284,11 +298,13 @@ class _Csv:
                 # As spreadsheets write where the comma stands in numbers, and tables with another ending.
                 delimiter = next((other for other in ";\t" if other in first), delimiter)
             lines = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
-            self.columns = next(csv.reader(lines, delimiter=delimiter), [])
+            try:
+                self.columns = next(csv.reader(lines, delimiter=delimiter), [])
+            except csv.Error as error:
+                raise UserError(f"{path}: the first line names no columns ({error})") from error
             self.is_empty = not lines.read(2**16).strip()
         self.delimiter = delimiter
-        if len(set(self.columns)) < len(self.columns):
-            raise UserError(f"{path}: two columns have one name; the columns are {', '.join(self.columns)}")
+        _check_names(path, self.columns)
 
     def _open(self, bad: list[Any]) -> pyarrow.csv.CSVStreamingReader:
         def skip(row: pyarrow.csv.InvalidRow) -> str:
@@ -309,6 +325,16 @@ class _Csv:
             ),
         )
 
+    def _check_quotes(self, batch: pyarrow.RecordBatch) -> None:
+        """Refuses a table in which a quote is never closed: all rows after it would be one cell."""
+        last = batch.column(batch.num_columns - 1)
+        if not len(batch) or b"\n" not in last.slice(len(last) - 1).cast(pyarrow.binary())[0].as_py():
+            return
+        with _stream(self.path) as file:
+            quotes = sum(piece.count(b'"') for piece in iter(lambda: file.read(CHUNK_BYTES), b""))
+        if quotes % 2:
+            raise UserError(f"{self.path}: a quote is opened and never closed; close it, or double those in a text")
+
     def chunks(self, wanted: Collection[str] | None) -> Iterator[Chunk]:
         if self.is_empty:
             return
@@ -323,6 +349,7 @@ class _Csv:
                 )
                 numbers = list(numbers)
                 next_number = numbers[-1] + 1 if numbers else next_number
+                self._check_quotes(batch)
                 yield Chunk(str(self.path), numbers, pyarrow.Table.from_batches([batch]).select(columns))
                 if wrong := bad[told:]:
                     kind = f"a row has not the {len(self.columns)} cells of the header"

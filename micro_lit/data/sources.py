@@ -207,7 +207,7 @@ class PairFiles:
             counts.unread = self.map.unread(found)
         plain = self.map.plain(found) if self.limit is None else None
         number = 0
-        for chunk in rows.chunks(self.map.wanted(found)):
+        for chunk in rows.chunks(self.map.wanted(found) | self.map.late(found)):
             rest = np.arange(len(chunk.rows))
             if plain is not None and not isinstance(chunk.rows, Sequence):
                 rest = gathered.add_plain(chunk.rows, plain, number)
@@ -236,7 +236,9 @@ class PairFiles:
             if isinstance(row, BadRow):
                 raise row
             record = self.map.record(row, found)
-        except BadRow as error:
+        except (BadRow, RecursionError) as error:
+            if not isinstance(error, BadRow):
+                error = BadRow("a value is nested too deeply")
             counts.dropped += 1
             counts.kinds[error.kind] += 1
             if counts.kinds[error.kind] <= EXAMPLES and len(counts.reasons) < MAX_LISTED:
@@ -245,8 +247,7 @@ class PairFiles:
         gathered.add(number, record)
         if self.limit is None:
             return False
-        kept = sum(self.ties == "keep" or each.rating_gap != 0.0 for each in gathered.others)
-        return kept == self.limit
+        return len(gathered.others) - (0 if self.ties == "keep" else gathered.ties) == self.limit
 
     def _cut(self, columns: Columns, seed: int, test_fraction: float) -> NDArray[np.int8]:
         """The side of every record; -1 where its responses are on two."""

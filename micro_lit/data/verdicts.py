@@ -59,7 +59,7 @@ def verdict_of(value: Any, coding: Coding | None = None) -> tuple[Verdict, float
         if set(coding) & set(SIGNS):
             try:
                 strength = float(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 strength = float("nan")
             if strength == 0:
                 return "tie", None

@@ -3,11 +3,13 @@
 import json
 from collections import Counter
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from micro_lit.data import parsed
 from micro_lit.data.messages import Message
-from micro_lit.data.readers import Rows
+from micro_lit.data.readers import PEEKED, Rows
 from micro_lit.data.records import BadRow
 from micro_lit.data.sources import PairFiles
 from micro_lit.data.verdicts import verdict_of
@@ -92,3 +94,105 @@ def test_half_the_id_of_a_hub_data_set_is_refused(path):
 )
 def test_a_coding_holds_for_its_values_however_a_table_spells_them(value, coding):
     assert verdict_of(value, coding) == ("first", None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "trouble"),
+    [
+        ({"rating_gap": 10**400}, "'rating_gap' is no finite number"),
+        ({"rating_gap": "x" * 10_000}, "'rating_gap' is no finite number"),
+        ({"prompt": [{"role": "x" * 10_000, "content": "a"}]}, "has a role that is unknown"),
+        (
+            {"prompt": [{"role": "user", "content": "a", "tool_calls": json.loads("[" * 900 + "]" * 900)}]},
+            "a value is nested too deeply",
+        ),
+        ({"prompt": "[{'role': 'user', 'content': 'a', 'tool_calls': [{1}]}]"}, "has calls of tools that are no JSON"),
+        ({"prompt": [{"role": "tool", "content": "a", "tool_call_id": "\ud800"}]}, "holds a lone surrogate"),
+    ],
+)
+def test_odd_values_are_bad_rows_that_are_named_in_a_short_line(tmp_path, changes, trouble):
+    path = written(tmp_path / "a.jsonl", [row(0), row(1, **changes), row(2), row(3)])
+    with pytest.raises(UserError, match=rf"row 2: .*{trouble}") as caught:
+        PairFiles("mine", path).load(0)
+    assert len(str(caught.value)) < 500 + len(path)
+
+
+def test_a_strength_beyond_all_numbers_is_no_verdict():
+    with pytest.raises(BadRow):
+        verdict_of(10**400, {"negative": "first", "positive": "second"})
+
+
+def test_a_field_of_json_that_is_nested_too_deeply_is_a_bad_row(tmp_path):
+    path = written(tmp_path / "a.jsonl", [row(number, meta="[" * 100_000) for number in range(4)])
+    with pytest.raises(UserError, match="row 1: column 'meta'"):
+        PairFiles("mine", path, columns={"group": "meta.group"}).load(0)
+
+
+def test_a_list_without_messages_is_an_empty_prompt_in_parquet_too(tmp_path):
+    prompts = [[], *([{"role": "user", "content": f"Question {number}?"}] for number in range(4))]
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row(0, prompt=prompt) for prompt in prompts]), path)
+    with pytest.raises(UserError, match="row 1: the prompt is empty"):
+        PairFiles("mine", str(path)).load(0)
+
+
+def test_columns_that_come_late_in_a_file_are_read(tmp_path):
+    rows = [row(number, **({} if number < PEEKED + 9 else {"user_id": f"u{number}"})) for number in range(PEEKED + 19)]
+    data = PairFiles("mine", written(tmp_path / "a.jsonl", rows)).load(0)
+    assert data.names["user_id"] == [each["user_id"] for each in rows[PEEKED + 9 :]]
+    gaps = [row(number, **({} if number < PEEKED + 9 else {"rating_gap": 0})) for number in range(PEEKED + 19)]
+    assert PairFiles("mine", written(tmp_path / "b.jsonl", gaps)).load(0).counts["mine"].ties == 10
+
+
+def test_names_of_columns_are_shown_on_one_line(tmp_path):
+    path = written(tmp_path / "a.jsonl", [row(number, **{"\ud800": 1, "a\nb": 2, "c" * 500: 3}) for number in range(4)])
+    assert PairFiles("mine", path).load(0).counts["mine"].unread == ["\\ud800", "a b", f"{'c' * 60} ..."]
+    table = tmp_path / "a.csv"
+    table.write_text(f'"a\nb",{"c" * 500},d\n1,2,3\n')
+    with pytest.raises(UserError, match=rf"it has a b, {'c' * 60} \.\.\., d\."):
+        PairFiles("mine", str(table)).load(0)
+
+
+@pytest.mark.parametrize(
+    ("content", "trouble"),
+    [
+        (b"x" * 500_000 + b",chosen,rejected\na,b,c\n", "the first line names no columns"),
+        (b'prompt,chosen,rejected\na,b,c\nd,e,"f\ng,h,i\nj,k,l\n', "a quote is opened and never closed"),
+    ],
+)
+def test_a_table_with_a_broken_header_or_quote_is_refused(tmp_path, content, trouble):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=trouble):
+        PairFiles("mine", str(path)).load(0)
+
+
+def test_newlines_and_quotes_in_a_last_cell_are_read(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'prompt,chosen,rejected\na,b,c\nd,e,f\ng,h,"i ""j""\nk"\n')
+    data = PairFiles("mine", str(path)).load(0)
+    assert data.texts[int(data.pairs.rejected_N[-1])].response == 'i "j"\nk'
+
+
+def test_two_columns_of_one_name_are_refused_in_parquet(tmp_path):
+    path = tmp_path / "a.parquet"
+    names = ["prompt", "chosen", "rejected", "chosen"]
+    pyarrow.parquet.write_table(pyarrow.table([["a"], ["b"], ["c"], ["d"]], names=names), path)
+    with pytest.raises(UserError, match="two columns have one name"):
+        PairFiles("mine", str(path)).load(0)
+
+
+def test_string_views_are_read_row_by_row_where_some_rows_are_not_plain(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pyarrow.Table.from_pylist([row(0), row(1, prompt='["a" '), row(2, chosen="No.")])
+    users = pyarrow.array(["ann", "bob", "eve"], pyarrow.string_view())
+    pyarrow.parquet.write_table(table.append_column("user_id", users), path)
+    assert PairFiles("mine", str(path), on_bad_row="skip").load(0).names["user_id"] == ["ann", "bob"]
+
+
+def test_a_limit_counts_rows_that_are_no_ties(tmp_path):
+    rows = [row(number, rating_gap=number % 2) for number in range(20)]
+    path = written(tmp_path / "a.jsonl", rows)
+    for ties, read in (("drop", 10), ("keep", 5)):
+        data = PairFiles("mine", path, limit=5, ties=ties).load(0)
+        assert (len(data.pairs), data.counts["mine"].rows) == (5, read)

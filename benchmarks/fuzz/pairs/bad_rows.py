@@ -121,11 +121,22 @@ def parquet_bytes(chance: Chance) -> Draft:
 
 def odd_json(chance: Chance) -> Draft:
     """JSON that is allowed and rare."""
-    known = records(chance, size(chance), plain=True)
+    known = records(chance, chance.choice((size(chance), 250)), plain=True)
     written = []
     train = []
     what = chance.choice(
-        ("twice", "deep", "NaN", "escapes", "late column", "number keys", "huge float", "spaces", "int then text")
+        (
+            "twice",
+            "deep",
+            "NaN",
+            "escapes",
+            "late column",
+            "number keys",
+            "half a name",
+            "huge float",
+            "spaces",
+            "int then text",
+        )
     )
     for number, (record, row) in enumerate(zip(known, rows_of(known), strict=True)):
         line = json.dumps(row)
@@ -145,6 +156,8 @@ def odd_json(chance: Chance) -> Draft:
             record = record._replace(user_id=f"u{number % 3}")
         elif what == "number keys":
             line = line[:-1] + f', "": 1, " ": 2, "a.b": {number}}}'
+        elif what == "half a name":
+            line = line[:-1] + ', "\\ud800": 1, "two\\nlines": 2}'
         elif what == "huge float":
             line = line[:-1] + f', "notes": 1e999, "more": {"9" * 400}}}'
         elif what == "spaces":

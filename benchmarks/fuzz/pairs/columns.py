@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -112,7 +113,10 @@ GOOD_GAPS: tuple[tuple[Any, float | None], ...] = (
     ("NaN", None), (" ", None), (None, None), (math.nan, None), ("+3", 3.0), (".5", 0.5), ("007", 7.0), (1e-3, 1e-3),
     (0.1, 0.1),
 )  # fmt: skip
-BAD_GAPS = ("high", "1,5", True, "inf", math.inf, "1e40", 1e40, [1], {"a": 1}, "1.5 points", "--1", "0x10", -1, "-2")
+BAD_GAPS = (
+    "high", "1,5", True, "inf", math.inf, "1e40", 1e40, [1], {"a": 1}, "1.5 points", "--1", "0x10", -1, "-2",
+    10**400, "x" * 10_000, json.loads("[" * 900 + "]" * 900),
+)  # fmt: skip
 
 
 def gaps(chance: Chance) -> Draft:
@@ -142,7 +146,8 @@ def gaps(chance: Chance) -> Draft:
 def bad_gaps(chance: Chance) -> Draft:
     """Rating gaps that are none."""
     value = chance.choice(BAD_GAPS)
-    kind = chance.choice(("jsonl", "json") if isinstance(value, list | dict) or chance.random() < 0.5 else tables.KINDS)
+    is_json = isinstance(value, list | dict) or value == 10**400 or chance.random() < 0.5
+    kind = chance.choice(("jsonl", "json") if is_json else tables.KINDS)
     known = records(chance, size(chance), plain=True)
     every = kind in ("parquet", "saved")
     bad = [every or chance.random() < 0.3 for _ in known]
@@ -152,8 +157,8 @@ def bad_gaps(chance: Chance) -> Draft:
     good = [record for record, wrong in zip(known, bad, strict=True) if not wrong]
     if len(good) >= 6 and chance.random() < 0.5:
         counts = {"rows": len(rows), "dropped": sum(bad)}
-        return passes(f"gap {value!r} skipped", write, named, "data.on_bad_row=skip", train=good, counts=counts)
-    return fails(f"gap {value!r} in {kind}", "rating_gap", write, named)
+        return passes(f"gap {value!r:.30} skipped", write, named, "data.on_bad_row=skip", train=good, counts=counts)
+    return fails(f"gap {value!r:.30} in {kind}", "rating_gap", write, named)
 
 
 def scores(chance: Chance) -> Draft:
@@ -294,7 +299,7 @@ def fields(chance: Chance) -> Draft:
         rows.append(row_of(record) | {"meta": json_text(meta) if style == "JSON" else meta})
     trouble = chance.choice((None, None, "broken", "no object", "no field"))
     if trouble == "broken" and style == "JSON":
-        rows[3]["meta"] = '{"group": '
+        rows[3]["meta"] = chance.choice(('{"group": ', '{"group": ' + "[" * 100_000))
         write, named = file_of(rows, kind, chance)
         return fails("a field of broken JSON", "is not JSON", write, named, "+data.columns.group=meta.group")
     if trouble == "no object" and style == "JSON":

@@ -147,6 +147,13 @@ def bad_conversations(chance: Chance) -> Draft:
     bad = rows[chance.randrange(len(rows))]
     images = [{"type": "image_url", "image_url": {"url": "x"}}]
     changes: dict[str, Callable[[], Any]] = {
+        "a long role": lambda: bad["chosen"][0].update(role="x" * 10_000),
+        "calls of tools that are deep": lambda: bad["chosen"][0].update(tool_calls=json.loads("[" * 900 + "]" * 900)),
+        "half a character in the id of a call": lambda: bad.update(
+            prompt=[*turns(known[0].prompt), {"role": "tool", "content": "a", "tool_call_id": "\ud800"}],
+            chosen="a",
+            rejected="b",
+        ),
         "an unknown role": lambda: bad["chosen"][0].update(role="wizard"),
         "a role of null": lambda: bad["chosen"][0].update(role=None),
         "a role that is a list": lambda: bad["chosen"][0].update(role=["user"]),
@@ -165,9 +172,15 @@ def bad_conversations(chance: Chance) -> Draft:
         "null": lambda: bad.update(rejected=None),
         "one text and one conversation": lambda: bad.update(chosen="A text."),
     }
-    what = chance.choice(list(changes))
-    changes[what]()
-    write, named = file_of(rows, chance.choice(("jsonl", "json")), chance)
+    what = chance.choice([*changes, "no turns in the prompt"])
+    kind = chance.choice(("jsonl", "json"))
+    if what in changes:
+        changes[what]()
+    else:
+        rows = [FORMS["a prompt of messages"](record) for record in known]
+        bad = rows[chance.randrange(len(rows))]
+        bad["prompt"], kind = [], chance.choice(("jsonl", "json", "parquet", "saved"))
+    write, named = file_of(rows, kind, chance)
     if chance.random() < 0.3:
         good = [record for record, row in zip(known, rows, strict=True) if row is not bad]
         counts = {"rows": len(rows), "dropped": 1}

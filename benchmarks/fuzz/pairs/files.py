@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
+
 from benchmarks.fuzz.pairs import tables
 from benchmarks.fuzz.pairs.drafts import Chance, Draft, bytes_of, fails, file_of, passes
 from benchmarks.fuzz.pairs.rows import (
@@ -44,6 +47,7 @@ def damaged(chance: Chance) -> Draft:
     """Files that are no such files, or have nothing in them."""
     rows = rows_of(records(chance, size(chance), plain=True))
     header = b"prompt,chosen,rejected\n"
+    twice = _parquet(pyarrow.table([["a"], ["b"], ["c"], ["d"]], names=["prompt", "chosen", "rejected", "chosen"]))
     whole_file = tables.lines(rows, chance)
     cases: dict[str, tuple[str, bytes, str]] = {
         "an empty file": (chance.choice(("a.jsonl", "a.csv", "a.json", "a.parquet", "a.tsv", "a.jsonl.gz")), b"", "a."),
@@ -69,12 +73,23 @@ def damaged(chance: Chance) -> Draft:
         "no header": ("a.csv", b"one,two,three\nfour,five,six\n", "no column"),
         "a table in cp1252": ("a.csv", (header + b"a,b,c\n" * 9).replace(b"b", b"\xe9"), "UTF-8"),
         "a header in cp1252": ("a.csv", b"pr\xe9,chosen,rejected\na,b,c\n", "row 1"),
+        "a header of half a megabyte": ("a.csv", b"x" * 500_000 + b",chosen,rejected\na,b,c\n", "no column"),
+        "a header of long names": ("a.csv", b"x" * 5000 + b',"cho\nsen",rejected\na,b,c\n', "no column 'chosen'"),
+        "a quote that is never closed": ("a.csv", header + b"a,b,c\n" + b'd,e,"f\n' + b"g,h,i\n" * 9, "never closed"),
+        "a quote that opens the header": ("a.csv", b'prompt,chosen,"rejected\n' + b"a,b,c\n" * 9, "no column"),
+        "two columns of one name as parquet": ("a.parquet", twice, "two columns"),
         "NUL bytes": (chance.choice(("a.jsonl", "a.json", "a.parquet")), bytes(1000), "a."),
     }  # fmt: skip
     what = chance.choice(list(cases))
     name, content, note = cases[what]
     write, named = bytes_of(name, content)
     return fails(f"{what} as {name}", note, write, named)
+
+
+def _parquet(table: pyarrow.Table) -> bytes:
+    stream = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, stream)
+    return stream.getvalue().to_pybytes()
 
 
 def cut_short(chance: Chance) -> Draft:
