@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "WANDB_SILENT": "true", "OMP_NUM_THREADS": "1"}
@@ -23,7 +23,7 @@ from benchmarks.fuzz.runner import call, run
 from benchmarks.fuzz.runs import Runs, make_runs
 
 # Of each kind: the cases of a seed, in a folder with what they share, and how many are run when nobody says.
-KINDS: dict[str, tuple[Callable[[int, Path, Runs], list[Case]], int]] = {
+KINDS: dict[str, tuple[Callable[[int, Path, Runs], Sequence[Case]], int]] = {
     "settings": (settings.cases, 500),
     "folders": (folders.cases, 200),
     "stores": (stores.cases, 100),

@@ -5,10 +5,11 @@ Each is read as a command reads it, then row by row, in small pieces, and throug
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,58 +30,75 @@ from micro_lit.data.splits import SPLITS
 from micro_lit.errors import UserError
 from micro_lit.reporting.terminal import show_data
 
-NUMBER = 2000
+NUMBER = 100_000
 
 
-def cases(seed: int, shared: Path, runs: Runs) -> list[Case]:
+def cases(seed: int, shared: Path, runs: Runs) -> "Cases":
     """All cases of a seed: kinds take turns."""
-    compose("train", ["data=pairs", "data.train=nix", "paths.run_dir=nix"])  # what it imports is there for all children
-    found = []
-    for number in range(NUMBER):
+    return Cases(seed)
+
+
+class Cases(Sequence[Case]):
+    """Cases that are made when they are asked for."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return NUMBER
+
+    def __getitem__(self, number: int) -> Case:
         kind = KINDS[number % len(KINDS)]
-        draft = kind(random.Random(f"data {seed} {number}"))
+        draft = kind(random.Random(f"data {self.seed} {number}"))
         # Files are written in the child; what is drawn for them is the case's own too.
-        chance = random.Random(f"files {seed} {number}")
-        found.append(
-            Case(
-                f"{kind.__name__}: {draft.what}",
-                draft.expect,
-                act=partial(use, draft, seed),
-                prepare=partial(draft.write, chance),
-                note=draft.note,
-            )
+        chance = random.Random(f"files {self.seed} {number}")
+        return Case(
+            f"{kind.__name__}: {draft.what}",
+            draft.expect,
+            act=partial(use, draft, composed(draft.overrides), self.seed),
+            prepare=partial(draft.write, chance),
+            note=draft.note,
         )
-    return found
 
 
-def use(draft: Draft, seed: int, folder: Path) -> None:
+@functools.cache
+def composed(overrides: tuple[str, ...]) -> dict[str, Any] | Exception:
+    """The settings `data` of a command line, or what comes of it instead: the slowest part of a case, made once."""
+    try:
+        return compose("train", ["data=pairs", "paths.run_dir=run", "data.cache_dir=null", *overrides])["data"]
+    except Exception as error:
+        return error
+
+
+def use(draft: Draft, node: dict[str, Any] | Exception, seed: int, folder: Path) -> None:
     """Reads the data of a case in every way, and compares what comes of it.
 
     Raises:
         UserError: they cannot be read, for which all ways have the same reason.
         AssertionError: they are read wrong, or the ways differ.
     """
-    plain = node = _or_error(
-        lambda: compose("train", ["data=pairs", f"paths.run_dir='{folder / 'run'}'", *draft.overrides])["data"]
-    )
-    ways = {}
-    if not isinstance(node, UserError):
-        node["cache_dir"] = None
-        cached = node | {"cache_dir": str(folder / "cache")}
+    if isinstance(node, Exception):
+        raise node
 
-        def load(node: Mapping[str, Any]) -> PreferenceData | UserError:
-            return _or_error(lambda: build(node).load(seed))
+    def load(**changes: Any) -> PreferenceData | UserError:
+        try:
+            return build(node | changes).load(seed)
+        except UserError as error:
+            return error
 
-        plain = load(node)
-        with mock.patch.object(parsed, "LEAST_BYTES", 0):
-            ways = {"the cache, when it is made,": load(cached), "the cache": load(cached)}
-        with row_by_row():
-            ways["row by row"] = load(node)
-        with in_pieces():
-            ways["in pieces"] = load(node)
+    plain, ways = load(), {}
+    with mock.patch.object(parsed, "LEAST_BYTES", 0):
+        cache = str(folder / "cache")
+        ways["the cache, when it is made,"], ways["the cache"] = load(cache_dir=cache), load(cache_dir=cache)
+    with row_by_row():
+        ways["row by row"] = load()
+    with in_pieces():
+        ways["in pieces"] = load()
     for name, way in ways.items():
         other = _difference(plain, way)
         assert other is None, f"{name} gives another result: {other}"
+    if not isinstance(plain, UserError) and (empty := [name for name in SPLITS if not len(plain.splits[name])]):
+        plain = UserError(f"data: the {empty[0]} split is empty, as `micro_lit.runs` says before it trains")
     if isinstance(plain, UserError):
         assert "\n" not in str(plain), f"more than one line: {str(plain)!r}"
         assert len(str(plain)) < 2500, f"a line of {len(str(plain))} characters"
@@ -88,14 +106,6 @@ def use(draft: Draft, seed: int, folder: Path) -> None:
     if draft.expect != Expect.FAIL:
         _check(draft, plain)
     show_data(plain, None)
-
-
-def _or_error(make: Callable[[], Any]) -> Any:
-    """What is made, or the mistake of a user that comes of it."""
-    try:
-        return make()
-    except UserError as error:
-        return error
 
 
 @contextlib.contextmanager

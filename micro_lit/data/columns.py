@@ -256,7 +256,7 @@ def _plain_rows(
     columns: Mapping[str, pyarrow.ChunkedArray], num_rows: int, prompt_of: Callable[[str], Prompt | None]
 ) -> tuple[dict[str, pyarrow.DictionaryArray], NDArray[np.float64], NDArray[np.bool_]] | None:
     """Indexed texts, rating gaps and which rows are records; None where columns hold more than text and numbers."""
-    if not {"prompt", "chosen", "rejected"} <= set(columns) or {"winner", "conversations"} & set(columns):
+    if not {"prompt", "chosen", "rejected"} <= set(columns) or "winner" in columns:
         return None
     arrays = {}
     plain_R = np.ones(num_rows, dtype=bool)

@@ -81,10 +81,7 @@ class ColumnMap:
     def used(self, found: Collection[str]) -> dict[str, str]:
         """Our column -> the one of these that stands for it."""
         native = {name: name for name in self._native(found) if name in found}
-        used = native | self.explicit
-        if "prompt" in used:
-            used.pop("conversations", None)
-        return used
+        return native | self.explicit
 
     def _native(self, found: Collection[str]) -> list[str]:
         """The names of columns that are read where nothing else is said."""
@@ -145,6 +142,7 @@ class ColumnMap:
         return parse_record(row, self.winner)
 
     def _advice(self, found: Sequence[str], missing: Sequence[str]) -> str:
+        found = [name for name in found if name == printable(name)]  # others cannot be typed
         plain = {re.sub(r"[^a-z0-9]", "", name.casefold()): name for name in found}
         likely = {
             ours: next((plain[name] for name in names if name in plain), None) or _like(ours, found)
@@ -173,7 +171,7 @@ def _like(ours: str, found: Sequence[str]) -> str | None:
 
 def _close(name: str, found: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, found, n=1)
-    return f"; do you mean {close[0]}?" if close else ""
+    return f"; do you mean {printable(close[0])}?" if close else ""
 
 
 def _root(theirs: str, found: Collection[str]) -> str:

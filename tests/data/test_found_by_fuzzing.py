@@ -136,6 +136,20 @@ def test_a_list_without_messages_is_an_empty_prompt_in_parquet_too(tmp_path):
         PairFiles("mine", str(path)).load(0)
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_conversations_are_read_where_a_row_has_no_prompt(tmp_path, ending):
+    asked = [{"from": "human", "value": "And this?"}]
+    rows = [row(number, conversations=None) for number in range(3)] + [row(3, prompt=None, conversations=asked)]
+    path = tmp_path / f"a{ending}"
+    if ending == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        written(path, rows)
+    data = PairFiles("mine", str(path)).load(0)
+    assert data.counts["mine"].unread == []
+    assert data.texts[int(data.pairs.context_N[-1])].prompt == (Message("user", "And this?"),)
+
+
 def test_columns_that_come_late_in_a_file_are_read(tmp_path):
     rows = [row(number, **({} if number < PEEKED + 9 else {"user_id": f"u{number}"})) for number in range(PEEKED + 19)]
     data = PairFiles("mine", written(tmp_path / "a.jsonl", rows)).load(0)

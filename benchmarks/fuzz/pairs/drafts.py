@@ -49,7 +49,7 @@ def fails(what: str, note: str, write: Write, *overrides: str) -> Draft:
 
 def file_of(rows: Sequence[Row], kind: str, chance: random.Random) -> tuple[Write, str]:
     """What writes rows to one file (or folder) of a kind, and the override that names it."""
-    name = chance.choice(("pairs", "my pairs", "Päärchen", "a=b", "(1)")) + tables.ending(kind)
+    name = chance.choice((*["pairs"] * 9, "my pairs", "Päärchen", "a=b", "(1)")) + tables.ending(kind)
     named = f"data.train={name}" if name.startswith("pairs") else f'data.train="{name}"'
     return lambda own, folder: tables.write(folder / name, rows, kind, own), named
 

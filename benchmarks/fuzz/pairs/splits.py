@@ -119,9 +119,11 @@ def few(chance: Chance) -> Draft:
             return passes(
                 "one prompt, split by pair", write, named, "data.split_by=pair_id", train=known, by_prompt=False
             )
-        return warns("one prompt", "", write, named, train=known)
+        return fails("one prompt", "", write, named)
     known = records(chance, 4, plain=True)[: chance.randrange(1, 5)]
     write, named = file_of(rows_of(known), kind, chance)
+    if len(known) < 3:
+        return fails(f"{len(known)} rows", "", write, named)
     return passes(f"{len(known)} rows", write, named, train=known)
 
 
