@@ -121,7 +121,7 @@ def row_by_row() -> Iterator[None]:
 @contextlib.contextmanager
 def in_pieces() -> Iterator[None]:
     """While inside, a chunk has a few rows."""
-    small = {"CHUNK_ROWS": 7, "SLICE_ROWS": 3, "PEEKED": 5, "CHUNK_BYTES": 2**12}
+    small = {"CHUNK_ROWS": 7, "SLICE_ROWS": 3, "PEEKED": 5, "CHUNK_BYTES": 2**14}
     with mock.patch.multiple(readers, **small), mock.patch.object(columns, "CHUNK_ROWS", 7):
         yield
 

@@ -327,8 +327,8 @@ class _Csv:
 
     def _check_quotes(self, batch: pyarrow.RecordBatch) -> None:
         """Refuses a table in which a quote is never closed: all rows after it would be one cell."""
-        last = batch.column(batch.num_columns - 1)
-        if not len(batch) or b"\n" not in last.slice(len(last) - 1).cast(pyarrow.binary())[0].as_py():
+        last = batch.column(batch.num_columns - 1).slice(max(len(batch) - 1, 0))
+        if not is_text(last.type) or not any(b"\n" in each for each in last.cast(pyarrow.binary()).to_pylist()):
             return
         with _stream(self.path) as file:
             quotes = sum(piece.count(b'"') for piece in iter(lambda: file.read(CHUNK_BYTES), b""))

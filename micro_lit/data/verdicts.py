@@ -30,6 +30,10 @@ LIKELY = (
 )  # fmt: skip
 
 
+def _itself(value: Any) -> Any:
+    return value
+
+
 def _spelled(value: Any) -> str | float:
     """A value as all its spellings in tables are: 1 and "1.0" are one, and so are True and "true"."""
     words = str(value).strip().casefold()
@@ -51,11 +55,10 @@ def verdict_of(value: Any, coding: Coding | None = None) -> tuple[Verdict, float
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if coding:
-        if value in coding:
-            return coding[value], None
-        for key, verdict in coding.items():
-            if _spelled(key) == _spelled(value):
-                return verdict, None
+        for spelled in (_itself, str, _spelled):
+            for key, verdict in coding.items():
+                if spelled(key) == spelled(value):
+                    return verdict, None
         if set(coding) & set(SIGNS):
             try:
                 strength = float(value)

@@ -117,9 +117,11 @@ def test_odd_values_are_bad_rows_that_are_named_in_a_short_line(tmp_path, change
     assert len(str(caught.value)) < 500 + len(path)
 
 
-def test_a_strength_beyond_all_numbers_is_no_verdict():
-    with pytest.raises(BadRow):
-        verdict_of(10**400, {"negative": "first", "positive": "second"})
+@pytest.mark.parametrize("value", [10**400, ["a"], {"a": 1}])
+def test_what_is_neither_a_value_nor_a_strength_is_no_verdict(value):
+    for coding in (None, {"negative": "first", "positive": "second"}, {1: "first", 0: "second"}):
+        with pytest.raises(BadRow):
+            verdict_of(value, coding)
 
 
 def test_a_field_of_json_that_is_nested_too_deeply_is_a_bad_row(tmp_path):

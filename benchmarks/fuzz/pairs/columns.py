@@ -233,6 +233,10 @@ def verdicts(chance: Chance) -> Draft:
     write, named = file_of(rows, kind, chance)
     told = () if coding is None else (f"data.winner={coding}",)
     shown = f"{style} {coding or names} in {kind}"
+    if told and kind in ("jsonl", "json") and chance.random() < 0.3:
+        rows[5][winner_name] = chance.choice((["a"], {"a": 1}, 10**400 if style != "words" else None, "", math.nan))
+        write, named = file_of(rows, kind, chance)
+        return fails(f"{shown} and a value of another kind", "row 6: ", write, named, *mapped, *told)
     if told and chance.random() < 0.3:
         wrong = chance.choice((None, "{8: first, 9: second}", "{8: left}", "7", "[first, second]", "abc", "{}"))
         given = () if wrong is None else (f"data.winner={wrong}",)
@@ -299,7 +303,7 @@ def fields(chance: Chance) -> Draft:
         rows.append(row_of(record) | {"meta": json_text(meta) if style == "JSON" else meta})
     trouble = chance.choice((None, None, "broken", "no object", "no field"))
     if trouble == "broken" and style == "JSON":
-        rows[3]["meta"] = chance.choice(('{"group": ', '{"group": ' + "[" * 100_000))
+        rows[3]["meta"] = chance.choice(('{"group": ', '{"group": ' + "[" * 10_000))
         write, named = file_of(rows, kind, chance)
         return fails("a field of broken JSON", "is not JSON", write, named, "+data.columns.group=meta.group")
     if trouble == "no object" and style == "JSON":
