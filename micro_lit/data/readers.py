@@ -209,9 +209,8 @@ class _JsonLines:
             for block in _blocks(file):
                 lines = int(np.count_nonzero(np.frombuffer(block, np.uint8) == 10)) + (not block.endswith(b"\n"))
                 table = None if schema is None else _parse_block(block, schema, lines)
-                late = [] if table is None else [name for name in table.column_names if name not in self.columns]
-                if table is not None and all(table[name].null_count == lines for name in late):
-                    table = table.drop_columns(late)
+                if table is not None:
+                    table = table.select([name for name in table.column_names if name in self.columns])
                     yield Chunk(str(self.path), range(first, first + lines), table)
                 else:
                     found = [
@@ -227,7 +226,9 @@ class _JsonLines:
         fields = {}
         for name in wanted:
             kinds = {type(row[name]) for row in self._peeked if row.get(name) is not None}
-            if kinds <= {str}:
+            if name not in self.columns:
+                fields[name] = pyarrow.null()  # a block that has it after all is parsed line by line
+            elif kinds <= {str}:
                 fields[name] = pyarrow.string()
             elif kinds == {int}:
                 fields[name] = pyarrow.int64()
