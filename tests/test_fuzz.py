@@ -11,13 +11,13 @@ from benchmarks.fuzz.cases import Case, Expect, Outcome, fault
 
 
 def test_a_tenth_of_the_cases_do_what_they_declare():
-    sizes = ("--settings", "50", "--folders", "20", "--stores", "10", "--seed", "0")
+    sizes = ("--settings", "50", "--folders", "20", "--stores", "10", "--data", "50", "--seed", "0")
     own = {name: value for name, value in os.environ.items() if name != "MICRO_LIT_TRACEBACK"}
     line = [sys.executable, "-m", "benchmarks.fuzz", *sizes]
     ended = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=False, env=own)
     rows = [json.loads(each) for each in ended.stdout.splitlines()]
     assert ended.returncode == 0, f"these cases did something else:\n{ended.stderr}"
-    assert [row["measured"] for row in rows] == ["50 of 50", "20 of 20", "10 of 10"]
+    assert [row["measured"] for row in rows] == ["50 of 50", "20 of 20", "10 of 10", "50 of 50"]
 
 
 def test_what_counts_as_a_fault(tmp_path):

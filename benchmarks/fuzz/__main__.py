@@ -1,4 +1,4 @@
-"""`python -m benchmarks fuzz --settings 500 --folders 200 --stores 100 --seed 0`: tries what nobody means to type.
+"""`python -m benchmarks fuzz --settings 500 --data 500 --seed 0`: tries what nobody means to type or to have on disk.
 
 Prints one JSON object for each kind of case. Cases that did not do what they declare are listed on stderr, each with
 the options that repeat it: `--case settings:17 --seed 0`.
@@ -10,23 +10,24 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "WANDB_SILENT": "true", "OMP_NUM_THREADS": "1"}
 
 import torch
 
-from benchmarks.fuzz import folders, settings, stores
+from benchmarks.fuzz import data, folders, settings, stores
 from benchmarks.fuzz.cases import Case, Expect, fault
 from benchmarks.fuzz.runner import call, run
 from benchmarks.fuzz.runs import Runs, make_runs
 
 # Of each kind: the cases of a seed, in a folder with what they share, and how many are run when nobody says.
-KINDS: dict[str, tuple[Callable[[int, Path, Runs], list[Case]], int]] = {
+KINDS: dict[str, tuple[Callable[[int, Path, Runs], Sequence[Case]], int]] = {
     "settings": (settings.cases, 500),
     "folders": (folders.cases, 200),
     "stores": (stores.cases, 100),
+    "data": (data.cases, 500),
 }
 
 
@@ -42,10 +43,12 @@ def main() -> None:
         shared = Path(place).resolve() / "shared"
         shared.mkdir()
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-            # Loads what commands import late, too: the children find it loaded.
-            call(settings.base_run(shared / "first"), shared)
-            runs = make_runs(shared)
-        kinds = [given.case.split(":")[0]] if given.case else list(KINDS)
+            kinds = [given.case.split(":")[0]] if given.case else [kind for kind in KINDS if getattr(given, kind)]
+            runs: Runs = {}
+            if set(kinds) - {"data"}:
+                # Loads what commands import late, too: the children find it loaded.
+                call(settings.base_run(shared / "first"), shared)
+                runs = make_runs(shared)
         failed = [report(kind, given, shared, runs, Path(place) / kind) for kind in kinds]
     sys.exit(1 if any(failed) else 0)
 

@@ -15,8 +15,8 @@ FOLDER = "{folder}"
 class Expect(StrEnum):
     """What a case declares.
 
-    FAIL: a status other than 0 and one line `error: ...`, which is no internal error. WARN: success, and the note named
-    by the case. PASS: success, and results that can be.
+    FAIL: a status other than 0 and one line `error: ...`, which is no internal error and holds the note of the case.
+    WARN: success, and the note of the case. PASS: success, and results that can be.
     """
 
     FAIL = "must_fail"
@@ -30,8 +30,8 @@ class Case:
 
     what: in words, as the list of failures names it. command: a module of `micro_lit` that is run as a command with
     `arguments`, where `{folder}` stands for the folder of the case. act: runs instead of a command; it is given the
-    folder. prepare: makes what the folder holds before. note: of WARN, a part of the output. check: what is wrong with
-    the folder after a success, or None.
+    folder. prepare: makes what the folder holds before. note: a part of the output of WARN, of the line of FAIL. check:
+    what is wrong with the folder after a success, or None.
     """
 
     what: str
@@ -67,7 +67,7 @@ def fault(case: Case, outcome: Outcome, folder: Path) -> str | None:
             return "it succeeded"
         if len(lines) != 1 or not lines[0].startswith("error: ") or len(lines[0]) < 15:
             return f"not one line on stderr: {outcome.errors.strip()[:300]!r}"
-        return None
+        return None if case.note in outcome.errors else f"it did not say {case.note!r}: {lines[0][:300]}"
     if outcome.status != 0:
         return f"it failed: {outcome.errors.strip()[:300]}"
     if case.expect == Expect.WARN and case.note not in outcome.output + outcome.errors:

@@ -1,41 +1,23 @@
-"""Columns: N records as codes into lists of distinct values, and how chunks of rows become them.
+"""Columns: N records as codes into lists of distinct values.
 
-Rows of plain text and numbers are checked and indexed column by column, by Arrow; all others one at a time by
-`parse_record`, which alone decides what is a record. Both ways give the same columns.
-
-Dimension letters: N records, R rows of a chunk.
+Dimension letters: N records.
 """
 
-import json
 import math
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from micro_lit.data.messages import LISTED, STRINGIFIED, BadRow, Message, Prompt, messages
-from micro_lit.data.readers import CHUNK_ROWS, is_text
-from micro_lit.data.records import SCORES, TEXTS, Record
+from micro_lit.data.messages import Prompt
+from micro_lit.data.records import TEXTS, Record
 
 # Lists of distinct values: prompts, responses (of chosen and rejected alike), and those of each column of text.
 VALUES = ("prompt", "response", *TEXTS)
 CODES = {"prompt": "prompt", "chosen": "response", "rejected": "response", **dict(zip(TEXTS, TEXTS, strict=True))}
-
-# A character that is no white space to Python.
-VISIBLE = r"[^\s\p{Z}\x1c-\x1f\x85\x0b]"
-# What joins the turns of a prompt, and a role with its words, while Arrow looks for equal ones.
-TURN, WORDS = "\x1e", "\x1f"
-# How a text begins that is to be looked at: with white space (to Python), a mark, JSON, or not at all.
-DOUBTFUL = pyarrow.array(
-    ["", "[", "{", *(chr(code) for code in range(0x3001) if chr(code).isspace())], pyarrow.large_string()
-)
-# Texts that may be the JSON text of messages or of turns, which `parse_record` looks at.
-STRUCTURED = f"({STRINGIFIED})|({LISTED})|^{TURN}"
 
 Codes = NDArray[np.int64]
 
@@ -89,17 +71,6 @@ class Columns:
             Record(**row, rating_gap=gap, first_shown=first) for row, gap, first in zip(named, gaps, shown, strict=True)
         ]
 
-    @staticmethod
-    def of(records: Sequence[Record]) -> "Columns":
-        gathered = Gathered()
-        for number, record in enumerate(records):
-            gathered.add(number, record)
-        columns = gathered.columns()
-        # One record taken twice is one row.
-        first = {}
-        columns.row_N = np.array([first.setdefault(id(record), len(first)) for record in records], dtype=np.int64)
-        return columns
-
 
 def joined(parts: Sequence[Columns]) -> Columns:
     """Records of several parts, one after another. Rows of two parts are different rows."""
@@ -126,293 +97,6 @@ def joined(parts: Sequence[Columns]) -> Columns:
         np.concatenate([part.first_N for part in parts]),
         np.concatenate([part.row_N + first for part, first in zip(parts, first_row, strict=False)]),
     )
-
-
-class _Index:
-    """Texts of several columns with one list of distinct values, in order of appearance.
-
-    Chunks with lists of their own are brought to the one list whenever these have become twice as long as it is: so
-    memory follows the distinct texts, and time the texts.
-    """
-
-    def __init__(self) -> None:
-        self.words = pyarrow.array([], pyarrow.large_string())
-        self.codes: defaultdict[str, list[NDArray[np.int32]]] = defaultdict(list)
-        self._pending: list[tuple[str, pyarrow.DictionaryArray]] = []
-        self._size = 0
-
-    def add(self, name: str, array: pyarrow.DictionaryArray) -> None:
-        self._pending.append((name, array))
-        self._size += len(array.dictionary)
-        if self._size > 2 * len(self.words) + CHUNK_ROWS:
-            self.unify()
-
-    def unify(self) -> None:
-        if not self._pending:
-            return
-        none = pyarrow.array([], pyarrow.int32())
-        chunks = [pyarrow.DictionaryArray.from_arrays(none, self.words), *(array for _, array in self._pending)]
-        unified = pyarrow.chunked_array(chunks).unify_dictionaries()
-        self.words = unified.chunk(0).dictionary
-        for (name, _), chunk in zip(self._pending, unified.chunks[1:], strict=True):
-            self.codes[name].append(chunk.indices.fill_null(-1).to_numpy())
-        self._pending, self._size = [], 0
-
-    def column(self, name: str) -> Codes:
-        self.unify()
-        return np.concatenate([np.empty(0, dtype=np.int64), *self.codes[name]]).astype(np.int64)
-
-
-@dataclass
-class Gathered:
-    """Records as they come, whole chunks or one by one, until they become `Columns` in the order of their numbers."""
-
-    plain: list[tuple[Codes, NDArray[np.float64]]] = field(default_factory=list)
-    index: dict[str, _Index] = field(default_factory=lambda: {name: _Index() for name in VALUES})
-    numbers: list[int] = field(default_factory=list)
-    others: list[Record] = field(default_factory=list)
-    # Prompts of several turns, as Arrow joins them.
-    prompts: dict[str, Prompt | None] = field(default_factory=dict)
-
-    def add(self, number: int, record: Record) -> None:
-        self.numbers.append(number)
-        self.others.append(record)
-
-    def _prompt(self, text: str) -> Prompt | None:
-        """The prompt of a text, or of turns that are joined; None where `parse_record` is to look at it."""
-        if not text.startswith(TURN):
-            return (Message("user", text),)
-        if text not in self.prompts:
-            turns = (turn.partition(WORDS) for turn in text.split(TURN)[1:])
-            try:
-                prompt = messages([{"role": role, "content": content} for role, _, content in turns], "prompt")
-            except BadRow:
-                prompt = ()
-            self.prompts[text] = prompt if any(turn.content.strip() for turn in prompt) else None
-        return self.prompts[text]
-
-    def columns(self) -> Columns:
-        values: dict[str, list[Any]] = {}
-        codes: dict[str, Codes] = {}
-        for of in VALUES:
-            names = [name for name, source in CODES.items() if source == of]
-            plain = {name: self.index[of].column(name) for name in names}
-            dictionary = self.index[of].words.to_pylist()
-            if of == "prompt":
-                dictionary = [self._prompt(text) for text in dictionary]
-                if self.prompts:  # one user's turn alone is the same prompt as its text
-                    places: dict[Prompt | None, int] = {}
-                    place = [places.setdefault(prompt, len(places)) for prompt in dictionary]
-                    dictionary, plain = list(places), {"prompt": np.array(place, dtype=np.int64)[plain["prompt"]]}
-            known = {value: code for code, value in enumerate(dictionary)} if self.others else {}
-            for name, plain_N in plain.items():
-                other_N = [
-                    -1 if value is None else known.setdefault(value, len(known))
-                    for value in (getattr(record, name) for record in self.others)
-                ]
-                codes[name] = np.concatenate([plain_N, np.array(other_N, dtype=np.int64)])
-            values[of] = list(known) if self.others else dictionary
-        numbers = np.concatenate([*(numbers for numbers, _ in self.plain), np.array(self.numbers, dtype=np.int64)])
-        gaps = [math.nan if record.rating_gap is None else record.rating_gap for record in self.others]
-        shown = [-1 if record.first_shown is None else int(record.first_shown) for record in self.others]
-        num_plain = len(numbers) - len(self.others)
-        columns = Columns(
-            values,
-            codes,
-            np.concatenate([*(gap_R for _, gap_R in self.plain), np.array(gaps, dtype=np.float64)]),
-            np.concatenate([np.full(num_plain, -1, dtype=np.int8), np.array(shown, dtype=np.int8)]),
-            np.arange(len(numbers)),
-        )
-        if self.others and self.plain:
-            columns = columns.take(numbers.argsort(kind="stable"))
-            columns.row_N = np.arange(len(numbers))
-        return columns
-
-    def add_plain(self, table: pyarrow.Table, columns: Mapping[str, str], first: int) -> NDArray[np.int64]:
-        """Takes the rows of a table that are records for sure; gives those that `parse_record` is to look at.
-
-        columns: our column -> that of the table. first: the number of the first row.
-        """
-        named = {ours: _column(table, theirs) for ours, theirs in columns.items()}
-        named = {ours: column for ours, column in named.items() if column is not None}
-        if any(theirs not in table.column_names and ours not in named for ours, theirs in columns.items()):
-            return np.arange(len(table))
-        found = _plain_rows(named, len(table), self._prompt)
-        if found is None:
-            return np.arange(len(table))
-        arrays, gap_R, plain_R = found
-        rows = np.flatnonzero(plain_R)
-        if len(rows) < len(table):
-            arrays, gap_R = {name: array.take(pyarrow.array(rows)) for name, array in arrays.items()}, gap_R[rows]
-        self.plain.append((rows + first, gap_R))
-        for name, array in arrays.items():
-            self.index[CODES[name]].add(name, array)
-        return np.flatnonzero(~plain_R)
-
-
-def _plain_rows(
-    columns: Mapping[str, pyarrow.ChunkedArray], num_rows: int, prompt_of: Callable[[str], Prompt | None]
-) -> tuple[dict[str, pyarrow.DictionaryArray], NDArray[np.float64], NDArray[np.bool_]] | None:
-    """Indexed texts, rating gaps and which rows are records; None where columns hold more than text and numbers."""
-    if not {"prompt", "chosen", "rejected"} <= set(columns) or {"winner", "conversations"} & set(columns):
-        return None
-    arrays = {}
-    plain_R = np.ones(num_rows, dtype=bool)
-    for name in ("prompt", "chosen", "rejected"):
-        joined_turns = _joined_turns(columns[name]) if name == "prompt" else None
-        array = _indexed(columns[name] if joined_turns is None else joined_turns)
-        if array is None:
-            return None
-        words = array.dictionary
-        if joined_turns is not None:
-            sound = pyarrow.array([prompt_of(text) is not None for text in words.to_pylist()], pyarrow.bool_())
-        else:
-            sound = _sound(words)
-        plain_R &= _of_rows(sound, array)
-        arrays[name] = array
-    same_R = pc.equal(*(_words(columns[name]) for name in ("chosen", "rejected")))
-    plain_R &= ~same_R.fill_null(True).to_numpy(zero_copy_only=False)
-    for name in TEXTS:
-        array = _indexed(columns[name]) if name in columns else pyarrow.nulls(num_rows, pyarrow.large_string())
-        if array is None:
-            return None
-        if name not in columns:
-            array = array.dictionary_encode()
-        visible_R = _of_rows(pc.match_substring_regex(array.dictionary, VISIBLE), array)
-        indices = pc.if_else(pyarrow.array(visible_R), array.indices, pyarrow.scalar(None, array.indices.type))
-        arrays[name] = pyarrow.DictionaryArray.from_arrays(indices, array.dictionary)
-    if "system" in columns:
-        array = _indexed(columns["system"])
-        if array is None:
-            return None
-        plain_R &= ~_of_rows(pc.match_substring_regex(array.dictionary, VISIBLE), array)
-    gap_R = _gaps(columns, num_rows)
-    if gap_R is None:
-        return None
-    # NaN is no gap; what is below 0 or infinite is for `parse_record` to refuse.
-    return arrays, gap_R, plain_R & ~((gap_R < 0) | (gap_R >= 1e30))
-
-
-def _sound(words: pyarrow.LargeStringArray) -> pyarrow.BooleanArray:
-    """Which texts hold more than white space and are no JSON of messages or turns, for sure."""
-    doubtful = pc.is_in(pc.utf8_slice_codeunits(words, 0, 1), value_set=DOUBTFUL)
-    if not pc.any(doubtful).as_py():
-        return pc.invert(doubtful)
-    some = words.filter(doubtful)
-    sound = pc.and_(pc.match_substring_regex(some, VISIBLE), pc.invert(pc.match_substring_regex(some, STRUCTURED)))
-    return pc.replace_with_mask(pc.invert(doubtful), doubtful, sound)
-
-
-def _column(table: pyarrow.Table, name: str) -> pyarrow.ChunkedArray | None:
-    """A column, or a field of one that holds JSON texts; None where it is neither, or has more than texts in it."""
-    if name in table.column_names:
-        return table[name]
-    column, _, field_name = name.partition(".")
-    array = _indexed(table[column]) if column in table.column_names else None
-    if array is None:
-        return None
-    values = []
-    for text in array.dictionary.to_pylist():
-        try:
-            found = json.loads(text)
-        except ValueError:
-            return None
-        value = found.get(field_name) if isinstance(found, dict) else 0
-        if value is not None and not isinstance(value, str):
-            return None
-        values.append(value)
-    return pyarrow.chunked_array([pyarrow.array(values, pyarrow.large_string()).take(array.indices)])
-
-
-def _joined_turns(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray | None:
-    """Lists of messages as one text each; None for other columns, and where a message holds one of the two marks."""
-    kind = column.type
-    if not (pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)):
-        return None
-    item = kind.value_type
-    if not pyarrow.types.is_struct(item) or {each.name for each in item} != {"role", "content"}:
-        return None
-    joined_chunks = []
-    for chunk in column.chunks:
-        turns = chunk.flatten()  # without those of lists that are null
-        role, content = turns.field("role"), turns.field("content")
-        if not (is_text(role.type) and is_text(content.type)) or role.null_count or content.null_count:
-            return None
-        for text in (role, content):
-            if pc.any(pc.match_substring_regex(text, f"[{TURN}{WORDS}]")).as_py():
-                return None
-        whole = pc.binary_join_element_wise(TURN, pc.binary_join_element_wise(role, content, WORDS), "")
-        lists = pyarrow.ListArray.from_arrays(
-            np.concatenate([[0], np.cumsum(pc.list_value_length(chunk).fill_null(0))]).astype(np.int32), whole
-        )
-        texts = pc.binary_join(lists, "")
-        joined_chunks.append(pc.if_else(pc.is_valid(chunk), texts, pyarrow.scalar(None, texts.type)))
-    return pyarrow.chunked_array(joined_chunks)
-
-
-def _words(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
-    kind = column.type
-    return column.cast(kind.value_type) if pyarrow.types.is_dictionary(kind) else column
-
-
-def _indexed(column: pyarrow.ChunkedArray) -> pyarrow.DictionaryArray | None:
-    """A column of text, or of whole numbers as text, with an index; None for others, and where a text is no UTF-8."""
-    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    if isinstance(array, pyarrow.ChunkedArray):
-        return None
-    kind = array.type
-    try:
-        if pyarrow.types.is_dictionary(kind):
-            if not is_text(kind.value_type):
-                return _indexed(pyarrow.chunked_array([array.dictionary_decode()]))
-            words = array.dictionary.cast(pyarrow.large_string())
-            words.validate(full=True)
-            return pyarrow.DictionaryArray.from_arrays(array.indices.cast(pyarrow.int32()), words)
-        if pyarrow.types.is_null(kind) or is_text(kind):
-            array.validate(full=True)
-            return array.cast(pyarrow.large_string()).dictionary_encode()
-        if pyarrow.types.is_floating(kind):
-            missing = pc.is_nan(array)
-            array = pc.if_else(missing, pyarrow.scalar(None, kind), array).cast(pyarrow.int64())
-        if pyarrow.types.is_integer(array.type):
-            return array.cast(pyarrow.large_string()).dictionary_encode()
-    except pyarrow.ArrowException:
-        return None
-    return None
-
-
-def _of_rows(flags: pyarrow.BooleanArray, array: pyarrow.DictionaryArray) -> NDArray[np.bool_]:
-    """What holds of the value of each row; False where it has none."""
-    if not len(flags):
-        return np.zeros(len(array), dtype=bool)
-    return flags.take(array.indices).fill_null(False).to_numpy(zero_copy_only=False)
-
-
-def _gaps(columns: Mapping[str, pyarrow.ChunkedArray], num_rows: int) -> NDArray[np.float64] | None:
-    """Rating gaps of all rows, NaN where there is none; None where a number is written in another way than usual."""
-    gap_R = _numbers(columns.get("rating_gap"), num_rows)
-    for names in SCORES:
-        chosen_R, rejected_R = (_numbers(columns.get(name), num_rows) for name in names)
-        if gap_R is None or chosen_R is None or rejected_R is None:
-            return None
-        gap_R = np.where(np.isnan(gap_R), chosen_R - rejected_R, gap_R)
-    return gap_R
-
-
-def _numbers(column: pyarrow.ChunkedArray | None, num_rows: int) -> NDArray[np.float64] | None:
-    if column is None:
-        return np.full(num_rows, np.nan)
-    try:
-        if pyarrow.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if pyarrow.types.is_boolean(column.type):
-            return None
-        if is_text(column.type):
-            column = pc.if_else(pc.equal(column, ""), pyarrow.scalar(None, column.type), column)
-        numbers = column.cast(pyarrow.float64()).fill_null(math.nan).to_numpy()
-    except pyarrow.ArrowException:
-        return None
-    return None if np.isinf(numbers).any() else numbers
 
 
 def first_codes(code_N: Codes) -> tuple[Codes, Codes]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from micro_lit.data.readers import Row
+from micro_lit.data.formats import Row
 from micro_lit.data.records import BadRow
 from micro_lit.errors import UserError
 

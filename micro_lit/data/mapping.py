@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from micro_lit.data.messages import BadRow
+from micro_lit.data.messages import BadRow, listed, printable
 from micro_lit.data.records import FIELDS, SCORES, Record, parse_record
 from micro_lit.data.verdicts import LIKELY, MEANINGS, Coding
 from micro_lit.errors import UserError
@@ -80,22 +80,26 @@ class ColumnMap:
 
     def used(self, found: Collection[str]) -> dict[str, str]:
         """Our column -> the one of these that stands for it."""
+        native = {name: name for name in self._native(found) if name in found}
+        return native | self.explicit
+
+    def _native(self, found: Collection[str]) -> list[str]:
+        """The names of columns that are read where nothing else is said."""
         names = ["conversations", *FIELDS, *(name for names in SCORES for name in names)]
-        if not self.has_verdict and "chosen" in (*found, *self.explicit):
-            names = [name for name in names if name not in VERDICT]
-        native = {name: name for name in names if name in found and name not in self.dropped}
-        used = native | self.explicit
-        if "prompt" in used:
-            used.pop("conversations", None)
-        return used
+        is_pair = not self.has_verdict and "chosen" in (*found, *self.explicit)
+        return [name for name in names if name not in self.dropped and not (is_pair and name in VERDICT)]
 
     def wanted(self, found: Collection[str]) -> set[str]:
         """The columns to decode."""
         return {_root(theirs, found) for theirs in self.used(found).values()}
 
+    def late(self, found: Collection[str]) -> set[str]:
+        """Columns that would be read if they came after the rows by which those of a file are known."""
+        return {name for name in self._native(found) if name not in found and name not in self.explicit}
+
     def unread(self, found: Collection[str]) -> list[str]:
         wanted = self.wanted(found)
-        return [name for name in found if name not in wanted]
+        return [printable(name) for name in found if name not in wanted]
 
     def plain(self, found: Collection[str]) -> dict[str, str] | None:
         """As `used`, where a row needs no more than that; None where it has a verdict."""
@@ -104,7 +108,7 @@ class ColumnMap:
 
     def check(self, path: str, found: Sequence[str]) -> None:
         """Raises `UserError` where columns are missing or a verdict would be ignored, with the override to type."""
-        shown = ", ".join(found) if len(found) <= 30 else f"{', '.join(found[:30])} and {len(found) - 30} more"
+        shown = listed(found)
         used = self.used(found)
         for ours, theirs in self.explicit.items():
             if theirs not in found and _root(theirs, found) not in found:
@@ -138,6 +142,7 @@ class ColumnMap:
         return parse_record(row, self.winner)
 
     def _advice(self, found: Sequence[str], missing: Sequence[str]) -> str:
+        found = [name for name in found if name == printable(name)]  # others cannot be typed
         plain = {re.sub(r"[^a-z0-9]", "", name.casefold()): name for name in found}
         likely = {
             ours: next((plain[name] for name in names if name in plain), None) or _like(ours, found)
@@ -166,7 +171,7 @@ def _like(ours: str, found: Sequence[str]) -> str | None:
 
 def _close(name: str, found: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, found, n=1)
-    return f"; do you mean {close[0]}?" if close else ""
+    return f"; do you mean {printable(close[0])}?" if close else ""
 
 
 def _root(theirs: str, found: Collection[str]) -> str:
@@ -179,10 +184,10 @@ def _column(row: Mapping[str, Any], ours: str, theirs: str) -> Any:
         return row[theirs]
     column, _, field = theirs.partition(".")
     if not field or column not in row:
-        raise BadRow(f"no column {theirs!r}, which data.columns.{ours} names; it has {', '.join(row)}")
+        raise BadRow(f"no column {theirs!r}, which data.columns.{ours} names; it has {listed(row)}")
     try:
         value = json.loads(row[column]) if isinstance(row[column], str) else row[column]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRow(
             f"column {column!r}, of which data.columns.{ours} reads a field, is not JSON", str(error)
         ) from error

@@ -1,9 +1,10 @@
 """Conversations: what people write as prompts and responses, brought to one form, and the canonical bytes of a text."""
 
 import ast
+import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -24,6 +25,8 @@ ALIASES = {
 # Keys of a message: OpenAI's, then ShareGPT's.
 KEYS = (("role", "content"), ("from", "value"))
 
+MAX_SHOWN = 200  # characters of a value in an error
+
 # How the JSON text of a message, or of a list of them, begins.
 STRINGIFIED = r"""^\s*(\[\s*)?\{\s*["'](role|content|from|value)["']"""
 # How a JSON list of texts begins.
@@ -37,6 +40,7 @@ class BadRow(ValueError):
     """
 
     def __init__(self, kind: str, found: str = "") -> None:
+        found = found if len(found) <= MAX_SHOWN else f"{found[:MAX_SHOWN]} ..."
         self.kind, self.found = kind, found
         super().__init__(f"{kind} ({found})" if found else kind)
 
@@ -152,8 +156,8 @@ def _message(item: Any, name: str) -> Message:
     return Message(
         role,
         sound(_content(content, name), name),
-        None if calls is None else sound(json.dumps(calls, ensure_ascii=False), name),
-        None if answered is None or role != "tool" else str(answered),
+        None if calls is None else sound(_as_json(calls, name), name),
+        None if answered is None or role != "tool" else sound(str(answered), name),
     )
 
 
@@ -169,6 +173,13 @@ def _content(content: Any, name: str) -> str:
                 raise BadRow(f"{name!r} has a message with a part that is no text", repr(part.get("type")))
         return "".join(part["text"] for part in content)
     raise BadRow(f"{name!r} has a message whose content is no text", kind_of(content))
+
+
+def _as_json(calls: Any, name: str) -> str:
+    try:
+        return json.dumps(calls, ensure_ascii=False)
+    except TypeError as error:
+        raise BadRow(f"{name!r} has calls of tools that are no JSON", str(error)) from None
 
 
 def _given(value: Any) -> Any:
@@ -200,6 +211,18 @@ def sound(text: str, name: str) -> str:
     except UnicodeEncodeError:
         raise BadRow(f"{name!r} holds a lone surrogate, which is no character") from None
     return text
+
+
+def printable(name: str) -> str:
+    """The name of a column on one line, and no longer than a line."""
+    name = " ".join(name.encode(errors="backslashreplace").decode().split())
+    return name if len(name) <= 60 else f"{name[:60]} ..."
+
+
+def listed(names: Collection[str]) -> str:
+    """Names of columns, or as many as fit into an error."""
+    shown = ", ".join(map(printable, itertools.islice(names, 30)))
+    return shown if len(names) <= 30 else f"{shown} and {len(names) - 30} more"
 
 
 def kind_of(value: Any) -> str:

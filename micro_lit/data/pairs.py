@@ -16,6 +16,7 @@ from torch import Tensor
 
 from micro_lit.data.columns import Columns, combined, first_codes
 from micro_lit.data.counts import Counts
+from micro_lit.data.gathering import columns_of
 from micro_lit.data.leaks import overlap
 from micro_lit.data.messages import Message
 from micro_lit.data.population import REFERENCES, Population
@@ -164,7 +165,7 @@ def from_records(
     """Indexes records one by one. splits: for each record one of `SPLITS`. sets: see `from_columns`."""
     number = {name: number for number, name in enumerate(SPLITS)}
     split_N = np.array([number[split] for split in splits], dtype=np.int8)
-    return from_columns(Columns.of(records), split_N, counts, None if sets is None else np.array(sets, dtype=np.int64))
+    return from_columns(columns_of(records), split_N, counts, None if sets is None else np.array(sets, dtype=np.int64))
 
 
 def from_columns(

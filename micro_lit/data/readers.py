@@ -1,80 +1,15 @@
 """Readers: rows from files, folders and the hub, in chunks of columns, each row with a place to name in an error."""
 
-import contextlib
-import csv
-import io
 import itertools
-import json
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet
-
-from micro_lit.data.messages import BadRow
+from micro_lit.data.formats import ENDINGS, READABLE, Chunk, Dataset, Row, readable, source_of
 from micro_lit.data.splits import Part, parts_of
 from micro_lit.errors import UserError
 
-Row = tuple[str, dict[str, Any] | BadRow]
-
-JSON_LINES, JSON, CSV, PARQUET = ".jsonl", ".json", (".csv", ".tsv"), ".parquet"
-COMPRESSED = ("", ".gz", ".zst")
-ENDINGS = (PARQUET, *(kind + packed for kind in (JSON_LINES, JSON, *CSV) for packed in COMPRESSED))
 HUB = "hf://datasets/"  # as in hf://datasets/Anthropic/hh-rlhf/helpful-base, a folder of a hub data set
-READABLE = (
-    "a .parquet, .jsonl, .json, .csv or .tsv file (all but the first also with .gz or .zst), or a folder of them or of "
-    "arrow files"
-)
-
-CHUNK_ROWS = 2**16
-CHUNK_BYTES = 2**24
-SLICE_ROWS = 2**10  # rows of a chunk that become dictionaries at once
-PEEKED = 100  # rows that are read to learn the columns of a file of JSON
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Some rows that follow each other.
-
-    name: of their file or set. numbers: of each row in it, from 1. rows: as a table, or as dictionaries and bad rows.
-    """
-
-    name: str
-    numbers: Sequence[int]
-    rows: "pyarrow.Table | Sequence[dict[str, Any] | BadRow]"
-
-    def place(self, at: int) -> str:
-        return f"{self.name}, row {self.numbers[at]}"
-
-    def take(self, at: Sequence[int]) -> "Chunk":
-        """The rows at some positions."""
-        places = pyarrow.array(at, pyarrow.int64())
-        rows = self.rows.take(places) if isinstance(self.rows, pyarrow.Table) else [self.rows[each] for each in at]
-        return Chunk(self.name, [self.numbers[each] for each in at], rows)
-
-    def __iter__(self) -> Iterator[Row]:
-        if not isinstance(self.rows, pyarrow.Table):
-            yield from zip(map(self.place, range(len(self.rows))), self.rows, strict=True)
-            return
-        for first in range(0, len(self.rows), SLICE_ROWS):
-            some = self.rows.slice(first, SLICE_ROWS)
-            try:
-                rows = some.to_pylist()
-            except UnicodeDecodeError:
-                rows = [_row_of(some.slice(at, 1)) for at in range(len(some))]
-            yield from ((self.place(first + at), row) for at, row in enumerate(rows))
-
-
-def _row_of(table: pyarrow.Table) -> dict[str, Any] | BadRow:
-    try:
-        return table.to_pylist()[0]
-    except UnicodeDecodeError as error:
-        return BadRow("a text is no UTF-8", str(error))
 
 
 class Rows:
@@ -87,10 +22,10 @@ class Rows:
     def __init__(self, path: str, split: str = "train", subset: str | None = None, revision: str | None = None) -> None:
         """split: which part of a folder or hub data set. subset, revision: the hub's configuration name and commit."""
         location = Path(path).expanduser()
-        with _readable(path):
+        with readable(path):
             is_file, is_folder = location.is_file(), location.is_dir()
         if is_file:
-            self.sources = [_source(location)]
+            self.sources = [source_of(location)]
         elif is_folder:
             self.sources = _folder_sources(location, split)
         elif not path.startswith(HUB) and (
@@ -102,7 +37,7 @@ class Rows:
                 f"needs two kinds of quotes: 'data.train=\"my pairs.jsonl\"'"
             )
         else:
-            self.sources = [_Dataset(path, _hub_set(path, split, subset, revision))]
+            self.sources = [Dataset(path, _hub_set(path, split, subset, revision))]
 
     @property
     def columns(self) -> list[str]:
@@ -112,7 +47,7 @@ class Rows:
     @property
     def files(self) -> list[Path]:
         """The files that are read; none where a library reads them."""
-        return [source.path for source in self.sources if not isinstance(source, _Dataset)]
+        return [source.path for source in self.sources if not isinstance(source, Dataset)]
 
     def chunks(self, wanted: Collection[str] | None = None) -> Iterator[Chunk]:
         """The rows. wanted: columns to decode; others may be missing from the rows. None: all."""
@@ -125,226 +60,9 @@ def read_rows(path: str, split: str = "train", subset: str | None = None, revisi
         yield from chunk
 
 
-@contextlib.contextmanager
-def _readable(path: Path | str, what: str = "cannot be read") -> Iterator[None]:
-    """While inside, whatever goes wrong in reading is one line with the path."""
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
-        shown = path if len(str(path)) < 500 else f"{str(path)[:200]} ..."
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        raise UserError(f"{shown}: {what} ({reason:.300})") from error
-
-
-def _source(path: Path) -> "_Parquet | _JsonLines | _Json | _Csv":
-    name = path.name.removesuffix(".gz").removesuffix(".zst")
-    if path.name.endswith(PARQUET):
-        return _Parquet(path)
-    if name.endswith(JSON_LINES):
-        return _JsonLines(path)
-    if name.endswith(JSON):
-        return _Json(path) if _first_byte(path) == b"[" else _JsonLines(path)
-    if name.endswith(CSV):
-        return _Csv(path, "\t" if name.endswith(".tsv") else ",")
-    raise UserError(f"{path}: unknown kind of file; give {READABLE}")
-
-
-def _first_byte(path: Path) -> bytes:
-    with _readable(path), _stream(path) as file:
-        return file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-
-
-def _stream(path: Path) -> io.BufferedReader:
-    return io.BufferedReader(pyarrow.input_stream(path, compression="detect"))
-
-
-def is_text(kind: pyarrow.DataType) -> bool:
-    return pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or pyarrow.types.is_string_view(kind)
-
-
-class _Parquet:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with _readable(path, "not a readable parquet file"), pyarrow.parquet.ParquetFile(path) as file:
-            self.columns = file.schema_arrow.names
-
-    def chunks(self, wanted: Collection[str] | None) -> Iterator[Chunk]:
-        columns = [name for name in self.columns if wanted is None or name in wanted]
-        first = 1
-        with (
-            _readable(self.path, "not a readable parquet file"),
-            pyarrow.parquet.ParquetFile(self.path) as file,
-        ):
-            for batch in file.iter_batches(CHUNK_ROWS, columns=columns):
-                yield Chunk(str(self.path), range(first, first + len(batch)), pyarrow.Table.from_batches([batch]))
-                first += len(batch)
-
-
-class _JsonLines:
-    """JSON lines: columns of text and numbers are parsed in large blocks by Arrow, all else line by line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with _readable(path), _stream(path) as file:
-            lines = itertools.islice((line for line in file if line.strip()), PEEKED)
-            self._peeked = [row for row in map(_parse_line, lines) if not isinstance(row, BadRow)]
-        self.columns = list(dict.fromkeys(name for row in self._peeked for name in row))
-
-    def chunks(self, wanted: Collection[str] | None) -> Iterator[Chunk]:
-        schema = None if wanted is None else self._schema(wanted)
-        first = 1
-        with _readable(self.path), _stream(self.path) as file:
-            for block in _blocks(file):
-                lines = int(np.count_nonzero(np.frombuffer(block, np.uint8) == 10)) + (not block.endswith(b"\n"))
-                table = None if schema is None else _parse_block(block, schema, lines)
-                if table is not None:
-                    yield Chunk(str(self.path), range(first, first + lines), table)
-                else:
-                    found = [
-                        (number, _parse_line(line))
-                        for number, line in enumerate(block.split(b"\n"), start=first)
-                        if line.strip()
-                    ]
-                    yield Chunk(str(self.path), [number for number, _ in found], [row for _, row in found])
-                first += lines
-
-    def _schema(self, wanted: Collection[str]) -> pyarrow.Schema | None:
-        """Types of the wanted columns; None where one of them holds more than text or numbers."""
-        fields = {}
-        for name in wanted:
-            kinds = {type(row[name]) for row in self._peeked if row.get(name) is not None}
-            if kinds <= {str}:
-                fields[name] = pyarrow.string()
-            elif kinds == {int}:
-                fields[name] = pyarrow.int64()
-            elif kinds <= {int, float}:
-                fields[name] = pyarrow.float64()
-            else:
-                return None
-        return pyarrow.schema([field for field in fields.items() if field[0] in self.columns])
-
-
-def _blocks(file: io.BufferedReader) -> Iterator[bytes]:
-    """Whole lines, many at a time."""
-    start = file.read(3).removeprefix(b"\xef\xbb\xbf")
-    while block := start + file.read(CHUNK_BYTES) + file.readline():
-        yield block
-        start = b""
-
-
-def _parse_block(block: bytes, schema: pyarrow.Schema, lines: int) -> pyarrow.Table | None:
-    """One row a line; None where a line holds anything but an object of these types."""
-    try:
-        table = pyarrow.json.read_json(
-            pyarrow.py_buffer(block),
-            pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
-            pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
-        )
-        table.validate(full=True)
-    except pyarrow.ArrowException:
-        return None
-    return table if len(table) == lines else None
-
-
-def _parse_line(line: bytes) -> dict[str, Any] | BadRow:
-    try:
-        row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
-    except (ValueError, RecursionError) as error:  # broken JSON or UTF-8, a number or a nesting beyond all measure
-        return BadRow("broken JSON line", str(error))
-    return row if isinstance(row, dict) else BadRow("the line holds no object", f"it holds {type(row).__name__}")
-
-
-class _Json:
-    """A .json file with a list of rows."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with _readable(path), _stream(path) as file:
-                found = json.loads(file.read().decode("utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: broken JSON ({' '.join(str(error).split()):.300})") from error
-        bad = (BadRow("an item of the list is no object", f"it is of type {type(row).__name__}") for row in found)
-        self.rows = [row if isinstance(row, dict) else wrong for row, wrong in zip(found, bad, strict=True)]
-        self.columns = list(dict.fromkeys(name for row in self.rows if isinstance(row, dict) for name in row))
-
-    def chunks(self, wanted: Collection[str] | None) -> Iterator[Chunk]:
-        yield Chunk(str(self.path), range(1, len(self.rows) + 1), self.rows)
-
-
-class _Csv:
-    """A table of text: every cell is text, whatever it looks like."""
-
-    def __init__(self, path: Path, delimiter: str) -> None:
-        self.path = path
-        with _readable(path), _stream(path) as file:
-            start = file.peek(2**16)[: 2**16].decode("utf-8-sig", errors="replace")
-            if delimiter == "," and "," not in (first := start.partition("\n")[0]):
-                # As spreadsheets write where the comma stands in numbers, and tables with another ending.
-                delimiter = next((other for other in ";\t" if other in first), delimiter)
-            lines = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
-            self.columns = next(csv.reader(lines, delimiter=delimiter), [])
-            self.is_empty = not lines.read(2**16).strip()
-        self.delimiter = delimiter
-        if len(set(self.columns)) < len(self.columns):
-            raise UserError(f"{path}: two columns have one name; the columns are {', '.join(self.columns)}")
-
-    def _open(self, bad: list[Any]) -> pyarrow.csv.CSVStreamingReader:
-        def skip(row: pyarrow.csv.InvalidRow) -> str:
-            bad.append(row)
-            return "skip"
-
-        return pyarrow.csv.open_csv(
-            pyarrow.input_stream(self.path, compression="detect"),
-            pyarrow.csv.ReadOptions(use_threads=False, block_size=4 * CHUNK_BYTES),
-            pyarrow.csv.ParseOptions(
-                delimiter=self.delimiter, newlines_in_values=True, invalid_row_handler=skip, ignore_empty_lines=True
-            ),
-            pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(self.columns, pyarrow.string()), strings_can_be_null=False, check_utf8=True
-            ),
-        )
-
-    def chunks(self, wanted: Collection[str] | None) -> Iterator[Chunk]:
-        if self.is_empty:
-            return
-        bad: list[Any] = []
-        next_number, told = 1, 0
-        columns = [name for name in self.columns if wanted is None or name in wanted]
-        with _readable(self.path, "not a readable table"), self._open(bad) as file:
-            for batch in file:
-                skipped = {row.number - 1 for row in bad}  # the header is a row to Arrow
-                numbers = itertools.islice(
-                    (number for number in itertools.count(next_number) if number not in skipped), len(batch)
-                )
-                numbers = list(numbers)
-                next_number = numbers[-1] + 1 if numbers else next_number
-                yield Chunk(str(self.path), numbers, pyarrow.Table.from_batches([batch]).select(columns))
-                if wrong := bad[told:]:
-                    kind = f"a row has not the {len(self.columns)} cells of the header"
-                    rows = [BadRow(kind, f"it has {row.actual_columns}") for row in wrong]
-                    yield Chunk(str(self.path), [row.number - 1 for row in wrong], rows)
-                    told = len(bad)
-
-
-class _Dataset:
-    """A data set of the `datasets` library, from the hub or from a folder that `save_to_disk` wrote."""
-
-    def __init__(self, name: str, dataset: Any) -> None:
-        self.name, self.dataset, self.columns = name, dataset, dataset.column_names
-
-    def chunks(self, wanted: Collection[str] | None) -> Iterator[Chunk]:
-        columns = [name for name in self.columns if wanted is None or name in wanted]
-        first = 1
-        with _readable(self.name):
-            for table in self.dataset.select_columns(columns).with_format("arrow").iter(CHUNK_ROWS):
-                yield Chunk(self.name, range(first, first + len(table)), table)
-                first += len(table)
-
-
 def _folder_sources(folder: Path, split: str) -> list[Any]:
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-        return [_Dataset(str(folder), _saved_set(folder, split))]
+        return [Dataset(str(folder), _saved_set(folder, split))]
     parts = folder_parts(folder)
     if not parts:
         raise UserError(f"{folder}: nothing to read; give {READABLE}")
@@ -362,7 +80,7 @@ def _folder_sources(folder: Path, split: str) -> list[Any]:
             f"{folder}: no file of the split {split!r}; it has {', '.join(names)}. Say which to read with "
             f"data.train_split and data.test_split, such as data.train_split={like[0]}"
         )
-    return [_source(path) for path in chosen]
+    return [source_of(path) for path in chosen]
 
 
 def folder_parts(folder: Path) -> list[Part]:
@@ -399,7 +117,10 @@ def has_split(path: str, split: str) -> bool:
 def _hub_set(path: str, split: str, subset: str | None, revision: str | None) -> Any:
     from datasets import load_dataset
 
-    owner, name, *folders = path.removeprefix(HUB).split("/")
+    owner, name, *folders = (*path.removeprefix(HUB).split("/"), "")
+    folders = [each for each in folders if each]
+    if not owner or not name:
+        raise UserError(f"{path}: names no hub data set; give owner/name, or a folder of it: {HUB}owner/name/folder")
     folder = {"data_dir": "/".join(folders)} if folders else {}
     try:
         return load_dataset(f"{owner}/{name}", subset, split=split, revision=revision, **folder)

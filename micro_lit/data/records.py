@@ -183,7 +183,7 @@ def _number(value: Any, name: str) -> float | None:
         return None
     try:
         number = math.inf if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.inf
     if math.isnan(number):
         return None

@@ -5,7 +5,6 @@ Dimension letters: N records, P prompts or other keys of a split.
 
 import dataclasses
 import itertools
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,17 +12,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from micro_lit.data.columns import Columns, Gathered, combined, first_codes, joined, prompts_of
+from micro_lit.data.columns import Columns, joined
 from micro_lit.data.counts import Counts
+from micro_lit.data.gathering import Gathered
 from micro_lit.data.layouts import Judgment, Layout, LeftOut
 from micro_lit.data.leaks import LEAKS, Leak, check
 from micro_lit.data.mapping import ColumnMap
-from micro_lit.data.messages import BadRow, canonical
+from micro_lit.data.messages import BadRow
 from micro_lit.data.pairs import PreferenceData, from_columns
 from micro_lit.data.parsed import content_digest, through_cache
 from micro_lit.data.readers import Rows, has_split
 from micro_lit.data.records import Record
-from micro_lit.data.splits import SPLITS, cut
+from micro_lit.data.sides import SplitBy, sides, unanimous
+from micro_lit.data.splits import SPLITS
 from micro_lit.data.verdicts import Coding
 from micro_lit.errors import UserError
 
@@ -76,7 +77,7 @@ class PairFiles:
         test_split: str = "test",
         subset: str | None = None,
         revision: str | None = None,
-        split_by: Literal["prompt", "pair_id", "response"] = "prompt",
+        split_by: SplitBy = "prompt",
         validation_fraction: float = 0.05,
         test_fraction: float = 0.1,
         on_bad_row: Literal["error", "skip"] = "error",
@@ -139,7 +140,8 @@ class PairFiles:
         """
         counts = Counts(drops_ties=self.ties == "drop")
         columns = self._read(self.train, self.train_split, self.layout, counts)
-        split_N = self._cut(columns, seed, self.test_fraction if self.test is None else 0.0)
+        test_fraction = self.test_fraction if self.test is None else 0.0
+        split_N = sides(columns, self.split_by, seed, test_fraction, self.validation_fraction)
         if outside := int((split_N < 0).sum()):
             counts.left_out["its two responses are on two sides"] += outside
             columns, split_N = columns.take(split_N >= 0), split_N[split_N >= 0]
@@ -149,7 +151,7 @@ class PairFiles:
                 "prompt is on one side of a cut; set data.split_by=pair_id, or give rows of more prompts"
             )
         if self.unanimous == "drop":
-            agreed_N = _unanimous(columns, split_N == TRAIN)
+            agreed_N = unanimous(columns, split_N == TRAIN)
             counts.left_out["all attributes agree on the pair"] += int(agreed_N.sum())
             columns, split_N = columns.take(~agreed_N), split_N[~agreed_N]
             if not (split_N == TRAIN).any():
@@ -207,7 +209,7 @@ class PairFiles:
             counts.unread = self.map.unread(found)
         plain = self.map.plain(found) if self.limit is None else None
         number = 0
-        for chunk in rows.chunks(self.map.wanted(found)):
+        for chunk in rows.chunks(self.map.wanted(found) | self.map.late(found)):
             rest = np.arange(len(chunk.rows))
             if plain is not None and not isinstance(chunk.rows, Sequence):
                 rest = gathered.add_plain(chunk.rows, plain, number)
@@ -236,7 +238,9 @@ class PairFiles:
             if isinstance(row, BadRow):
                 raise row
             record = self.map.record(row, found)
-        except BadRow as error:
+        except (BadRow, RecursionError) as error:
+            if not isinstance(error, BadRow):
+                error = BadRow("a value is nested too deeply")
             counts.dropped += 1
             counts.kinds[error.kind] += 1
             if counts.kinds[error.kind] <= EXAMPLES and len(counts.reasons) < MAX_LISTED:
@@ -245,46 +249,7 @@ class PairFiles:
         gathered.add(number, record)
         if self.limit is None:
             return False
-        kept = sum(self.ties == "keep" or each.rating_gap != 0.0 for each in gathered.others)
-        return kept == self.limit
-
-    def _cut(self, columns: Columns, seed: int, test_fraction: float) -> NDArray[np.int8]:
-        """The side of every record; -1 where its responses are on two."""
-
-        def sides(code_N: NDArray[np.int64], keys: Sequence[str]) -> NDArray[np.int8]:
-            return cut(keys, seed, test_fraction, self.validation_fraction)[code_N]
-
-        prompt_N, pair_N = columns.codes["prompt"], columns.codes["pair_id"]
-        used_N, used = first_codes(prompt_N)
-        if self.split_by == "prompt":
-            return sides(used_N, [canonical(columns.values["prompt"][code]) for code in used.tolist()])
-        written = prompts_of(columns, canonical)
-        if self.split_by == "response":
-            names = [*columns.values["user_id"], None]
-            keys_2N = [
-                f"{names[user]} {written[prompt]} {columns.values['response'][response]}"
-                for side in ("chosen", "rejected")
-                for user, prompt, response in zip(
-                    columns.codes["user_id"].tolist(), prompt_N.tolist(), columns.codes[side].tolist(), strict=True
-                )
-            ]
-        else:
-            low_N, high_N = (
-                each(columns.codes["chosen"], columns.codes["rejected"]) for each in (np.minimum, np.maximum)
-            )
-            texts = columns.values["response"]
-            keys_2N = [
-                columns.values["pair_id"][pair]
-                if pair >= 0
-                else " ".join([written[prompt], *sorted([texts[low], texts[high]])])
-                for pair, prompt, low, high in zip(
-                    pair_N.tolist(), prompt_N.tolist(), low_N.tolist(), high_N.tolist(), strict=True
-                )
-            ]
-        known = {key: code for code, key in enumerate(dict.fromkeys(keys_2N))}
-        side = sides(np.array([known[key] for key in keys_2N], dtype=np.int64), list(known))
-        first_N, last_N = side[: len(columns)], side[-len(columns) :]
-        return np.where(first_N == last_N, first_N, -1).astype(np.int8)
+        return len(gathered.others) - (0 if self.ties == "keep" else gathered.ties) == self.limit
 
     def _tell_criteria(self, columns: Columns, split_N: NDArray[np.int8], seed: int) -> Columns:
         """The records with the criterion that `criterion_of` and `criteria` leave them."""
@@ -385,25 +350,6 @@ def _are_one_file(train: str, test: str) -> bool:
         return content_digest(paths[0]) == content_digest(paths[1])
     except OSError:
         return False  # whoever reads them says so
-
-
-def _unanimous(columns: Columns, among_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of some records judge a pair that every attribute judges, and all alike. A tie is no judgment."""
-    codes = columns.codes
-    pair_N = combined(codes["prompt"], *(each(codes["chosen"], codes["rejected"]) for each in (np.minimum, np.maximum)))
-    verdicts = defaultdict(set)
-    judges = among_N & (columns.gap_N != 0.0)
-    for pair, attribute, chosen in zip(
-        pair_N[judges].tolist(), codes["attribute"][judges].tolist(), codes["chosen"][judges].tolist(), strict=True
-    ):
-        verdicts[pair].add((attribute, chosen))
-    attributes = set(codes["attribute"][among_N].tolist())
-    agreed = [
-        pair
-        for pair, found in verdicts.items()
-        if {attribute for attribute, _ in found} == attributes and len({chosen for _, chosen in found}) == 1
-    ]
-    return among_N & np.isin(pair_N, agreed)
 
 
 def _apportion(weights: Mapping[str, float], size: int) -> dict[str, int]:

@@ -30,6 +30,15 @@ LIKELY = (
 )  # fmt: skip
 
 
+def _spelled(value: Any) -> str | float:
+    """A value as all its spellings in tables are: 1 and "1.0" are one, and so are True and "true"."""
+    words = str(value).strip().casefold()
+    try:
+        return float(words)
+    except ValueError:
+        return words
+
+
 def verdict_of(value: Any, coding: Coding | None = None) -> tuple[Verdict, float | None]:
     """Which response a verdict prefers, and by how much where it is a signed strength.
 
@@ -42,28 +51,24 @@ def verdict_of(value: Any, coding: Coding | None = None) -> tuple[Verdict, float
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if coding:
-        # Of a table the values are texts, whatever they look like.
-        meant = {_plain(key): meaning for key, meaning in coding.items()}.get(_plain(value))
-        if meant is not None:
-            return meant, None
+        for spelled in (str, _spelled):
+            for key, verdict in coding.items():
+                if spelled(key) == spelled(value):
+                    return verdict, None
         if set(coding) & set(SIGNS):
             try:
                 strength = float(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 strength = float("nan")
             if strength == 0:
                 return "tie", None
             sign = "negative" if strength < 0 else "positive"
             if strength == strength and sign in coding:
                 return coding[sign], abs(strength)
-    elif isinstance(value, str) and (known := KNOWN.get(_plain(value))):
+    elif isinstance(value, str) and (known := KNOWN.get(value.strip().casefold())):
         return known, None
     raise BadRow(
         "data.winner does not say what this value of the winner means; give all values, such as "
         "data.winner={0: first, 1: second, 2: tie}, or data.winner={negative: first, positive: second} for a strength",
         f"the value is {value!r}",
     )
-
-
-def _plain(value: Any) -> str:
-    return str(value).strip().casefold()

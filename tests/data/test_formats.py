@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from micro_lit.config import build, compose
-from micro_lit.data import columns, parsed
+from micro_lit.data import gathering, parsed
 from micro_lit.data.messages import BadRow, Message, canonical
 from micro_lit.data.pairs import Text
 from micro_lit.data.records import parse_record
@@ -515,7 +515,7 @@ def test_rows_read_as_columns_are_those_read_one_by_one(tmp_path, monkeypatch, e
         lines(path, rows)
     source = PairFiles("mine", str(path), on_bad_row="skip")
     plain = source.load(0)
-    monkeypatch.setattr(columns.Gathered, "add_plain", lambda self, table, names, first: np.arange(len(table)))
+    monkeypatch.setattr(gathering.Gathered, "add_plain", lambda self, table, names, first: np.arange(len(table)))
     one_by_one = source.load(0)
     same(plain, one_by_one)
     assert plain.counts == one_by_one.counts

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from micro_lit.config import build
-from micro_lit.data.columns import Columns
+from micro_lit.data.gathering import columns_of
 from micro_lit.data.layouts import LeftOut
 from micro_lit.data.pairs import Text, from_records
 from micro_lit.data.records import BadRow, Message, Record
-from micro_lit.data.sources import Mixture, PairFiles, _apportion, _unanimous
+from micro_lit.data.sides import unanimous
+from micro_lit.data.sources import Mixture, PairFiles, _apportion
 from micro_lit.data.splits import hashed_fraction
 from micro_lit.errors import UserError
 
@@ -442,7 +443,7 @@ def test_a_pair_is_unanimous_when_every_attribute_prefers_the_same_response(judg
         ):
             expected.add(((Message("user", prompt),), frozenset("ab")))
     among_N = np.ones(len(records), dtype=bool)
-    judged = (records[row] for row in np.flatnonzero(_unanimous(Columns.of(records), among_N)))
+    judged = (records[row] for row in np.flatnonzero(unanimous(columns_of(records), among_N)))
     # A tie is on a pair that is left out, too.
     assert {(record.prompt, frozenset((record.chosen, record.rejected))) for record in judged} == expected
 
