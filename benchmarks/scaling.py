@@ -27,6 +27,7 @@ import transformers.modeling_utils  # noqa: F401  a run imports it too
 from benchmarks.processes import alone, memory
 from micro_lit.data.datamodule import PreferenceDataModule
 from micro_lit.data.pairs import PreferenceData
+from micro_lit.data.parsed import LEAST_BYTES
 from micro_lit.data.sources import PairFiles
 from micro_lit.features.backbones import CachedBackbone
 from micro_lit.features.store import FeatureStore, text_digests
@@ -87,7 +88,9 @@ def measure(path: Path) -> None:
     cached = PairFiles("pairs", str(path), cache_dir=str(path.with_suffix(".tables")))
     cached.load(seed=0)
     with timed(spent, "read again"):
-        cached.load(seed=0)
+        digests_M2 = cached.load(seed=0).digests_M2
+    if path.stat().st_size >= LEAST_BYTES:
+        assert np.array_equal(digests_M2, text_digests(data.texts))
     with timed(spent, "digest"):
         text_digests(data.texts)
     if path.suffix == ".jsonl":

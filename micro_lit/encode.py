@@ -26,7 +26,7 @@ def run(settings: Settings) -> int:
     backbone = build(settings["backbone"])
     if data.is_vectors or not isinstance(backbone, Pretrained):
         raise UserError("nothing to encode: give data that are texts and a pretrained backbone")
-    table = backbone.encode(data.texts, Path(settings["paths"]["features_dir"]))
+    table = backbone.encode(data.texts, Path(settings["paths"]["features_dir"]), data.digests_M2)
     if ranks.rank() == 0:
         reading = backbone.reading(data.texts, table)
         data.count_cut(reading.cut_M2, reading.max_length)

@@ -17,10 +17,10 @@ REPOSITORY = Path(__file__).parent.parent
 CACHES = {".coverage", ".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache__"}
 
 # No example is judged by the time it takes, which depends on what else the machine does. `make test` tries the same
-# examples each time; `make test-full` draws others: --hypothesis-profile=random.
+# examples each time, fewer of them; `make test-full` draws others: --hypothesis-profile=random.
 UNTIMED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("random", **UNTIMED)
-hypothesis.settings.register_profile("repeatable", **UNTIMED, derandomize=True)
+hypothesis.settings.register_profile("repeatable", **UNTIMED, derandomize=True, max_examples=40)
 hypothesis.settings.load_profile("repeatable")
 
 processes.adopt_orphans()
@@ -38,12 +38,14 @@ os.environ["WANDB_SILENT"] = "true"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what slow.txt names."""
-    slow = set((Path(__file__).parent / "slow.txt").read_text().splitlines())
-    for item in items:
-        name = item.nodeid.split("[")[0]
-        if slow & {name, name.split("::")[0]} and not item.get_closest_marker("quick"):
-            item.add_marker("slow")
+    """Marks what slow.txt and full.txt name: files, tests, or tests with some parameters."""
+    for mark in ("slow", "full"):
+        named = set((Path(__file__).parent / f"{mark}.txt").read_text().splitlines())
+        for item in items:
+            test = item.nodeid.split("[")[0]
+            names = {item.nodeid, test, test.split("::")[0]}
+            if named & names and not (mark == "slow" and item.get_closest_marker("quick")):
+                item.add_marker(mark)
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ Dimension letters: N records.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow
@@ -22,6 +22,14 @@ CODES = {"prompt": "prompt", "chosen": "response", "rejected": "response", **dic
 Codes = NDArray[np.int64]
 
 
+class Digests(NamedTuple):
+    """Digests of some texts, see `text_digests`, by the codes of their prompts and responses (-1 for none)."""
+
+    prompt_T: Codes
+    response_T: Codes
+    digest_T2: NDArray[np.uint64]
+
+
 @dataclass(eq=False)
 class Columns:
     """N records.
@@ -29,7 +37,8 @@ class Columns:
     values: for each of `VALUES` its distinct values. codes: for each of `CODES` the position of every record's value
         in its list, -1 where it has none. gap_N: rating gaps, NaN where there is none. first_N: 1 where the chosen
         response was shown first, 0 where the rejected one was, -1 where the data do not say. row_N: the number of the
-        record in its set; equal where a mixture takes one record several times.
+        record in its set; equal where a mixture takes one record several times. digests: those of texts that a cache
+        holds.
     """
 
     values: dict[str, list[Any]]
@@ -37,6 +46,7 @@ class Columns:
     gap_N: NDArray[np.float64]
     first_N: NDArray[np.int8]
     row_N: Codes
+    digests: Digests | None = None
 
     def __len__(self) -> int:
         return len(self.row_N)
@@ -44,10 +54,11 @@ class Columns:
     def take(self, rows: NDArray[Any]) -> "Columns":
         """Some records, by a mask or by their numbers; the lists of values stay."""
         codes = {name: code_N[rows] for name, code_N in self.codes.items()}
-        return Columns(self.values, codes, self.gap_N[rows], self.first_N[rows], self.row_N[rows])
+        numbers = {"gap_N": self.gap_N[rows], "first_N": self.first_N[rows], "row_N": self.row_N[rows]}
+        return replace(self, codes=codes, **numbers)
 
     def with_codes(self, **codes: Codes) -> "Columns":
-        return Columns(self.values, self.codes | codes, self.gap_N, self.first_N, self.row_N)
+        return replace(self, codes=self.codes | codes)
 
     def with_default(self, name: str, value: str) -> "Columns":
         """The records, where those without a value in a column of text have this one."""
@@ -55,8 +66,8 @@ class Columns:
         if not (code_N < 0).any():
             return self
         values = self.values[name] if value in self.values[name] else [*self.values[name], value]
-        filled = Columns(self.values | {name: values}, self.codes, self.gap_N, self.first_N, self.row_N)
-        return filled.with_codes(**{name: np.where(code_N < 0, values.index(value), code_N)})
+        filled = self.with_codes(**{name: np.where(code_N < 0, values.index(value), code_N)})
+        return replace(filled, values=self.values | {name: values})
 
     def records(self) -> list[Record]:
         """The records one by one."""
@@ -96,7 +107,22 @@ def joined(parts: Sequence[Columns]) -> Columns:
         np.concatenate([part.gap_N for part in parts]),
         np.concatenate([part.first_N for part in parts]),
         np.concatenate([part.row_N + first for part, first in zip(parts, first_row, strict=False)]),
+        _joined_digests(parts, moved),
     )
+
+
+def _joined_digests(parts: Sequence[Columns], moved: Sequence[dict[str, Codes]]) -> Digests | None:
+    """Digests under the codes of the whole. A text of two parts may be there twice."""
+    found = [
+        Digests(
+            moves["prompt"][part.digests.prompt_T],
+            np.where(part.digests.response_T < 0, -1, moves["response"][part.digests.response_T]),
+            part.digests.digest_T2,
+        )
+        for part, moves in zip(parts, moved, strict=True)
+        if part.digests is not None
+    ]
+    return Digests(*map(np.concatenate, zip(*found, strict=True))) if found else None
 
 
 def first_codes(code_N: Codes) -> tuple[Codes, Codes]:

@@ -6,7 +6,6 @@ Dimension letters: N pairs, M distinct texts, D representation width, C label co
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,17 +17,10 @@ from micro_lit.data.columns import Columns, combined, first_codes
 from micro_lit.data.counts import Counts
 from micro_lit.data.gathering import columns_of
 from micro_lit.data.leaks import overlap
-from micro_lit.data.messages import Message
 from micro_lit.data.population import REFERENCES, Population
 from micro_lit.data.records import LABELS, Record
 from micro_lit.data.splits import SPLITS
-
-
-class Text(NamedTuple):
-    """Something a backbone can encode: a prompt alone (a context), or a prompt with a response."""
-
-    prompt: tuple[Message, ...]
-    response: str | None = None
+from micro_lit.data.texts import Text, text_digests, with_criterion
 
 
 @dataclass(eq=False)
@@ -100,7 +92,7 @@ class PreferenceData:
     population: the planted population the pairs were drawn from, when there is one.
     bayes: which reference predictor knows all that the data show, and nothing else.
     overlap: how many test rows are known from training, see `micro_lit.data.leaks.overlap`. notes: what else is to be
-        shown before training.
+        shown before training. digests_M2: those of the texts, where they are at hand.
     """
 
     texts: list[Text] | Float32[Tensor, "M D"]
@@ -113,6 +105,7 @@ class PreferenceData:
     bayes: str | None = None
     overlap: dict[str, int] | None = None
     notes: tuple[str, ...] = ()
+    digests_M2: NDArray[np.uint64] | None = None
 
     def split(self, name: str) -> Pairs:
         return self.pairs[self.splits[name]]
@@ -177,7 +170,7 @@ def from_columns(
     `counts`; needed when there are several.
     """
     set_N = np.zeros(len(columns), dtype=np.int64) if set_N is None else set_N
-    texts, triplets_N3 = _texts(columns)
+    texts, triplets_N3, codes_M2 = _texts(columns)
     coded = {name: first_codes(columns.codes[name]) for name in LABELS if name != "pair_id"}
     names = {name: [columns.values[name][code] for code in old.tolist()] for name, (_, old) in coded.items()}
     pair_N = _pairs_judged(columns, triplets_N3, set_N)
@@ -198,11 +191,13 @@ def from_columns(
         counts=counts,
         set_N=torch.from_numpy(set_N),
         overlap=overlap(columns, split_N),
+        digests_M2=None if columns.digests is None else _digests(texts, codes_M2, columns),
     )
 
 
-def _texts(columns: Columns) -> tuple[list[Text], NDArray[np.int64]]:
-    """The distinct texts of records, and of each record those of its context, chosen and rejected response [N, 3]."""
+def _texts(columns: Columns) -> tuple[list[Text], NDArray[np.int64], NDArray[np.int64]]:
+    """The distinct texts of records, of each record those of its context, chosen and rejected response [N, 3], and of
+    each text the codes of its prompt and response, -1 for none [M, 2]. Contexts with a criterion have codes beyond."""
     prompts, responses = list(columns.values["prompt"]), columns.values["response"]
     prompt_N, criterion_N = columns.codes["prompt"], columns.codes["criterion"]
     context_N = prompt_N.copy()
@@ -227,7 +222,20 @@ def _texts(columns: Columns) -> tuple[list[Text], NDArray[np.int64]]:
         Text(prompts[prompt], responses[response - 1] if response else None)
         for prompt, response in zip(prompt_M.tolist(), response_M.tolist(), strict=True)
     ]
-    return texts, text_N3.reshape(-1, 3)
+    return texts, text_N3.reshape(-1, 3), np.stack([prompt_M, response_M - 1], axis=1)
+
+
+def _digests(texts: Sequence[Text], codes_M2: NDArray[np.int64], columns: Columns) -> NDArray[np.uint64]:
+    """The digest of each text [M, 2]: kept, or made anew where it is not."""
+    width = len(columns.values["response"]) + 1
+    key_T = columns.digests.prompt_T * width + columns.digests.response_T + 1
+    order_T = key_T.argsort(kind="stable")
+    key_M = codes_M2[:, 0] * width + codes_M2[:, 1] + 1
+    at_M = order_T[np.searchsorted(key_T, key_M, sorter=order_T).clip(max=len(key_T) - 1)]
+    digests_M2 = columns.digests.digest_T2[at_M]
+    missing = np.flatnonzero(key_T[at_M] != key_M)
+    digests_M2[missing] = text_digests([texts[row] for row in missing.tolist()])
+    return digests_M2
 
 
 def _pairs_judged(columns: Columns, triplets_N3: NDArray[np.int64], set_N: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -244,11 +252,3 @@ def _pairs_judged(columns: Columns, triplets_N3: NDArray[np.int64], set_N: NDArr
     judged_N = np.full(len(columns), -1, dtype=np.int64)
     judged_N[first] = pair_N[first]
     return first_codes(judged_N)[0]
-
-
-def with_criterion(prompt: tuple[Message, ...], criterion: str | None) -> tuple[Message, ...]:
-    """The context of a record: its prompt, with the criterion as a last paragraph of the last message."""
-    if criterion is None:
-        return prompt
-    last = prompt[-1]
-    return (*prompt[:-1], last._replace(content=f"{last.content}\n\n{criterion}"))

@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow
 import xxhash
 
-from micro_lit.data.columns import CODES, VALUES, Columns
+from micro_lit.data.columns import CODES, VALUES, Columns, Digests, first_codes
 from micro_lit.data.counts import Counts
 from micro_lit.data.messages import Message, Prompt
+from micro_lit.data.texts import Text, text_digests
 from micro_lit.files import write_whole
 
 # Smaller files are read as fast as they are found.
@@ -83,10 +84,31 @@ def _save(columns: Columns, counts: Counts, path: Path) -> None:
         "first": _one(columns.first_N, pyarrow.int8()),
         "row": _one(columns.row_N, pyarrow.int64()),
     }
+    digests = _digests(columns)
+    fields |= {
+        "digests.prompt": _one(digests.prompt_T, pyarrow.int64()),
+        "digests.response": _one(digests.response_T, pyarrow.int64()),
+        "digests.digest": _one(digests.digest_T2.reshape(-1), pyarrow.uint64()),
+    }
     told = json.dumps(vars(counts))
     table = pyarrow.table(fields).replace_schema_metadata({"counts": told})
     with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
+
+
+def _digests(columns: Columns) -> Digests:
+    """Those of all texts of the records but contexts with a criterion, which settings may change."""
+    prompts, responses = columns.values["prompt"], columns.values["response"]
+    width = len(responses) + 1
+    first_N = columns.codes["prompt"] * width
+    keys = [first_N, *(first_N + 1 + columns.codes[name] for name in ("chosen", "rejected"))]
+    _, key_T = first_codes(np.concatenate(keys))
+    prompt_T, response_T = np.divmod(key_T, width)
+    texts = [
+        Text(prompts[prompt], responses[response - 1] if response else None)
+        for prompt, response in zip(prompt_T.tolist(), response_T.tolist(), strict=True)
+    ]
+    return Digests(prompt_T, response_T - 1, text_digests(texts))
 
 
 def _one(values: Any, kind: pyarrow.DataType) -> pyarrow.Array:
@@ -102,9 +124,11 @@ def _load(path: Path) -> tuple[Columns, Counts]:
     values["prompt"] = [_prompt(text) for text in values["prompt"]]
     codes = {name: lists[f"codes.{name}"].to_numpy().astype(np.int64) for name in CODES}
     rest = [lists[name].to_numpy().copy() for name in ("gap", "first", "row")]
+    of_texts = [lists[f"digests.{name}"].to_numpy() for name in ("prompt", "response", "digest")]
+    digests = Digests(*of_texts[:2], of_texts[2].reshape(-1, 2))
     told = json.loads(table.schema.metadata[b"counts"])
     counters = {name: Counter(told[name]) for name in ("kinds", "left_out")}
-    return Columns(values, codes, *rest), Counts(**told | counters)
+    return Columns(values, codes, *rest, digests), Counts(**told | counters)
 
 
 def _written(prompt: Prompt) -> str:

@@ -7,16 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from micro_lit import ranks, threads
-from micro_lit.data.pairs import PreferenceData, Text
+from micro_lit.data.pairs import PreferenceData
+from micro_lit.data.texts import Text, text_digests
 from micro_lit.errors import UserError
 from micro_lit.features import fitness
 from micro_lit.features.backbones import CachedBackbone, TrainableBackbone
 from micro_lit.features.encoder import encode_into
 from micro_lit.features.network import PooledTransformer, Pooling
-from micro_lit.features.store import PARTS, FeatureStore, MappedTable, text_digests
+from micro_lit.features.store import PARTS, FeatureStore, MappedTable
 from micro_lit.features.tokens import Reading, TextTokenizer, TokenTable
 
 # Tokens of a pass where nobody has set them.
@@ -105,26 +108,30 @@ class Pretrained:
         if not self.frozen:
             budget = self.token_budget or TOKEN_BUDGET
             return TrainableBackbone(self.trained(), self.tokenizer()(data.texts), example, budget)
-        table = self.encode(data.texts, features_dir)
+        table = self.encode(data.texts, features_dir, data.digests_M2)
         reading = self.reading(data.texts, table)
         vectors = table.resident() if table.nbytes <= self.resident_bytes else table
         train = data.without_same(reading.digests_M).split("train")
         return CachedBackbone(vectors, self.standardise, train, reading, example, table.folder)
 
-    def encode(self, texts: list[Text], features_dir: Path) -> MappedTable:
+    def encode(
+        self, texts: list[Text], features_dir: Path, digests_M2: NDArray[np.uint64] | None = None
+    ) -> MappedTable:
         """The representations of some texts. Those that the store lacks are encoded first, each by one process.
 
         The processes of a run share the work, each on its own device; of several runs one encodes and the others wait.
+
+        digests_M2: of the texts, where they are known.
         """
         tokenizer = self.tokenizer()
         # What is cut of a plain text has not changed.
         store = FeatureStore(features_dir, self._spec(tokenizer), recut=tokenizer.is_chat)
-        digests_M2 = text_digests(texts)
+        digests_M2 = text_digests(texts) if digests_M2 is None else digests_M2
         network = None
         while (table := store.table(digests_M2)) is None:
             # Texts that share a prompt go to the same process: a causal network reads it once for all of them.
-            together = [Text(text.prompt) for text in texts] if self.causal else texts
-            part_M = text_digests(together)[:, 0] % PARTS
+            together_M2 = text_digests([Text(text.prompt) for text in texts]) if self.causal else digests_M2
+            part_M = together_M2[:, 0] % PARTS
             with store.claim(digests_M2, part_M, ranks.rank(), ranks.world_size()) as rows:
                 if not len(rows):
                     continue

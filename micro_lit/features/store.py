@@ -33,8 +33,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from micro_lit.data.messages import canonical, canonical_text
-from micro_lit.data.pairs import Text
+from micro_lit.data.texts import Text, text_digests
 from micro_lit.errors import UserError
 from micro_lit.files import write_text, write_whole
 
@@ -50,14 +49,6 @@ POLL_SECONDS = 0.2
 FAULT_BYTES = 2 * 2**20
 
 libc = ctypes.CDLL(None)
-
-
-def text_digests(texts: Sequence[Text]) -> NDArray[np.uint64]:
-    """A 128-bit digest of each text's content, in its canonical form, as two numbers: [M, 2]."""
-    write = functools.lru_cache(maxsize=4096)(canonical)  # texts of one prompt follow each other
-    forms = (canonical_text(write(text.prompt), text.response) for text in texts)
-    raw = b"".join(hashlib.blake2b(form.encode(), digest_size=16).digest() for form in forms)
-    return np.frombuffer(raw, dtype="<u8").reshape(-1, 2)
 
 
 class FeatureStore:

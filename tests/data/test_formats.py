@@ -12,12 +12,11 @@ import torch
 from micro_lit.config import build, compose
 from micro_lit.data import gathering, parsed
 from micro_lit.data.messages import BadRow, Message, canonical
-from micro_lit.data.pairs import Text
 from micro_lit.data.records import parse_record
 from micro_lit.data.sources import PairFiles
 from micro_lit.data.splits import cut, hashed_fraction, split_of
+from micro_lit.data.texts import Text, text_digests
 from micro_lit.errors import UserError
-from micro_lit.features.store import text_digests
 
 WHOLE = {"validation_fraction": 0.0, "test_fraction": 0.0}
 
@@ -532,6 +531,7 @@ def test_the_cache_gives_the_same_and_reads_nothing_again(tmp_path, monkeypatch)
     again = source.load(0)
     same(first, again)
     assert first.counts == again.counts
+    assert np.array_equal(again.digests_M2, text_digests(again.texts))
     monkeypatch.undo()
     monkeypatch.setattr(parsed, "LEAST_BYTES", 0)
     kept.write_bytes(kept.read_bytes()[:1000])
@@ -540,6 +540,22 @@ def test_the_cache_gives_the_same_and_reads_nothing_again(tmp_path, monkeypatch)
     assert len(source.load(0).pairs) < len(first.pairs)
     assert PairFiles("mine", str(path), on_bad_row="skip", ties="keep", cache_dir=str(tmp_path / "tables")).load(0)
     assert len(list((tmp_path / "tables").iterdir())) == 3
+
+
+def test_kept_digests_are_those_of_the_texts_whatever_settings_make_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(parsed, "LEAST_BYTES", 0)
+    train = lines(
+        tmp_path / "train.jsonl", [row(n, attribute="short", criterion="Be brief." * (n % 2)) for n in range(30)]
+    )
+    test = lines(tmp_path / "test.jsonl", [row(n, rejected="Never.") for n in range(20, 40)])
+    settings = {"cache_dir": str(tmp_path / "tables"), "criterion_of": {"short": "Be short."}}
+    for _ in range(2):
+        data = PairFiles("mine", str(train), str(test), **settings).load(0)
+    assert np.array_equal(data.digests_M2, text_digests(data.texts))
+    [half] = [each for each in (tmp_path / "tables").iterdir() if each.stat().st_size > 0][:1]
+    half.unlink()
+    data = PairFiles("mine", str(train), str(test), **settings).load(0)
+    assert np.array_equal(data.digests_M2, text_digests(data.texts))
 
 
 # Leaks
