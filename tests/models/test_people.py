@@ -218,9 +218,8 @@ def test_em_never_raises_the_loss_and_ends_where_its_gradient_is_flat():
     assert losses[0] - losses[-1] > 0.01
     exact.load_state_dict(model.state_dict())
     loss_of(exact, pairs).backward()
-    assert (
-        max(float(weight.grad.abs().max()) for weight in exact.parameters()) < 2e-2
-    )  # single precision: from there no step lowers the loss
+    # In single precision no step lowers the loss from there.
+    assert max(float(weight.grad.abs().max()) for weight in exact.parameters()) < 2e-2
 
 
 def test_a_gate_by_source_knows_its_sources_by_name():
