@@ -22,10 +22,10 @@ quick: $(BIN)/.installed  ## run the tests that are quick, one after another: fo
 	$(BIN)/python -m pytest -n 0 -m "not slow and not full"
 
 test: $(BIN)/.installed  ## run the tests
-	$(BIN)/python -m pytest -n $(JOBS) -m "not full"
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not full"
 
 test-full: $(BIN)/.installed  ## run all tests, also those that repeat much, on examples that differ each time
-	$(BIN)/python -m pytest -n $(JOBS) --hypothesis-profile=random
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --hypothesis-profile=random
 
 lint: $(BIN)/.installed  ## check style and formatting
 	$(BIN)/ruff check .

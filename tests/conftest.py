@@ -20,7 +20,7 @@ CACHES = {".coverage", ".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache
 # examples each time, fewer of them; `make test-full` draws others: --hypothesis-profile=random.
 UNTIMED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("random", **UNTIMED)
-hypothesis.settings.register_profile("repeatable", **UNTIMED, derandomize=True, max_examples=40)
+hypothesis.settings.register_profile("repeatable", **UNTIMED, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("repeatable")
 
 processes.adopt_orphans()

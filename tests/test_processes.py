@@ -77,10 +77,11 @@ def test_what_was_started_is_ended_with_all_that_it_started(tmp_path):
     assert processes.left_behind(before) == []
 
 
-def test_every_slow_test_is_there():
-    lines = (TESTS / "slow.txt").read_text().splitlines()
+@pytest.mark.parametrize("file", ["slow.txt", "full.txt"])
+def test_every_test_that_is_left_out_is_there(file):
+    lines = (TESTS / file).read_text().splitlines()
     for name in (line for line in lines if not line.startswith("#")):
-        path, *function = name.split("::")
+        path, *function = name.split("[")[0].split("::")
         assert not function or f"def {function[0]}(" in (TESTS.parent / path).read_text(), name
         assert (TESTS.parent / path).is_file(), name
 
@@ -107,7 +108,7 @@ def test_after(start_process):
 def test_a_test_that_leaves_a_process_or_a_file_fails(tmp_path):
     """In a repository of its own, with the fixtures of this one."""
     (tmp_path / "tests").mkdir()
-    for name in ("conftest.py", "slow.txt"):
+    for name in ("conftest.py", "slow.txt", "full.txt"):
         shutil.copy(TESTS / name, tmp_path / "tests")
     support = (TESTS / "support" / "processes.py").read_text().replace("\nEXIT = 60.0\n", "\nEXIT = 0.2\n")
     (tmp_path / "tests" / "processes.py").write_text(support)

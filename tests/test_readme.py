@@ -59,8 +59,14 @@ EARLIER = {
     "runs/stage1": ["+experiment=micro_planted", *SMALL],
     "runs/mixture": ["+experiment=mixture_k8", *SMALL_TEXT],
 }
-# Commands that another test runs as well: of joblib, of two devices, and the two protocols.
-TRIED_ELSEWHERE = ("hydra/launcher=joblib", "trainer=ddp", "+experiment=micro", "+experiment=people_planted")
+# Commands that another test runs as well: of joblib, of two devices, of experts, and the two protocols.
+TRIED_ELSEWHERE = (
+    "hydra/launcher=joblib",
+    "trainer=ddp",
+    "+experiment=micro",
+    "+experiment=people_planted",
+    "+experiment=sparse_moe_planted",
+)
 SWEPT = {
     "model.num_heads=1,2,4,8,16": "model.num_heads=1,2",
     "seed=0,1,2": "seed=0,1",
