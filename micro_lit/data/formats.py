@@ -206,7 +206,6 @@ def _parse_block(block: bytes, schema: pyarrow.Schema, lines: int) -> pyarrow.Ta
             pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
             pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
-        table.validate(full=True)
     except (pyarrow.ArrowException, UnicodeDecodeError):
         return None
     return table if len(table) == lines else None
