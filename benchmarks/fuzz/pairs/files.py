@@ -83,6 +83,8 @@ def damaged(chance: Chance) -> Draft:
     what = chance.choice(list(cases))
     name, content, note = cases[what]
     write, named = bytes_of(name, content)
+    if what == "a gzip file that is none":
+        return fails(f"{what} as {name}", note, lambda own, folder: (folder / name).write_bytes(content), named)
     return fails(f"{what} as {name}", note, write, named)
 
 
