@@ -259,7 +259,20 @@ def differences(folder: Path, settings: Settings, data: bool = True) -> dict[str
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"paths.run_dir={folder}: holds a run that cannot be read ({reason:.200})") from error
-    return _differences(before, inputs, settings, digests(settings) if data and inputs else {})
+    different = _differences(before, inputs, settings, digests(settings) if data and inputs else {})
+    return different or _other_heads(folder, settings)
+
+
+def _other_heads(folder: Path, settings: Settings) -> dict[str, tuple[Any, Any]]:
+    """The number of heads of a finished run, where somebody set it and these settings leave it to the data."""
+    if settings["model"].get("num_heads", 0) is not None or not (folder / results.FILE_NAME).is_file():
+        return {}
+    from micro_lit.models.mixture import heads_for  # it takes seconds to import
+
+    found = results.read(folder)
+    train = found["data"]["train"]
+    by_size = {heads_for(train), heads_for(train + found["data"].get("same_tokens", 0))}
+    return {} if found["num_heads"] in by_size else {"model.num_heads": (found["num_heads"], None)}
 
 
 def _differences(

@@ -66,7 +66,10 @@ NOTHING = {"_target_": None, "_partial_": True}
 
 
 def _without_nothing(node: Any) -> Any:
-    """Settings where a function without a name is null: its place in a YAML lets `_target_` be set without a plus."""
+    """Replaces each node that equals `NOTHING` by null.
+
+    A YAML file holds such a node where no function is set, so that a command line sets its `_target_` without a plus.
+    """
     if isinstance(node, list):
         return [_without_nothing(child) for child in node]
     if not isinstance(node, dict):

@@ -294,18 +294,19 @@ class _Csv:
         with readable(self.path, "not a readable table"), self._open(bad) as file:
             for batch in file:
                 skipped = {row.number - 1 for row in bad}  # the header is a row to Arrow
-                numbers = itertools.islice(
-                    (number for number in itertools.count(next_number) if number not in skipped), len(batch)
-                )
-                numbers = list(numbers)
+                free = (number for number in itertools.count(next_number) if number not in skipped)
+                numbers = list(itertools.islice(free, len(batch)))
                 next_number = numbers[-1] + 1 if numbers else next_number
                 self._check_quotes(batch)
                 yield Chunk(str(self.path), numbers, pyarrow.Table.from_batches([batch]).select(columns))
-                if wrong := bad[told:]:
-                    kind = f"a row has not the {len(self.columns)} cells of the header"
-                    rows = [BadRow(kind, f"it has {row.actual_columns}") for row in wrong]
-                    yield Chunk(str(self.path), [row.number - 1 for row in wrong], rows)
-                    told = len(bad)
+                yield self._bad_rows(bad[told:])
+                told = len(bad)
+        yield self._bad_rows(bad[told:])  # those that no other row follows
+
+    def _bad_rows(self, rows: Sequence[Any]) -> Chunk:
+        kind = f"a row has not the {len(self.columns)} cells of the header"
+        wrong = [BadRow(kind, f"it has {row.actual_columns}") for row in rows]
+        return Chunk(str(self.path), [row.number - 1 for row in rows], wrong)
 
 
 class Dataset:

@@ -78,6 +78,13 @@ def test_a_row_of_a_table_with_other_cells_than_the_header_is_a_bad_row(tmp_path
     ]
 
 
+def test_bad_rows_that_no_good_row_follows_are_counted_too(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,chosen,rejected\na,b\nc,d,e,f\n")
+    with pytest.raises(UserError, match=r"row 1: a row has not the 3 cells of the header .*2 of 2 rows are bad"):
+        records_of(path)
+
+
 def test_two_columns_of_one_name_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("prompt,chosen,rejected,chosen\na,b,c,d\n")
     with pytest.raises(UserError, match=r"a\.csv: two columns have one name; the columns are prompt, chosen"):

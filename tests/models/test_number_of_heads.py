@@ -65,6 +65,14 @@ def test_asking_again_finds_the_finished_run(pairs, capsys):
     assert differences(folder, pairs("model.num_heads=3")) == {"model.num_heads": (2, 3)}
 
 
+def test_a_finished_run_of_another_number_is_not_that_of_a_command_without_one(pairs):
+    train.run(pairs("model.num_heads=3"))
+    with pytest.raises(
+        UserError, match=r"holds a finished run with other settings \(model.num_heads 3 there, None here"
+    ):
+        train.run(pairs())
+
+
 @pytest.mark.parametrize("typed", [[], ["model.num_heads=3"]])
 def test_a_run_of_few_pairs_goes_on_with_the_heads_it_has(typed, pairs, capsys):
     """As one does that an earlier version began, with eight."""
