@@ -1,8 +1,9 @@
-"""The cache of parsed files: columns of records on disk, found again by the content of the files they were read from.
+"""The cache of parsed files: columns of records on disk, found by the content of the files they were read from.
 
-A file of it is one row of lists, an Arrow file that is mapped into memory. It appears whole or not at all, and one that
-cannot be read is made anew. Its name is a digest of the content of the data files, of the settings that shape records,
-and of the code that reads them: none of these can change without another name.
+A cache file is an Arrow file with one row of lists, followed by its checksum, and it is mapped into memory. It appears
+whole or not at all; one that cannot be read, or does not match its checksum, is made anew. Its name is a digest of the
+content of the data files, of the settings that shape records, and of the code that reads them: when one of these
+changes, the name changes.
 """
 
 import contextlib
@@ -26,6 +27,8 @@ from micro_lit.files import write_whole
 
 # Smaller files are read as fast as they are found.
 LEAST_BYTES = 2**24
+
+CHECKSUM_BYTES = 16  # of a 128-bit xxh3
 
 TEXT, TURNS = "t", "m"  # how a prompt is written: one turn of the user as its text, others as JSON
 
@@ -94,6 +97,9 @@ def _save(columns: Columns, counts: Counts, path: Path) -> None:
     table = pyarrow.table(fields).replace_schema_metadata({"counts": told})
     with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
+    checksum = content_digest(path)
+    with path.open("ab") as file:
+        file.write(checksum)
 
 
 def _digests(columns: Columns) -> Digests:
@@ -118,7 +124,12 @@ def _one(values: Any, kind: pyarrow.DataType) -> pyarrow.Array:
 
 
 def _load(path: Path) -> tuple[Columns, Counts]:
-    table = pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all()
+    whole = pyarrow.memory_map(str(path)).read_buffer()
+    end = max(0, whole.size - CHECKSUM_BYTES)
+    content, checksum = whole.slice(0, end), whole.slice(end)
+    if xxhash.xxh3_128(content).digest() != checksum.to_pybytes():
+        raise ValueError("damaged")
+    table = pyarrow.ipc.open_file(content).read_all()
     lists = {name: table[name].chunk(0).values for name in table.column_names}
     values = {name: lists[f"values.{name}"].to_pylist() for name in VALUES}
     values["prompt"] = [_prompt(text) for text in values["prompt"]]

@@ -541,8 +541,13 @@ def test_the_cache_gives_the_same_and_reads_nothing_again(tmp_path, monkeypatch)
     assert np.array_equal(again.digests_M2, text_digests(again.texts))
     monkeypatch.undo()
     monkeypatch.setattr(parsed, "LEAST_BYTES", 0)
-    kept.write_bytes(kept.read_bytes()[:1000])
-    same(first, source.load(0))
+    whole = kept.read_bytes()
+    damaged = [whole[:1000], b"", b"short"]
+    for at in range(100, len(whole), len(whole) // 40):
+        damaged.append(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    for content in damaged:
+        kept.write_bytes(content)
+        same(first, source.load(0))
     lines(path, MIXED[:30])
     assert len(source.load(0).pairs) < len(first.pairs)
     assert PairFiles("mine", str(path), on_bad_row="skip", ties="keep", cache_dir=str(tmp_path / "tables")).load(0)
