@@ -78,7 +78,14 @@ class MixtureBT(pl.LightningModule):
         level.
     optimizer: parameters -> optimizer. warmup: share of all steps in which the learning rate rises to its value; it
         falls to zero along a cosine afterwards. name: what results call the model.
+
+    knows: what the model is told beyond prompt and responses (`attribute`, `user`, ...). by_user: whether it learns
+    codes of users. weighs_heads: whether such a code is log weights of heads, added to those of the gate.
     """
+
+    knows: frozenset[str] = frozenset()
+    by_user = False
+    weighs_heads = False
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ class PeopleBT(MixtureBT):
     any, or one whom the data do not name, has the code 0: the prior.
     """
 
+    knows = frozenset({"user"})
     by_user = True
     rows_at_once = 4096  # in `learn`; where there is a Trainer, as many as it tests at once
 
@@ -99,6 +100,7 @@ class TiedMixture(PeopleBT):
         at 0 a user has the one head that loses least, π has no say and the gate learns nothing: see `MaxMinEM`.
     """
 
+    weighs_heads = True
     own_link: objectives.Link = "probability"
 
     def __init__(

@@ -1,11 +1,11 @@
-"""Candidates of the protocol: trained models, and what each says of every row.
+"""Candidates of the comparison: trained models, and what each says of every row.
 
 Dimension letters: N pairs, K heads.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from micro_lit import run_folder, runs, threads, train
 from micro_lit.config import Settings, build, compose
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
-from micro_lit.models import AttributeBT, MixtureBT
+from micro_lit.models import MixtureBT
 from micro_lit.objectives import Link
 from micro_lit.redaction import hidden_in
 from micro_lit.reporting.results import flatten
@@ -26,20 +26,19 @@ from micro_lit.restored import ALONE, Trust
 
 Array = NDArray[np.float64]
 
+JUDGED = ("margins_BK", "log_weights_BK", "dense_log_weights_BK")
 
-@dataclass(frozen=True, eq=False)
+
 class Candidate:
-    """A trained model and its judgments of all rows of the data, criteria hidden.
+    """A trained model and its judgments of all rows of the data, made when they are first asked for.
 
-    margins_NK, log_weights_NK: reward margins of every head, and the log weights of the model's own gate.
-    is_oracle: whether the model is told what no rival knows.
+    Args:
+        data: what the model reads; for the comparison criteria are hidden in it.
     """
 
-    name: str
-    folder: Path
-    model: MixtureBT
-    margins_NK: Array
-    log_weights_NK: Array
+    def __init__(self, name: str, folder: Path, model: MixtureBT, data: PreferenceData, batch_size: int) -> None:
+        self.name, self.folder, self.model, self.data = name, folder, model, data
+        self.batch_size = batch_size
 
     @property
     def link(self) -> Link:
@@ -47,18 +46,39 @@ class Candidate:
 
     @property
     def num_heads(self) -> int:
-        return self.margins_NK.shape[1]
+        return self.model.num_heads
+
+    @cached_property
+    def _judged(self) -> dict[str, Array]:
+        return judge_rows(self.model, self.data, self.batch_size)
 
     @property
-    def is_oracle(self) -> bool:
-        return isinstance(self.model, AttributeBT)
+    def margins_NK(self) -> Array:
+        """Reward margins of every head."""
+        return self._judged["margins_BK"]
+
+    @property
+    def log_weights_NK(self) -> Array:
+        """Log weights of the model's own gate."""
+        return self._judged["log_weights_BK"]
+
+    @property
+    def dense_log_weights_NK(self) -> Array:
+        """The same before any head is set aside, by a model that does so."""
+        return self._judged["dense_log_weights_BK"]
+
+    @cached_property
+    def prior_K(self) -> Array:
+        """The mean weights over training pairs."""
+        weights_K = np.exp(self.log_weights_NK[self.data.splits["train"].numpy()]).mean(axis=0)
+        return weights_K / weights_K.sum()
 
 
 def train_missing(candidates: Mapping[str, str | Sequence[str]], settings: Settings) -> dict[str, Path]:
     """The run folder of every candidate: the one named, or that of the run its overrides of `micro_lit.train` describe.
 
-    Such runs lie under `candidates/`, by the protocol's name and seed, and are trained unless they have been; one that
-    was stopped goes on. When the settings or the data of a candidate have changed, it gets another folder.
+    Such runs lie under `candidates/`, by the comparison's name and seed, and are trained unless they have been; one
+    that was stopped goes on. When the settings or the data of a candidate have changed, it gets another folder.
     """
     folders = {}
     for name, given in candidates.items():
@@ -111,29 +131,26 @@ def load_data(folders: Mapping[str, Path], criteria: str | None = None, trust: T
     return build(first["data"]).load(first["seed"])
 
 
-def judge_all(
-    folders: Mapping[str, Path], data: PreferenceData, features_dir: Path, batch_size: int, trust: Trust = ALONE
-) -> dict[str, Candidate]:
-    """Every run restored, and its judgments of all rows. `data` hide their criteria."""
-    candidates = {}
-    for name, folder in folders.items():
-        model = runs.restore(folder, data, features_dir, trust)
-        margins_NK, log_weights_NK = judge(model, data, batch_size)
-        candidates[name] = Candidate(name, folder, model, margins_NK, log_weights_NK)
-    return candidates
+def restore_all(folders: Mapping[str, Path], data: PreferenceData, settings: Settings) -> dict[str, Candidate]:
+    """Every run restored. settings: those of the command."""
+    features_dir, batch_size = Path(settings["paths"]["features_dir"]), settings["loader"]["eval_batch_size"]
+    trust = Trust.of(settings)
+    return {
+        name: Candidate(name, folder, runs.restore(folder, data, features_dir, trust), data, batch_size)
+        for name, folder in folders.items()
+    }
 
 
 @torch.no_grad()
-def judge(
-    model: MixtureBT, data: PreferenceData, batch_size: int, log_weights: str = "log_weights_BK"
-) -> tuple[Array, Array]:
-    """Margins and log weights [N, K] of all rows, in float64; log_weights: which of those in a `Judgment`."""
+def judge_rows(model: MixtureBT, data: PreferenceData, batch_size: int) -> dict[str, Array]:
+    """Margins and log weights [N, K] of all rows, in float64, by their names in a `Judgment`."""
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in JUDGED}
     with threads.using(model.backbone):
-        judged = [model(data.pairs[rows_B]) for rows_B in torch.arange(len(data.pairs)).split(batch_size)]
-    return tuple(
-        torch.cat([getattr(judgment, name) for judgment in judged]).double().numpy()
-        for name in ("margins_BK", log_weights)
-    )
+        for row_B in torch.arange(len(data.pairs)).split(batch_size):
+            judgment = model(data.pairs[row_B])
+            for name, parts in found.items():
+                parts.append(getattr(judgment, name).double())
+    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
 
 
 def _rows(folder: Path, criteria: str | None, trust: Trust) -> Settings:

@@ -1,4 +1,4 @@
-"""Tests of `micro_lit.reporting.people`: pages and files are read back, and what is drawn is what was measured."""
+"""Tests of `micro_lit.compare.report` on users: what is shown and drawn is what was measured."""
 
 import csv
 import itertools
@@ -12,12 +12,15 @@ import yaml
 from full_disk import assert_whole
 from markdown_it import MarkdownIt
 
-from micro_lit import reporting
-from micro_lit.reporting import people
+import micro_lit.compare
+from micro_lit.compare import report
+from micro_lit.compare.diagnostics import BAYES
+from micro_lit.compare.sections import DIAGNOSTIC, NOBODY, ORACLE, TITLES
 
-FILES = ["curves.csv", "figure.png", "figure.svg", "people.json", "systems.csv", "tables.md"]
+FILES = ["compare.json", "curves.csv", "figure.png", "figure.svg", "systems.csv", "tables.md"]
 PICTURES = ["figure.png", "figure.svg"]
 SEEN, UNSEEN = [0, 1, 4, None], [0, 1, 4]
+FLOOR, CEILING = "floor, person unknown", "ceiling, person unknown"
 ODD = "$a$ | [b]*c*_d_ <e>"
 SYSTEMS = (
     ("single_bt", "nothing", 1, 0.6, 0.6),
@@ -58,7 +61,7 @@ def system(candidate, method, heads, start, end, points, raters, groups):
 
 
 def made(raters=True, groups="planted", unseen=True, systems=SYSTEMS, tied="tied"):
-    """Results as `protocol.people` returns them. groups: of a planted population, of real data (`named`), or none."""
+    """Results as a `Comparison` returns them. groups: of a planted population, of real data (`named`), or none."""
     regimes = {}
     for name, labels in (("seen", SEEN), *([("unseen", UNSEEN)] if unseen else [])):
         own = raters and name == "seen"
@@ -103,7 +106,7 @@ def made(raters=True, groups="planted", unseen=True, systems=SYSTEMS, tied="tied
 @pytest.fixture
 def spec(settings, tmp_path):
     """Settings of the command; keyword arguments replace some."""
-    composed = settings("candidates={single_bt: runs/a}", "baseline=single_bt", config="people")
+    composed = settings("candidates={single_bt: runs/a}", "baseline=single_bt", "subjects=user", config="compare")
     return lambda **replaced: {**composed, "out": str(tmp_path / "out"), **replaced}
 
 
@@ -112,8 +115,8 @@ def write(spec, monkeypatch):
     """Writes results as the command does, but without the figure, which takes a second."""
 
     def make(results, **replaced):
-        monkeypatch.setattr(people, "figures", None)
-        return people.write(results, spec(**replaced))
+        monkeypatch.setattr(report, "figure", None)
+        return report.write(results, spec(**replaced))
 
     return make
 
@@ -143,16 +146,16 @@ def sections(page):
 @pytest.mark.full
 def test_all_files_are_written_and_named_and_the_same_for_the_same_results(spec, tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
-    folder = people.write(made(), spec())
+    folder = report.write(made(), spec())
     assert folder == tmp_path / "out"
     assert sorted(path.name for path in folder.iterdir()) == FILES
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2] == f"wrote {folder}/ in 12 s: {', '.join(FILES)}"
     assert lines[-1] == "next: the same command with another seed and out, to see how much of this is luck"
-    assert json.loads((folder / "people.json").read_text()) == made()
+    assert json.loads((folder / "compare.json").read_text()) == made()
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == spec()
     written = {path.name: path.read_bytes() for path in folder.iterdir()}
-    people.write(made(), spec())
+    report.write(made(), spec())
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
 
 
@@ -246,11 +249,11 @@ def test_the_right_group_is_told_by_heads_and_by_bayes_apart(groups, write):
             ["ORACLE: Bayes", "true rewards", "-", users] for users in ("seen", "unseen")
         ]
         assert oracle[1][4:] == ["0.250", "0.500", "0.900", "1.000"]
-        assert words[0].endswith(people.ORACLE)
+        assert words[0].endswith(ORACLE)
     else:
         assert apart == []
         assert "fit within each of 9 sources;" in words[0]
-        assert words[0].endswith(people.DIAGNOSTIC)
+        assert words[0].endswith(DIAGNOSTIC)
 
 
 def test_facts_say_who_was_left_out_and_who_had_fewer_labels(write):
@@ -264,12 +267,12 @@ def test_facts_say_who_was_left_out_and_who_had_fewer_labels(write):
 def test_users_of_a_kind_that_nobody_is_of_are_missed_in_words(write, capsys):
     found = sections((write(made(raters=False, groups=None, unseen=False)) / "tables.md").read_text())
     assert list(found) == ["made", "Users seen in training", "Users never seen", "Columns"]
-    assert found["Users never seen"] == ([people.NOBODY["unseen"]], [])
-    assert f"Users never seen\n{people.NOBODY['unseen']}\n" in capsys.readouterr().out
+    assert found["Users never seen"] == ([NOBODY["unseen"]], [])
+    assert f"Users never seen\n{NOBODY['unseen']}\n" in capsys.readouterr().out
 
 
 def test_without_any_user_all_but_the_figure_is_written(spec, capsys):
-    folder = people.write({**made(), "regimes": {}}, spec())
+    folder = report.write({**made(), "regimes": {}}, spec())
     assert sorted(path.name for path in folder.iterdir()) == [name for name in FILES if name not in PICTURES]
     text = capsys.readouterr().out
     assert "no figure: nothing was measured over the number of labels" in text
@@ -293,9 +296,9 @@ def test_tables_on_a_terminal_are_not_broken_by_usual_names(write, capsys):
 
 def test_without_matplotlib_all_but_the_figure_comes(spec, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "micro_lit.reporting.figures", raising=False)
-    monkeypatch.delattr(reporting, "figures", raising=False)
-    folder = runpy.run_path(people.__file__)["write"](made(), spec())
+    monkeypatch.delitem(sys.modules, "micro_lit.compare.figure", raising=False)
+    monkeypatch.delattr(micro_lit.compare, "figure", raising=False)
+    folder = runpy.run_path(report.__file__)["write"](made(), spec())
     assert sorted(path.name for path in folder.iterdir()) == [name for name in FILES if name not in PICTURES]
     assert "no figure: matplotlib is not installed (pip install 'micro-lit[report]')" in capsys.readouterr().out
     assert "figure.png" not in (folder / "tables.md").read_text()
@@ -307,7 +310,7 @@ def test_without_matplotlib_all_but_the_figure_comes(spec, capsys, monkeypatch):
 def drawn(results):
     """{title: (left panel, right panel)}"""
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
-    figure = people.draw(results)
+    figure = report.draw(results, {"subjects": {}})
     pairs = zip(figure.axes[::2], figure.axes[1::2], strict=True)
     return {left.get_title(loc="left"): (left, right) for left, right in pairs}
 
@@ -326,13 +329,13 @@ def level_of(axes, name):
 def test_curves_and_lines_are_what_was_measured():
     results = made()
     panels = drawn(results)
-    assert list(panels) == list(people.TITLES.values())
+    assert list(panels) == list(TITLES.values())
     keys = {
         "seen": ("accuracy", "nll"), "unseen": ("accuracy", "nll"), "shared": ("shared_accuracy", "shared_brier"),
     }  # fmt: skip
     for kind, scores in keys.items():
         found = results["regimes"]["seen" if kind == "shared" else kind]
-        for axes, score in zip(panels[people.TITLES[kind]], scores, strict=True):
+        for axes, score in zip(panels[TITLES[kind]], scores, strict=True):
             lines = curves_in(axes)
             assert list(lines) == ["mixture, posterior", "mixture, mixture_em", "tied", "vpl"]
             for row, line in zip(found["systems"][1:], lines.values(), strict=True):
@@ -341,24 +344,24 @@ def test_curves_and_lines_are_what_was_measured():
             baseline = found["systems"][0][score][0]["value"]
             assert level_of(axes, "baseline single_bt") == baseline
             assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", "4", "all"]
-    assert level_of(panels[people.TITLES["seen"]][1], "F1 marginal") == 0.58
-    assert level_of(panels[people.TITLES["shared"]][1], people.FLOOR) == 0.15
-    for axes, regime in zip(panels[people.TITLES["matched"]], ("seen", "unseen"), strict=True):
+    assert level_of(panels[TITLES["seen"]][1], "F1 marginal") == 0.58
+    assert level_of(panels[TITLES["shared"]][1], FLOOR) == 0.15
+    for axes, regime in zip(panels[TITLES["matched"]], ("seen", "unseen"), strict=True):
         lines = curves_in(axes)
-        assert list(lines) == ["mixture, posterior", "mixture, mixture_em", "tied", people.BAYES]
+        assert list(lines) == ["mixture, posterior", "mixture, mixture_em", "tied", BAYES]
         oracle = results["regimes"][regime]["groups"]["oracle"]
-        assert list(lines[people.BAYES].get_ydata()) == [point["value"] for point in oracle]
+        assert list(lines[BAYES].get_ydata()) == [point["value"] for point in oracle]
         assert axes.get_ylabel() == f"share of {regime} users"
 
 
 def test_bands_are_the_ceiling_and_the_intervals_of_floor_and_of_models_of_people():
-    accuracy, brier = drawn(made())[people.TITLES["shared"]]
+    accuracy, brier = drawn(made())[TITLES["shared"]]
     [ceiling] = accuracy.patches
     assert (ceiling.get_y(), ceiling.get_y() + ceiling.get_height()) == pytest.approx((0.74, 0.81))
     [floor] = brier.patches
     assert (floor.get_y(), floor.get_height()) == pytest.approx((0.15 - 1.96 * 0.002, 2 * 1.96 * 0.002))
-    assert people.CEILING in [text.get_text() for text in accuracy.texts]
-    for axes, half in ((accuracy, 1.96 * 0.002), (drawn(made())[people.TITLES["seen"]][0], 0.02)):
+    assert CEILING in [text.get_text() for text in accuracy.texts]
+    for axes, half in ((accuracy, 1.96 * 0.002), (drawn(made())[TITLES["seen"]][0], 0.02)):
         tied, vpl = axes.collections
         assert np.ptp(tied.get_paths()[0].vertices[:, 1]) == pytest.approx(0.145 + 2 * half)
         assert np.ptp(vpl.get_paths()[0].vertices[:, 1]) == pytest.approx(0.12 + 2 * half)
@@ -382,11 +385,11 @@ def test_a_system_looks_the_same_in_all_panels():
     ],
 )
 def test_panels_are_there_when_there_is_something_to_show(changed, kinds):
-    assert list(drawn(made(**changed))) == [people.TITLES[kind] for kind in kinds]
+    assert list(drawn(made(**changed))) == [TITLES[kind] for kind in kinds]
 
 
 def test_a_mixture_that_is_its_own_baseline_is_drawn():
-    axes, _ = drawn({**made(), "baseline": "mixture"})[people.TITLES["seen"]]
+    axes, _ = drawn({**made(), "baseline": "mixture"})[TITLES["seen"]]
     assert list(curves_in(axes)) == ["single_bt", "mixture, posterior", "mixture, mixture_em", "tied", "vpl"]
     assert level_of(axes, "baseline mixture") == 0.61
 
@@ -408,7 +411,9 @@ def test_no_two_names_or_ticks_meet():
 def test_a_dollar_in_a_name_is_no_equation(tmp_path):
     panels = drawn(made(tied=ODD))
     [figure] = {axes.figure for pair in panels.values() for axes in pair}
-    _, svg = people.figures.save(figure, tmp_path)
+    from micro_lit.reporting import figures
+
+    _, svg = figures.save(figure, tmp_path)
     assert "$a$ | [b]*c*_d_ &lt;e&gt;</text>" in svg.read_text()
 
 
@@ -421,21 +426,21 @@ def test_wandb_offline_gets_the_tables_and_the_figure(spec):
     import wandb
 
     logger = {"wandb": {"project": "micro_lit", "group": None, "offline": True, "save_dir": "elsewhere"}}
-    out = people.write(made(), spec(logger=logger))
+    out = report.write(made(), spec(logger=logger))
     assert wandb.run is None
     [folder] = out.glob("wandb/offline-run-*")
     tables = {
-        path.name.rsplit("_", 2)[0]: json.loads(path.read_text()) for path in folder.glob("files/media/table/people/*")
+        path.name.rsplit("_", 2)[0]: json.loads(path.read_text()) for path in folder.glob("files/media/table/compare/*")
     }
     assert sorted(tables) == [
         "matched_share", "seen_accuracy", "seen_nll", "shared_brier", "unseen_accuracy", "unseen_nll",
     ]  # fmt: skip
     assert tables["seen_accuracy"]["columns"][:4] == ["model", "adaptation", "K", "0"]
     assert [row[0] for row in tables["matched_share"]["data"]][-2:] == ["ORACLE: Bayes"] * 2
-    [image] = folder.glob("files/media/images/people/figure*.png")
+    [image] = folder.glob("files/media/images/compare/figure*.png")
     assert image.read_bytes() == (out / "figure.png").read_bytes()
 
 
 @pytest.mark.full
 def test_every_file_is_written_whole_or_not_at_all(spec, tmp_path):
-    assert_whole(lambda: people.write(made(), spec()), tmp_path)
+    assert_whole(lambda: report.write(made(), spec()), tmp_path)

@@ -1,4 +1,4 @@
-"""Tests of `micro_lit.protocol.people`: two groups that want the opposite, measured as the command would."""
+"""Tests of `micro_lit.compare` on users: two groups that want the opposite, measured as the command would."""
 
 import itertools
 import json
@@ -7,18 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compared import made
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_expit, logsumexp, softmax
 
 from micro_lit import adaptation, runs
+from micro_lit.compare.comparison import Comparison
+from micro_lit.compare.diagnostics import Groups, bayes_evidence
+from micro_lit.compare.subjects import Labels, draw_users
+from micro_lit.compare.systems import NOTHING, OWN, Evidence
+from micro_lit.compare.users import Users
 from micro_lit.config import compose
 from micro_lit.data.planted import PlantedFeatures
 from micro_lit.errors import UserError
 from micro_lit.metrics import RaterMetrics
 from micro_lit.models.people import prior_of_users
-from micro_lit.protocol.people import FLAT, OWN, Groups, People, bayes_evidence, evidence
-from micro_lit.protocol.regimes import draw_regimes
 
 seeds = st.integers(0, 2**32 - 1)
 few = settings(max_examples=40)
@@ -44,10 +48,12 @@ def make_spec(root: Path, experiment: str = "people_planted", **changed) -> dict
     """Settings of the command, some of them replaced."""
     overrides = [
         f"+experiment={experiment}", f"paths.run_dir={root / 'run'}", f"paths.output_dir={root}",
-        f"paths.features_dir={root / 'features'}", "resamples=200", "draws=3",
+        f"paths.features_dir={root / 'features'}", "resamples=200", "draws=3", "subjects=user",
     ]  # fmt: skip
-    own = {"labels": SIZES, "common": COMMON, "candidates": CANDIDATES} if experiment == "people_planted" else {}
-    return compose("people", overrides) | own | changed
+    own = {"common": COMMON, "candidates": CANDIDATES} if experiment == "people_planted" else {}
+    spec = compose("compare", overrides) | own
+    spec["subjects"]["user"]["labels"] = changed.pop("labels", SIZES)
+    return spec | changed
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +68,15 @@ def quiet():
 
 
 @pytest.fixture(scope="module")
-def measured(root) -> tuple[People, dict]:
+def measured(root) -> tuple[Comparison, dict]:
     runs.quiet_libraries()
-    this = People(make_spec(root))
+    this = Comparison(make_spec(root))
     return this, this.results()
 
 
 @pytest.fixture
-def people(measured) -> People:
-    return measured[0]
+def people(measured) -> Users:
+    return measured[0].users
 
 
 @pytest.fixture
@@ -85,7 +91,7 @@ def systems(results: dict, name: str) -> dict[tuple[str, str], dict]:
     return rows
 
 
-def system_of(people: People, candidate: str, method: str = OWN):
+def system_of(people: Users, candidate: str, method: str = OWN):
     [system] = [each for each in people.systems if (each.candidate, each.method) == (candidate, method)]
     return system
 
@@ -103,7 +109,7 @@ def test_results_are_plain_and_finite(results):
 
 def test_every_system_is_measured_once_in_either_regime(results):
     expected = [
-        ("single_bt", FLAT),
+        ("single_bt", NOTHING),
         *(("mixture", method) for method in METHODS),
         *((name, OWN) for name in ("tied", "lore", "vpl")),
     ]
@@ -123,7 +129,7 @@ def test_every_system_is_measured_once_in_either_regime(results):
 
 def test_values_lie_in_their_intervals_and_differences_are_from_the_baseline_without_labels(results):
     for name in ("seen", "unseen"):
-        baseline = systems(results, name)["single_bt", FLAT]
+        baseline = systems(results, name)["single_bt", NOTHING]
         for row in systems(results, name).values():
             for score in ("accuracy", "nll"):
                 assert values(row[f"{score}_difference"]) == pytest.approx(
@@ -136,14 +142,14 @@ def test_values_lie_in_their_intervals_and_differences_are_from_the_baseline_wit
 def test_draws_vary_where_their_labels_or_their_judged_rows_do(results):
     for row in systems(results, "seen").values():
         varies = [point["sd"] is not None for point in row["nll"]]
-        assert varies == [False, row["method"] != FLAT, row["method"] != FLAT, False]
+        assert varies == [False, row["method"] != NOTHING, row["method"] != NOTHING, False]
     for row in systems(results, "unseen").values():
         assert all(point["sd"] > 0 for point in row["nll"])
 
 
 def test_one_reward_for_all_learns_nothing(results):
     for name in ("seen", "unseen"):
-        row = systems(results, name)["single_bt", FLAT]
+        row = systems(results, name)["single_bt", NOTHING]
         for score in ("accuracy", "nll"):
             assert all(point == row[score][0] for point in row[score])
             assert {tuple(point.values())[:3] for point in row[f"{score}_difference"]} == {(0.0, 0.0, 0.0)}
@@ -153,7 +159,7 @@ def test_where_groups_want_the_opposite_labels_decide(results):
     """One reward for both is a coin. Who shares a group among all pairs of a user finds it, of new users too."""
     for name in ("seen", "unseen"):
         found = systems(results, name)
-        assert abs(found["single_bt", FLAT]["accuracy"][0]["value"] - 0.5) < 0.1
+        assert abs(found["single_bt", NOTHING]["accuracy"][0]["value"] - 0.5) < 0.1
         row = found["tied", OWN]
         assert row["accuracy_difference"][-1]["low"] > 0.15
         assert row["nll_difference"][-1]["high"] < 0.0
@@ -167,7 +173,7 @@ def test_where_groups_want_the_opposite_labels_decide(results):
 
 def test_the_same_seed_measures_the_same_and_another_draws_other_labels(root, results):
     few = {name: CANDIDATES[name] for name in ("single_bt", "tied")}
-    again = People(make_spec(root, candidates=few)).results()
+    again = Comparison(make_spec(root, candidates=few)).results()
     for name, found in again["regimes"].items():
         assert found["systems"] == [
             row for row in results["regimes"][name]["systems"] if row["candidate"] in ("single_bt", "tied")
@@ -183,10 +189,10 @@ def test_all_labels_of_seen_users_and_none_of_others_are_what_the_model_was_test
     system = system_of(people, candidate)
     total, rows = 0.0, 0
     for name, size in (("seen", None), ("unseen", 0)):
-        log_prob_RN = people.log_probs(system, people.regimes[name], people.codes(system, name, size))
+        log_prob_RN = people.benches[name].log_prob(system, size)
         assert len(log_prob_RN) == 1
         total, rows = total - log_prob_RN.sum(), rows + log_prob_RN.size
-    tested = json.loads((people.folders[candidate] / "results.json").read_text())["test"]["nll"]
+    tested = json.loads((people.candidates[candidate].folder / "results.json").read_text())["test"]["nll"]
     assert rows == tested["n"] == 1600
     assert total / rows == pytest.approx(tested["value"], abs=1e-5)
 
@@ -194,7 +200,7 @@ def test_all_labels_of_seen_users_and_none_of_others_are_what_the_model_was_test
 @pytest.mark.parametrize("candidate", list(CANDIDATES))
 def test_without_labels_a_model_is_as_it_was_trained(people, results, candidate):
     regime = people.regimes["seen"]
-    model = people.models[candidate]
+    model = people.candidates[candidate].model
     nll_N = -model.log_prob(model(people.data.pairs[torch.from_numpy(regime.row_N)])).double().numpy()
     expected = np.mean([nll_N[regime.user_N == user].mean() for user in range(regime.num_users)])
     for (name, _), row in systems(results, "seen").items():
@@ -208,15 +214,10 @@ def test_draws_side_by_side_are_each_draw_alone(people, candidate, name):
     """Whose code it is depends on the labels of that user in that draw and on nothing else."""
     system = next(each for each in people.systems if each.candidate == candidate)
     regime = people.regimes[name]
-    labels, codes_UC = regime.labels(4), people.codes(system, name, 4)
+    labels, codes_UC = regime.labels(4), people.benches[name].codes(system, 4)
     for user in np.random.default_rng(0).integers(len(codes_UC), size=5):
-        row_L = torch.from_numpy(labels.row_L[labels.user_L == user])
-        alone_L = torch.zeros(len(row_L), dtype=torch.int64)
-        if system.adapt is None:
-            expected = system.model.learn(people.data.pairs[row_L], alone_L, 1)
-        else:
-            margins_NK, log_weights_NK = people.judgments(candidate)
-            expected = evidence(system.adapt, margins_NK[row_L], log_weights_NK[row_L], alone_L, 1).float()
+        row_L = labels.row_L[labels.user_L == user]
+        expected = system.learn(Labels(row_L, np.zeros(len(row_L), dtype=np.int64), 1, 1))
         torch.testing.assert_close(codes_UC[user], expected[0], atol=1e-4, rtol=1e-3)
 
 
@@ -224,8 +225,9 @@ def test_draws_side_by_side_are_each_draw_alone(people, candidate, name):
 def test_a_mixture_adapts_by_bayes_rule(people, name):
     """p(next) = Σ_k p(k | labels) σ(Δ_k), written out pair by pair."""
     regime, system = people.regimes[name], system_of(people, "mixture", "posterior")
-    margins_NK, log_weights_NK = (each.numpy() for each in people.judgments("mixture"))
-    log_prob_RN = people.log_probs(system, regime, people.codes(system, name, 4))
+    mixture = people.candidates["mixture"]
+    margins_NK, log_weights_NK = mixture.margins_NK, mixture.log_weights_NK
+    log_prob_RN = people.benches[name].log_prob(system, 4)
     labels = regime.labels(4)
     for draw, place in zip((0, 1, 2), (0, 17, 40), strict=True):
         user, row = regime.user_N[place], regime.row_N[place]
@@ -238,12 +240,9 @@ def test_a_mixture_adapts_by_bayes_rule(people, name):
 def test_heads_that_are_shared_by_a_user_adapt_alike_by_themselves_and_by_the_posterior(people):
     """With weights that no prompt changes, what a tied mixture learns is the posterior of its heads."""
     own = system_of(people, "tied")
-    posterior = type(own)("tied", "posterior", own.model, adaptation.posterior)
-    codes, same = (people._codes(system, "unseen", 4) for system in (own, posterior))
-    regime = people.regimes["unseen"]
-    np.testing.assert_allclose(
-        people.log_probs(own, regime, codes), people.log_probs(posterior, regime, same), atol=1e-5
-    )
+    posterior = Evidence(people.candidates["tied"], "posterior", adaptation.posterior)
+    bench = people.benches["unseen"]
+    np.testing.assert_allclose(bench.log_prob(own, 4), bench.log_prob(posterior, 4), atol=1e-5)
 
 
 @pytest.mark.quick
@@ -251,27 +250,28 @@ def test_heads_that_are_shared_by_a_user_adapt_alike_by_themselves_and_by_the_po
 @given(seeds, st.sampled_from([adaptation.posterior, adaptation.mixture_em, adaptation.hedge]))
 def test_evidence_of_users_without_labels_is_exactly_none(seed, adapt):
     generator = np.random.default_rng(seed)
-    user_L = torch.from_numpy(generator.integers(3, size=5))
-    margins_LK = torch.from_numpy(generator.normal(size=(5, 4)) * 30)
+    user_L, margins_LK = generator.integers(3, size=5), generator.normal(size=(5, 4)) * 30
     log_weights_LK = torch.log_softmax(torch.from_numpy(generator.normal(size=(5, 4)) * 30), dim=1)
-    found_UK = evidence(adapt, margins_LK, log_weights_LK, user_L, 6)
+    found_UK = Evidence(made(margins_LK, log_weights_LK.numpy()), "made", adapt).learn(
+        Labels(np.arange(5), user_L, 1, 6)
+    )
     unheard = [user for user in range(6) if user not in user_L.tolist()]
     assert (found_UK[unheard] == 0).all()
     assert found_UK.isfinite().all()
     # Added to the weights that adaptation starts from, it gives the weights that it ends with.
-    prior_UK = prior_of_users(log_weights_LK, user_L, 6)
-    expected_UK = adapt(margins_LK.numpy(), user_L.numpy(), prior_UK.exp().numpy())
+    prior_UK = prior_of_users(log_weights_LK, torch.from_numpy(user_L), 6)
+    expected_UK = adapt(margins_LK, user_L, prior_UK.exp().numpy())
     np.testing.assert_allclose((prior_UK + found_UK).exp(), expected_UK, atol=1e-9)
 
 
 # Raters
 
 
-@pytest.mark.parametrize(("candidate", "method"), [("single_bt", FLAT), ("mixture", "posterior"), ("vpl", OWN)])
+@pytest.mark.parametrize(("candidate", "method"), [("single_bt", NOTHING), ("mixture", "posterior"), ("vpl", OWN)])
 def test_scores_beside_the_raters_floor_are_those_of_the_metric(people, results, candidate, method):
     regime, system = people.regimes["seen"], system_of(people, candidate, method)
     pairs = people.data.pairs[torch.from_numpy(regime.row_N)]
-    [log_prob_N] = people.log_probs(system, regime, people.codes(system, "seen", None))
+    [log_prob_N] = people.benches["seen"].log_prob(system, None)
     metric = RaterMetrics(len(people.data.names["pair_id"]))
     metric.update(torch.from_numpy(log_prob_N), pairs.label_N("pair_id"), pairs.first_wins_N)
     expected, found = metric.compute(), results["regimes"]["seen"]["raters"]
@@ -297,7 +297,7 @@ def test_who_knows_the_person_passes_the_floor_of_those_who_do_not(results):
     """Raters of one pair who want the opposite leave a stranger nothing; a tied mixture with labels is far below."""
     floor = results["regimes"]["seen"]["raters"]["floors"]["brier"]["value"]
     found = systems(results, "seen")
-    assert found["single_bt", FLAT]["shared_above"][0]["value"] > -0.01
+    assert found["single_bt", NOTHING]["shared_above"][0]["value"] > -0.01
     assert found["tied", OWN]["shared_brier"][-1]["value"] < floor - 0.02
     assert found["tied", OWN]["shared_above"][-1]["value"] == pytest.approx(
         found["tied", OWN]["shared_brier"][-1]["value"] - floor
@@ -306,7 +306,9 @@ def test_who_knows_the_person_passes_the_floor_of_those_who_do_not(results):
 
 def test_data_whose_pairs_are_judged_once_have_no_floor_of_raters(root):
     once = [each if "raters_per_pair" not in each else "data.raters_per_pair=1" for each in COMMON]
-    results = People(make_spec(root, common=once, candidates={"single_bt": ["model=single_bt"]}, name="once")).results()
+    results = Comparison(
+        make_spec(root, common=once, candidates={"single_bt": ["model=single_bt"]}, name="once")
+    ).results()
     assert "raters" not in results["regimes"]["seen"]
     assert not [key for row in results["regimes"]["seen"]["systems"] for key in row if "shared" in key]
 
@@ -378,13 +380,13 @@ def test_bayes_knows_the_groups_as_well_as_it_thinks(weights):
     """How often the most probable group is right is how probable it is, when labels and topics are all there is."""
     population = {**POPULATION, "topics": len(weights), "group_weights": weights}
     data = PlantedFeatures(population, train=9000, validation=0, test=3000, users_per_group=500).load(0)
-    regime = draw_regimes(data, 2, 1, 3, 0)[0]["seen"]
+    regime = draw_users(data, 2, 1, 3, 0)[0]["seen"]
     groups, evidence_NG = Groups.of(data, regime), bayes_evidence(data)
     assert set(groups.source_V) == {0}
     accuracy = []
     for size in (0, 1, 2, 4):
         labels = regime.labels(size)
-        right_RV = groups.bayes(evidence_NG, labels, regime.num_users)
+        right_RV = groups.bayes(evidence_NG, labels)
         log_posterior_UG = np.zeros((labels.num_draws * regime.num_users, 3))
         np.add.at(log_posterior_UG, labels.user_L, evidence_NG[labels.row_L])
         log_posterior_UG -= logsumexp(log_posterior_UG, axis=1, keepdims=True)
@@ -409,15 +411,15 @@ def test_bayes_knows_the_groups_as_well_as_it_thinks(weights):
 
 
 def test_a_baseline_that_is_no_candidate_is_refused_before_anything_is_trained(tmp_path):
-    with pytest.raises(UserError, match="baseline=nobody: not among the candidates, which are single_bt, mixture"):
-        People(make_spec(tmp_path, baseline="nobody"))
+    with pytest.raises(UserError, match="nobody: not among the candidates, which are single_bt, mixture"):
+        Comparison(make_spec(tmp_path, baseline="nobody"))
     assert not (tmp_path / "candidates").exists()
 
 
 def test_data_that_name_no_users_are_refused(root):
     nobody = [*COMMON, "data.users_per_group=0", "data.unseen_share=0"]
     with pytest.raises(UserError, match="name no users") as caught:
-        People(make_spec(root, common=nobody, candidates={"single_bt": ["model=single_bt"]}, name="nobody"))
+        Comparison(make_spec(root, common=nobody, candidates={"single_bt": ["model=single_bt"]}, name="nobody"))
     assert "\n" not in str(caught.value)
 
 
@@ -426,10 +428,10 @@ def test_data_that_name_no_users_are_refused(root):
 
 @pytest.mark.full
 def test_the_planted_experiment_runs(tmp_path):
-    whole = compose("people", ["+experiment=people_planted", f"paths.run_dir={tmp_path}"])
+    whole = compose("compare", ["+experiment=people_planted", f"paths.run_dir={tmp_path}"])
     small = ["data.users_per_group=10", "data.train=600", "data.validation=50", "data.test=900", "trainer.max_epochs=1"]
     given = {name: [*each, *small] for name, each in whole["candidates"].items()}
-    results = People(make_spec(tmp_path, common=whole["common"], candidates=given, labels=[0, 2, None])).results()
+    results = Comparison(make_spec(tmp_path, common=whole["common"], candidates=given, labels=[0, 2, None])).results()
     assert {name: found["users"] for name, found in results["regimes"].items()} == {"seen": 32, "unseen": 8}
     assert {"tied", "maxmin", "lore", "mixture", "single_bt"} <= {name for name, _ in systems(results, "seen")}
     assert "oracle" in results["regimes"]["seen"]["groups"]
@@ -442,7 +444,7 @@ EXPERIMENTS = ("people_planted", "people_polis", "people_ukp")
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_candidate_composes_on_the_same_data(experiment, tmp_path):
-    spec = compose("people", [f"+experiment={experiment}", f"paths.run_dir={tmp_path}"])
+    spec = compose("compare", [f"+experiment={experiment}", f"paths.run_dir={tmp_path}"])
     assert spec["name"] == experiment
     assert spec["baseline"] == "single_bt"
     made = [
@@ -460,7 +462,7 @@ def test_the_experiments_on_real_people_run(experiment, data_dir, tmp_path):
     spec["paths"]["data_dir"] = str(data_dir)
     spec["common"] = [*spec["common"], "data.limit=120", "trainer.max_epochs=1"]
     spec["candidates"] = {name: spec["candidates"][name] for name in ("single_bt", "mixture", "tied")}
-    results = People(spec).results()
+    results = Comparison(spec).results()
     assert results["floors"] == {}
     found = results["regimes"]["seen"]
     assert 0 < found["users"] <= found["rows"] <= 120

@@ -1,4 +1,4 @@
-"""Tests of `micro_lit.reporting.protocol`: pages and files are read back; what must not be mixed is not."""
+"""Tests of `micro_lit.compare.report` on attributes: pages and files are read back; what must not be mixed is not."""
 
 import csv
 import itertools
@@ -14,11 +14,12 @@ from hypothesis import settings as checked
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from micro_lit import reporting
+import micro_lit.compare
+from micro_lit.compare import report
+from micro_lit.compare import sections as made_sections
 from micro_lit.errors import UserError
-from micro_lit.reporting import protocol
 
-FILES = ["curves.csv", "figure.png", "figure.svg", "protocol.json", "systems.csv", "tables.md"]
+FILES = ["compare.json", "curves.csv", "figure.png", "figure.svg", "systems.csv", "tables.md"]
 PICTURES = ["figure.png", "figure.svg"]
 ODD = "$a$ | [b]*c*_d_ <e>"
 ACCURACY = {"posterior": 0.70, "hedge": 0.72, "router": 0.69}
@@ -58,7 +59,7 @@ def curve(candidate, method, labels, start, end):
 
 
 def made(attributes=("academy", "business"), mixture="mixture", routed=True, elicited=True, rivals=("negation", "drm")):
-    """Results as `protocol.measure` returns them: a baseline, a mixture, rivals that are better by hedge, an oracle."""
+    """Results as a `Comparison` returns them: a baseline, a mixture, rivals that are better by hedge, an oracle."""
     several = {mixture: 8, **dict.fromkeys(rivals, 4)}
 
     def row(*arguments, **facts):
@@ -107,8 +108,9 @@ def made(attributes=("academy", "business"), mixture="mixture", routed=True, eli
 @pytest.fixture
 def spec(settings, tmp_path):
     """Settings of the command, as composed, with two methods; keyword arguments replace some."""
-    composed = settings("candidates={single_bt: runs/a}", "baseline=single_bt", config="evaluate")
-    composed["adaptation"] = {name: composed["adaptation"][name] for name in ("posterior", "hedge")}
+    composed = settings("candidates={single_bt: runs/a}", "baseline=single_bt", "subjects=attribute", config="compare")
+    own = composed["subjects"]["attribute"]
+    own["adaptation"] = {name: own["adaptation"][name] for name in ("posterior", "hedge")}
     return lambda **replaced: {**composed, "routed": ["mixture"], "out": str(tmp_path / "out"), **replaced}
 
 
@@ -117,10 +119,16 @@ def write(spec, monkeypatch):
     """Writes results as the command does, but without the figure, which takes a second."""
 
     def make(results, **replaced):
-        monkeypatch.setattr(protocol, "figures", None)
-        return protocol.write(results, spec(**replaced))
+        monkeypatch.setattr(report, "figure", None)
+        return report.write(results, spec(**replaced))
 
     return make
+
+
+def page_of(results, with_figure):
+    """tables.md, as the command writes it."""
+    settings = {"routed": ["mixture"], "subjects": {"attribute": {"adaptation": {"posterior": {}, "hedge": {}}}}}
+    return report.markdown(results, report.sections_of(results, settings), with_figure)
 
 
 def rendered(page):
@@ -154,16 +162,16 @@ def sections(page):
 
 def test_all_files_are_written_and_named_and_the_same_for_the_same_results(spec, tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
-    folder = protocol.write(made(), spec())
+    folder = report.write(made(), spec())
     assert folder == tmp_path / "out"
     assert sorted(path.name for path in folder.iterdir()) == FILES
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2] == f"wrote {folder}/ in 12 s: {', '.join(FILES)}"
     assert lines[-1].startswith("next: python -m micro_lit.personalise run=runs/mixture ")
-    assert json.loads((folder / "protocol.json").read_text()) == made()
+    assert json.loads((folder / "compare.json").read_text()) == made()
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == spec()
     written = {path.name: path.read_bytes() for path in folder.iterdir()}
-    protocol.write(made(), spec())
+    report.write(made(), spec())
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
 
 
@@ -216,14 +224,14 @@ def test_a_folder_that_cannot_be_written_is_named_by_its_setting(out, spec, tmp_
     folder = tmp_path / ("out" if out else "run")
     folder.touch()
     with pytest.raises(UserError, match=rf"^{'out' if out else 'paths.run_dir'}={folder}: cannot be written \(.+\)"):
-        protocol.write(made(), spec() if out else spec(out=None))
+        report.write(made(), spec() if out else spec(out=None))
 
 
 # Tables
 
 
 def test_the_page_has_facts_then_three_tables_in_two_blocks_then_the_meaning_of_columns():
-    parts = rendered(protocol.markdown(made(), with_figure=True))
+    parts = rendered(page_of(made(), with_figure=True))
     assert [content for kind, content in parts if kind == "heading"] == [
         "made",
         "(a) No side information",
@@ -236,7 +244,7 @@ def test_the_page_has_facts_then_three_tables_in_two_blocks_then_the_meaning_of_
         "Budget: 10 labels of each attribute, drawn 5 times from the training rows. Baseline: single_bt. Seed 3. "
         "Measured in 12 s."
     )
-    tables = sections(protocol.markdown(made(), with_figure=True))
+    tables = sections(page_of(made(), with_figure=True))
     header = ["model", "adaptation", "K", "accuracy", "sd", "difference", "NLL"]
     header += ["academy (n = 1,200)", "business (n = 1,201)"]
     for name, blocks in tables.items():
@@ -248,7 +256,7 @@ def test_the_page_has_facts_then_three_tables_in_two_blocks_then_the_meaning_of_
 
 
 def test_a_row_says_what_was_measured():
-    tables = sections(protocol.markdown(made(), with_figure=False))
+    tables = sections(page_of(made(), with_figure=False))
     first, second = tables["(a)"][0][1:3]
     assert first[:5] == ["mixture", "own weights", "8", "0.610 [0.590, 0.630]", "-"]
     assert first[5:] == ["+0.010 [-0.010, +0.030]", "0.590", "0.610", "0.611"]
@@ -259,7 +267,7 @@ def test_a_row_says_what_was_measured():
 
 
 def test_checks_and_oracles_are_marked_and_never_among_the_others():
-    tables = sections(protocol.markdown(made(), with_figure=False))
+    tables = sections(page_of(made(), with_figure=False))
     names = {name: [[row[:2] for row in block[1:]] for block in blocks] for name, blocks in tables.items()}
     assert names["(a)"][1] == [["ORACLE: attribute_bt", "told the attribute"]]
     assert names["(b)"] == [[["mixture", "router"]], [["CHECK: mixture", "router, criteria shuffled"]]]
@@ -282,7 +290,7 @@ def test_whatever_the_scores_blocks_hold_every_row_once_in_order(drawn):
         system(f"m{number}", "posterior", accuracy, 4, oracle, check=check)
         for number, (accuracy, oracle, check) in enumerate(drawn)
     ]
-    fair, apart = (frame["model"].tolist() for frame in protocol.shown(rows, made()))
+    fair, apart = (frame["model"].tolist() for frame in made_sections.blocks(rows, made()))
     kinds = [name.split(":")[0] if ":" in name else "" for name in apart]
     assert not any(":" in name for name in fair)
     assert set(kinds) <= {"CHECK", "ORACLE"}
@@ -300,7 +308,7 @@ def test_whatever_the_scores_blocks_hold_every_row_once_in_order(drawn):
 def test_a_star_is_there_when_the_interval_excludes_zero_and_only_then(value, below, above):
     row = system("mixture", "posterior", 0.7, 8)
     row["accuracy_difference"] = {"value": value, "low": value - below, "high": value + above, "sd": None}
-    [cell] = protocol.shown([row], made())[0]["difference"]
+    [cell] = made_sections.blocks([row], made())[0]["difference"]
     assert cell.endswith("*") == (not value - below <= 0.0 <= value + above)
 
 
@@ -308,23 +316,23 @@ def test_a_star_is_there_when_the_interval_excludes_zero_and_only_then(value, be
 def test_an_interval_that_ends_at_zero_holds_it(low, high, starred):
     row = system("mixture", "posterior", 0.7, 8)
     row["accuracy_difference"] = {"value": (low + high) / 2, "low": low, "high": high, "sd": None}
-    assert protocol.shown([row], made())[0]["difference"][0].endswith("*") == starred
+    assert made_sections.blocks([row], made())[0]["difference"][0].endswith("*") == starred
 
 
 def test_a_rival_that_never_differs_is_not_called_the_baseline():
     twin = system("twin", "own weights", 0.6, 1)
-    assert protocol.shown([twin], made())[0]["difference"].tolist() == ["+0.000 [+0.000, +0.000]"]
+    assert made_sections.blocks([twin], made())[0]["difference"].tolist() == ["+0.000 [+0.000, +0.000]"]
 
 
 def test_many_attributes_have_no_columns_but_their_numbers():
     attributes = [f"attribute {number}" for number in range(9)]
-    page = protocol.markdown(made(attributes), with_figure=False)
+    page = page_of(made(attributes), with_figure=False)
     for blocks in sections(page).values():
         assert all(len(block[0]) <= 8 for block in blocks)
     assert "attribute 8 1,208." in page
     assert rendered(page)[-1][1] == "The accuracy of each attribute is in systems.csv."
-    assert "accuracy_by.attribute 8.value" in protocol.systems(made(attributes))
-    page = protocol.markdown(made(attributes[:8]), with_figure=False)
+    assert "accuracy_by.attribute 8.value" in report.systems(made(attributes))
+    page = page_of(made(attributes[:8]), with_figure=False)
     assert sections(page)["(a)"][0][0][-1] == "attribute 7 (n = 1,207)"
 
 
@@ -340,7 +348,7 @@ def test_names_are_shown_as_they_are(write, capsys):
 
 
 def test_a_table_that_no_candidate_is_in_says_so(write, capsys):
-    page = protocol.markdown(made(routed=False), with_figure=False)
+    page = page_of(made(routed=False), with_figure=False)
     assert sections(page)["(b)"] == []
     assert "\nNo router: `routed` names no candidate.\n" in page
     write(made(routed=False), routed=[])
@@ -348,7 +356,7 @@ def test_a_table_that_no_candidate_is_in_says_so(write, capsys):
 
 
 def test_labels_taken_from_test_rows_are_said_to_be():
-    page = protocol.markdown({**made(), "budget_from": "test"}, with_figure=False)
+    page = page_of({**made(), "budget_from": "test"}, with_figure=False)
     assert "(test rows judged, on average over draws): academy 1,200" in page
     assert "drawn 5 times from the test rows, which nobody is judged on in that draw." in page
 
@@ -429,9 +437,9 @@ def test_without_curves_there_is_a_heading_and_no_figure(missing, write):
 
 def test_without_matplotlib_all_but_the_figure_comes(spec, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "micro_lit.reporting.figures", raising=False)
-    monkeypatch.delattr(reporting, "figures", raising=False)
-    folder = runpy.run_path(protocol.__file__)["write"](made(), spec())
+    monkeypatch.delitem(sys.modules, "micro_lit.compare.figure", raising=False)
+    monkeypatch.delattr(micro_lit.compare, "figure", raising=False)
+    folder = runpy.run_path(report.__file__)["write"](made(), spec())
     assert sorted(path.name for path in folder.iterdir()) == [name for name in FILES if name not in PICTURES]
     assert "no figure: matplotlib is not installed (pip install 'micro-lit[report]')" in capsys.readouterr().out
     assert "figure.png" not in (folder / "tables.md").read_text()
@@ -446,7 +454,7 @@ def drawn(spec):
 
     def draw(results, **replaced):
         """{title: (accuracy panel, NLL panel)}"""
-        figure = protocol.draw(results, protocol._panels(results, spec(**replaced)))
+        figure = report.draw(results, spec(**replaced))
         pairs = zip(figure.axes[::2], figure.axes[1::2], strict=True)
         return {left.get_title(loc="left"): (left, right) for left, right in pairs}
 
@@ -517,7 +525,9 @@ def test_no_two_names_or_ticks_meet(drawn):
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=10))
 @checked(max_examples=50)
 def test_names_stay_in_order_in_the_panel_and_where_their_values_are_when_there_is_room(values):
-    places = protocol._apart(values, 0.0, 1.0, 0.1)
+    from micro_lit.reporting import curves
+
+    places = curves._apart(values, 0.0, 1.0, 0.1)
     ordered = [place for _, place in sorted(zip(values, places, strict=True))]
     assert all(high - low > 0.1 - 1e-9 for low, high in itertools.pairwise(ordered))
     assert all(-1e-9 < place < 1.0 + 1e-9 for place in places)
@@ -526,7 +536,9 @@ def test_names_stay_in_order_in_the_panel_and_where_their_values_are_when_there_
 
 
 def test_two_equal_values_are_the_middle_of_their_names():
-    assert protocol._apart([0.5, 0.2, 0.5], 0.0, 1.0, 0.1) == pytest.approx([0.45, 0.2, 0.55])
+    from micro_lit.reporting import curves
+
+    assert curves._apart([0.5, 0.2, 0.5], 0.0, 1.0, 0.1) == pytest.approx([0.45, 0.2, 0.55])
 
 
 def test_a_curve_that_is_far_worse_than_a_coin_leaves_the_panel_and_its_name_says_where_to(drawn):
@@ -564,7 +576,9 @@ def test_a_mixture_that_is_its_own_baseline_is_drawn(drawn):
 
 def test_a_dollar_in_a_name_is_no_equation(drawn, tmp_path):
     [figure] = {axes.figure for axes, _ in drawn(made(mixture=ODD), routed=[ODD]).values()}
-    _, svg = protocol.figures.save(figure, tmp_path)
+    from micro_lit.reporting import figures
+
+    _, svg = figures.save(figure, tmp_path)
     assert "$a$ | [b]*c*_d_ &lt;e&gt;: every method</text>" in svg.read_text()
 
 
@@ -576,37 +590,35 @@ def test_wandb_offline_gets_three_tables_and_the_figure(spec):
     import wandb
 
     logger = {"wandb": {"project": "micro_lit", "group": None, "offline": True, "save_dir": "elsewhere"}}
-    out = protocol.write(made(), spec(logger=logger))
+    out = report.write(made(), spec(logger=logger))
     assert wandb.run is None
     [folder] = out.glob("wandb/offline-run-*")
     tables = {
-        path.name.split("_")[0]: json.loads(path.read_text()) for path in folder.glob("files/media/table/evaluate/*")
+        path.name.split("_")[0]: json.loads(path.read_text()) for path in folder.glob("files/media/table/compare/*")
     }
     assert sorted(tables) == ["criterion", "labels", "none"]
     assert tables["criterion"]["columns"][:4] == ["model", "adaptation", "K", "accuracy"]
     assert [row[0] for row in tables["criterion"]["data"]] == ["mixture", "CHECK: mixture"]
     assert [len(tables[name]["data"]) for name in ("none", "labels")] == [5, 10]
-    [image] = folder.glob("files/media/images/evaluate/figure*.png")
+    [image] = folder.glob("files/media/images/compare/figure*.png")
     assert image.read_bytes() == (out / "figure.png").read_bytes()
 
 
 def test_wandb_takes_a_table_without_rows(write):
     logger = {"wandb": {"project": "micro_lit", "offline": True}}
     out = write(made(routed=False), logger=logger, routed=[])
-    [criterion] = out.glob("wandb/offline-run-*/files/media/table/evaluate/criterion*.json")
+    [criterion] = out.glob("wandb/offline-run-*/files/media/table/compare/criterion*.json")
     assert json.loads(criterion.read_text())["data"] == []
 
 
 @pytest.mark.full
 def test_every_file_is_written_whole_or_not_at_all(spec, tmp_path):
-    assert_whole(lambda: protocol.write(made(), spec()), tmp_path)
+    assert_whole(lambda: report.write(made(), spec()), tmp_path)
 
 
 def test_no_file_holds_a_secret(spec, tmp_path, monkeypatch):
     monkeypatch.setenv("MY_SECRET", "secret-of-the-environment")
-    protocol.write(
-        {**made(), "name": "of secret-of-the-environment"}, {**spec(), "name": "of secret-of-the-environment"}
-    )
+    report.write({**made(), "name": "of secret-of-the-environment"}, {**spec(), "name": "of secret-of-the-environment"})
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {path.name for path in files} >= {"config.yaml", "protocol.json", "figure.svg", "tables.md"}
+    assert {path.name for path in files} >= {"config.yaml", "compare.json", "figure.svg", "tables.md"}
     assert not [path for path in files if b"secret-of" in path.read_bytes()]

