@@ -4,6 +4,7 @@ Everything is computed from one number a pair, the log-probability of its outcom
 independent of each other.
 """
 
+from micro_lit.metrics.contract import BUILT_IN, NLL, SCORES, Accuracy, Brier, Metric, scores, values, with_built_in
 from micro_lit.metrics.heads import CategoryMetrics, HeadMetrics, WeightMetrics
 from micro_lit.metrics.intervals import (
     FEW_UNITS,
@@ -16,32 +17,33 @@ from micro_lit.metrics.intervals import (
     quantile,
     wilson,
 )
+from micro_lit.metrics.preference import NUM_BINS, ExcessMetrics, PreferenceMetrics, bernoulli_divergence
 from micro_lit.metrics.raters import RaterMetrics
-from micro_lit.metrics.scores import (
-    NUM_BINS,
-    SCORES,
-    Estimate,
-    ExcessMetrics,
-    PreferenceMetrics,
-    bernoulli_divergence,
-    estimate,
-    scores,
-)
+from micro_lit.metrics.sums import Estimate, UnitSums, estimate
+from micro_lit.metrics.units import ROWS, Units, units_of
 
 __all__ = [
+    "BUILT_IN",
     "FEW_UNITS",
     "LEVEL",
+    "NLL",
     "NUM_BINS",
+    "ROWS",
     "SCORES",
+    "Accuracy",
+    "Brier",
     "CategoryMetrics",
     "Clustered",
     "Crossed",
     "Estimate",
     "ExcessMetrics",
     "HeadMetrics",
+    "Metric",
     "PreferenceMetrics",
     "RaterMetrics",
     "Singles",
+    "UnitSums",
+    "Units",
     "WeightMetrics",
     "bernoulli_divergence",
     "clustered",
@@ -49,5 +51,8 @@ __all__ = [
     "estimate",
     "quantile",
     "scores",
+    "units_of",
+    "values",
     "wilson",
+    "with_built_in",
 ]

@@ -11,7 +11,8 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torchmetrics import Metric
 
-from micro_lit.metrics.scores import SCORES, estimate, scores
+from micro_lit.metrics.contract import SCORES, scores
+from micro_lit.metrics.sums import estimate
 
 USED_WEIGHT, SAME_CORRELATION = 0.01, 0.95
 # A head is dead whose mean weight is below this share of an equal one.

@@ -11,7 +11,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from micro_lit.floors import raters
-from micro_lit.metrics.scores import SCORES, Estimate, scores
+from micro_lit.metrics.contract import SCORES, scores
+from micro_lit.metrics.sums import Estimate
 
 
 class RaterMetrics(Metric):

@@ -98,8 +98,8 @@ def values_of(runs: Sequence[FinishedRun], path: str) -> list[float]:
     return [facts["value"] for run in runs if (facts := look_up(run.results, path))]
 
 
-def look_up(results: Mapping[str, Any], path: str) -> dict[str, float] | None:
-    """The quantity at a dotted path of results.json, as {value, maybe se and n}; None when it was not measured."""
+def look_up(results: Mapping[str, Any], path: str) -> dict[str, Any] | None:
+    """The quantity at a dotted path of results.json, with those of `QUANTITY` it has; None when it was not measured."""
     found: Any = results
     for part in path.split("."):
         if not isinstance(found, Mapping) or part not in found:

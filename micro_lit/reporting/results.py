@@ -57,7 +57,8 @@ BASELINES = {
 REQUIRED = ("seed", "seconds", "test", "floors", "excess", "excess_risk", "raters")
 FINITE = frozenset({"validation", "test", "test_by", "baselines", "floors", "excess", "excess_risk", "raters"})
 MEASURED = FINITE | {"data", "heads", "code"}
-QUANTITY = ("value", "se", "n")
+UNITS = ("users", "pairs", "prompts", "rows")
+QUANTITY = ("value", "se", "n", "se_units", "units", "n_units", "low", "high")
 
 
 def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -73,6 +74,8 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
     rows) and `excess_risk` (expected loss above the floor that applies, the label integrated out). `raters` holds the
     model's scores beside the floor of the raters themselves, when several judged a pair, `code` what a model that
     gives users codes says of these. Losses are in nats; `se` is a standard error over rows, of `raters` over pairs.
+    Of the others `se_units` is one over what is independent, of which there are `n_units`, named by `units` (users,
+    pairs, prompts or rows), and `low` and `high` are the 95 % interval over these.
     """
     floors = data.population.floors if data.population is not None else {}
     return {
@@ -200,9 +203,12 @@ def _check_numbers(node: Any, name: str, finite: bool) -> None:
     """Raises `ValueError` for a leaf that is no number; lists are for nobody to compute with."""
     if isinstance(node, Mapping):
         for key, child in node.items():
-            if isinstance(child, Mapping) and key in ("value", "se", "n"):
+            if isinstance(child, Mapping) and key in QUANTITY:
                 raise ValueError(f"{name}.{key} is {child!r:.20}, which is no number")
-            if name != "excess_risk" or key != "over":
+            if key == "units" and "value" in node:
+                if child not in UNITS:
+                    raise ValueError(f"{name}.units is {child!r:.20}, which is none of {', '.join(UNITS)}")
+            elif name != "excess_risk" or key != "over":
                 _check_numbers(child, f"{name}.{key}", finite or "value" in node)
     elif isinstance(node, list) and not finite:
         return
