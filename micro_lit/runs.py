@@ -231,7 +231,10 @@ class Run:
             self.trainer.save_checkpoint(self.folder / checkpoints.LAST)
         self.trainer.test(self.model, self.datamodule, ckpt_path=best, weights_only=True, verbose=False)
         of = checkpoints.last(self.folder) if best is None else Path(best)
+        told = {"criterion"} if self.data.bayes == "oracle" else set()
         return self.model.test_results() | {
+            "knows": self.model.knows | told,
+            "metrics": {each.name: {"unit": each.unit, "better": each.better} for each in self.metrics},
             "checkpoint": None if of is None else os.path.relpath(os.path.realpath(of), os.path.realpath(self.folder)),
             "validation": {} if score is None else {measure.removeprefix("val/"): float(score)},
         }

@@ -7,7 +7,6 @@ independent of each other.
 from micro_lit.metrics.contract import BUILT_IN, NLL, SCORES, Accuracy, Brier, Metric, scores, values, with_built_in
 from micro_lit.metrics.heads import CategoryMetrics, HeadMetrics, WeightMetrics
 from micro_lit.metrics.intervals import (
-    FEW_UNITS,
     LEVEL,
     Clustered,
     Crossed,
@@ -24,7 +23,6 @@ from micro_lit.metrics.units import ROWS, Units, units_of
 
 __all__ = [
     "BUILT_IN",
-    "FEW_UNITS",
     "LEVEL",
     "NLL",
     "NUM_BINS",

@@ -16,7 +16,6 @@ from scipy.stats import t as student
 Array = NDArray[np.float64]
 
 LEVEL = 0.95
-FEW_UNITS = 20  # below, an interval rests on so little that tables say so
 
 
 class Clustered(NamedTuple):
