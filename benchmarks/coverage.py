@@ -140,7 +140,7 @@ def coverage(kind: str, num_users: int, simulations: int, seed: int = 0) -> dict
     for _ in range(simulations):
         for name, value, intervals in zip(QUANTITIES, exact_Q, KINDS[kind](num_users, generator), strict=True):
             for which, (low, high) in enumerate(intervals):
-                hits[name, which] += low <= value <= high
+                hits[name, which] += bool(low <= value <= high)
     return {name: (hits[name, 0] / simulations, hits[name, 1] / simulations) for name in QUANTITIES}
 
 
@@ -169,8 +169,8 @@ def main() -> None:
         text = (
             "# Coverage of 95 % intervals\n\n"
             f"`python -m benchmarks coverage --write` writes this table: per cent of {given.simulations:,} simulations "
-            f"in which the interval covers the exact value, in brackets that of the usual interval ({usual}). The bar is "
-            f"{100 * BAR[0]:.0f} to {100 * BAR[1]:.0f}. What is drawn is said in `benchmarks/coverage.py`.\n\n"
+            f"in which the interval covers the exact value, in brackets that of the usual interval ({usual}). The bar "
+            f"is {100 * BAR[0]:.0f} to {100 * BAR[1]:.0f}. What is drawn is said in `benchmarks/coverage.py`.\n\n"
             f"| mean over | users | {names} |\n|---|---|{'---|' * len(QUANTITIES)}\n" + "\n".join(lines) + "\n"
         )
         (Path(__file__).parent / "coverage.md").write_text(text)

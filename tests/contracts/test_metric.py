@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from micro_lit import train
+from micro_lit.config.failures import describe
 from micro_lit.errors import ImpossibleResult, UserError
 from micro_lit.reporting import report, terminal
 
@@ -128,7 +129,7 @@ def test_a_likelihood_that_is_none_is_written_marked_and_not_believed(settings, 
     results = json.loads((folder / "results.json").read_text())
     assert results["valid"] is False
     assert results["invalid_because"] in " ".join(capsys.readouterr().out.split())
-    assert ImpossibleResult.status == 3
+    assert describe(ImpossibleResult("")).status == 3
     # The finished run is no more believed when its command is given again.
     with pytest.raises(ImpossibleResult):
         train.run(run)
