@@ -121,6 +121,7 @@ RULES: dict[str, Rule] = {
     "report.out": text(null=True),
     "logger": nodes(),
     "callbacks": nodes(),
+    "metrics": nodes(),
     "adaptation": nodes(),
     "elicitation.strategies": nodes(),
     "report.log": yes_or_no(),

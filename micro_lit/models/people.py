@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from micro_lit import adaptation, objectives
 from micro_lit.errors import UserError
-from micro_lit.metrics import PreferenceMetrics
 from micro_lit.models.heads import PrototypeHeads
 from micro_lit.models.mixture import Judgment, MixtureBT
 from micro_lit.objectives import LOG_NEVER
@@ -43,7 +42,7 @@ class PeopleBT(MixtureBT):
         self.register_buffer("codes_UC", torch.zeros(self.num_users, self.code_width), persistent=False)
         self.register_buffer("seen_U", torch.zeros(self.num_users, dtype=torch.bool), persistent=False)
         self.names["user"] = ["seen", "unseen"]
-        self.test_breakdowns["user"] = PreferenceMetrics(2)
+        self.measure()
 
     @property
     def code_width(self) -> int:
