@@ -4,6 +4,7 @@ from typing import Any
 
 from micro_lit import threads
 from micro_lit.config import Settings, entry_point
+from micro_lit.errors import ImpossibleResult
 
 
 @threads.by_settings
@@ -17,7 +18,7 @@ def run(settings: Settings, file_name: str = "compare.json") -> dict[str, Any]:
         What it measured.
 
     Raises:
-        UserError: for what the user can mend.
+        UserError: for what the user can mend; `ImpossibleResult` for results, written by then, that cannot be true.
     """
     # Imported here so that --help and a config error answer at once.
     from micro_lit.compare import report
@@ -29,6 +30,9 @@ def run(settings: Settings, file_name: str = "compare.json") -> dict[str, Any]:
     heads = {name: this.attributes.card(name) for name in settings["cards"] if this.attributes}
     explained = {name: this.attributes.explanation(name) for name in settings["explained"] if this.attributes}
     report.write(results, settings, this.scores(), heads, explained, file_name)
+    if bad := report.invalid(results):
+        names = ", ".join(dict.fromkeys(row["candidate"] for row in bad))
+        raise ImpossibleResult(f"results that cannot be true: {names}; all is written, and marked")
     return results
 
 

@@ -8,6 +8,9 @@ from typing import Any
 from micro_lit.compare.__main__ import run
 from micro_lit.config import Settings, compose
 
+# The intervals are no bootstrap any more.
+GONE = ("resamples",)
+
 # Of each command the subjects that it compares, the file of all that it measured, and where its settings stand now.
 KINDS = {"evaluate": "attribute", "people": "user"}
 FILES = {"evaluate": "protocol.json", "people": "people.json"}
@@ -28,7 +31,7 @@ def translated(command: str, settings: Settings) -> Settings:
     """Settings of `micro_lit.compare` that do what those of an old command did."""
     kind, moved = KINDS[command], MOVED[command]
     missing = ["candidates={a: b}", "baseline=a", "paths.run_dir=none", f"subjects={kind}"]
-    kept = {name: value for name, value in settings.items() if name not in moved}
+    kept = {name: value for name, value in settings.items() if name not in (*moved, *GONE)}
     own = {new: settings[old] for old, new in moved.items()}
     return {**compose("compare", missing), **kept, "subjects": {kind: own}}
 
@@ -44,4 +47,5 @@ def typed(command: str, arguments: list[str]) -> list[str]:
         return argument
 
     # Options of Hydra stand before settings, so that this one comes last.
-    return [*map(renamed, arguments), f"subjects={KINDS[command]}"]
+    kept = [argument for argument in arguments if argument.lstrip("+~").partition("=")[0] not in GONE]
+    return [*map(renamed, kept), f"subjects={KINDS[command]}"]

@@ -12,11 +12,21 @@ import torch
 from numpy.typing import NDArray
 
 from micro_lit import adaptation
-from micro_lit.compare.bench import SCORES, Bench, Row
+from micro_lit.compare.bench import Bench, Row
 from micro_lit.compare.candidates import Candidate
 from micro_lit.compare.router import ROUTER, SHUFFLED, Router, mean_weights
 from micro_lit.compare.subjects import Subjects, draw_attributes
-from micro_lit.compare.systems import OWN_WEIGHTS, TOLD, AsTrained, BestHead, Reweighted, System, judge, of_candidate
+from micro_lit.compare.systems import (
+    OWN_WEIGHTS,
+    TOLD,
+    AsTrained,
+    BestHead,
+    Reweighted,
+    System,
+    is_oracle,
+    judge,
+    of_candidate,
+)
 from micro_lit.config import Settings, build
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
@@ -27,6 +37,9 @@ Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 NOTHING_TO_ADAPT = "nothing to adapt"
+
+# What the systems of a table are told.
+ALLOWED = {"none": set(), "criterion": {"criterion"}, "labels": set()}
 
 
 class Attributes:
@@ -48,7 +61,7 @@ class Attributes:
             self.data, own["labels_from"], max(self.budget, asked, *self.budgets), settings["draws"], settings["seed"]
         )
         self.names = [self.data.names["attribute"][code] for code in self.subjects.code_U]
-        self.bench = Bench(self.subjects, settings, by_subject=False)
+        self.bench = Bench(self.subjects, self.data, settings, by_subject=False)
         methods = {name: build(node) for name, node in own["adaptation"].items()}
         self.own = {
             name: AsTrained(candidate, TOLD if "attribute" in candidate.model.knows else OWN_WEIGHTS)
@@ -75,7 +88,7 @@ class Attributes:
             "budget": self.budget,
             "budgets": self.budgets,
             "budget_from": self.settings["subjects"]["attribute"]["labels_from"],
-            "attributes": dict(zip(self.names, self.bench.resampling.counts_A().tolist(), strict=True)),
+            "attributes": dict(zip(self.names, self.bench.averages.counts_A().tolist(), strict=True)),
             "tables": {
                 "none": [self.row("none", system, 0) for system in self.own.values()],
                 "criterion": [
@@ -110,7 +123,7 @@ class Attributes:
             system
             for name, systems in self.adapted.items()
             for system in systems
-            if system.learns and not self.is_oracle(self.own[name], "none")
+            if system.learns and not is_oracle(self.own[name], ALLOWED["none"])
         ]
         return [
             self.curve(system, self.budgets, (self.bench.log_prob(system, size) for size in self.budgets))
@@ -144,24 +157,22 @@ class Attributes:
             "candidate": system.candidate,
             "method": system.method,
             "heads": system.heads,
-            "oracle": self.is_oracle(system, table),
+            "oracle": is_oracle(system, ALLOWED[table]),
             **facts,
         }
-        for score, values_RN in self.bench.reduced(log_prob_RN).items():
-            means = self.bench.summary(values_RN)
+        found = self.bench.reduced(log_prob_RN)
+        for score in self.bench.shown:
+            means = self.bench.summary(score, found[score])
             row[score] = means.pop("mean")
             row[f"{score}_by"] = dict(zip(self.names, means.values(), strict=True))
-            row[f"{score}_difference"] = self.bench.mean(values_RN, self.baseline[score])
+            row[f"{score}_difference"] = self.bench.mean(score, found[score], self.baseline[score])
+        if reason := self.bench.why_impossible(system, size, log_prob_RN):
+            row |= {"valid": False, "invalid_because": reason}
         return row
-
-    @staticmethod
-    def is_oracle(system: System, table: str) -> bool:
-        """Whether a system knows what the others of its table are not told."""
-        return bool(system.knows - ({"criterion"} if table == "criterion" else set()))
 
     def curve(self, system: System, labels: Iterable[int], judged: Iterable[Array]) -> Row:
         found = [self.bench.reduced(log_prob_RN) for log_prob_RN in judged]
-        points = {score: [self.bench.mean(each[score]) for each in found] for score in SCORES}
+        points = {score: [self.bench.mean(score, each[score]) for each in found] for score in self.bench.shown}
         return {"candidate": system.candidate, "method": system.method, "labels": list(labels), **points}
 
     def card(self, name: str) -> tuple[dict[str, Any], list[PairTexts] | None]:

@@ -3,6 +3,7 @@
 Dimension letters: N pairs, K heads.
 """
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from micro_lit import run_folder, runs, threads, train
 from micro_lit.config import Settings, build, compose
 from micro_lit.data.pairs import PreferenceData
-from micro_lit.errors import UserError
+from micro_lit.errors import ImpossibleResult, UserError
 from micro_lit.models import MixtureBT
 from micro_lit.objectives import Link
 from micro_lit.redaction import hidden_in
@@ -91,7 +92,8 @@ def train_missing(candidates: Mapping[str, str | Sequence[str]], settings: Setti
         if (folder / run_folder.CONFIG).is_file() and run_folder.differences(folder, run):
             folder = folder.with_name(f"{name}-{run_folder.fingerprint(run)}")
             run = _compose(name, given, settings, folder)
-        train.run(run, brief=True)
+        with contextlib.suppress(ImpossibleResult):  # said by then; the comparison judges for itself
+            train.run(run, brief=True)
         folders[name] = folder
     return folders
 

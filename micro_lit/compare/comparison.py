@@ -69,7 +69,7 @@ class Comparison:
         parts = [part for part in (self.attributes, self.users) if part is not None]
         candidates = next(iter(parts)).candidates.values()
         return {
-            **{name: self.settings[name] for name in ("name", "seed", "baseline", "draws", "resamples")},
+            **{name: self.settings[name] for name in ("name", "seed", "baseline", "draws")},
             "candidates": {each.name: {"run": str(each.folder), "heads": each.num_heads} for each in candidates},
             **{key: value for part in parts for key, value in part.results().items()},
             "seconds": round(time.perf_counter() - self.started, 1),

@@ -200,7 +200,7 @@ def markdown(results: Results, parts: Sequence[Section], with_figure: bool) -> s
                 if len(frame):
                     page += [words] if words else []
                     page.append(tables.markdown(escaped_names(frame)).rstrip())
-    words = {"baseline": escaped(results["baseline"])}
+    words = _words(results) | {"baseline": escaped(results["baseline"])}
     page += ["## Columns", "\n".join(f"- {name}: {text.format(**words)}" for name, text in _columns(results).items())]
     if "tables" in results:
         many = len(results["attributes"]) > sections.MAX_ATTRIBUTES
@@ -215,6 +215,19 @@ def _columns(results: Results) -> dict[str, str]:
     user = sections.USER_COLUMNS if "regimes" in results else {}
     shared = {f"{name} (users)": text for name, text in user.items() if attribute.get(name, text) != text}
     return attribute | {name: text for name, text in user.items() if name not in attribute} | shared
+
+
+def _words(results: Results) -> dict[str, str]:
+    """What the meanings of columns speak of."""
+    number, units = sections.units(results) if "tables" in results else (0, "users")
+    return {"baseline": results["baseline"], "units": f"{number:,} {units}"}
+
+
+def invalid(results: Results) -> list[Mapping[str, Any]]:
+    """The systems whose results cannot be true."""
+    rows = [row for rows in results.get("tables", {}).values() for row in rows]
+    rows += [row for found in results.get("regimes", {}).values() for row in found["systems"]]
+    return [row for row in rows if not row.get("valid", True)]
 
 
 def _facts(results: Results) -> list[str]:
@@ -254,7 +267,9 @@ def _show(results: Results, parts: Sequence[Section]) -> None:
                 console.print(on_terminal(part.title, *table.terminal), "")
     named = {column for part in parts for each in part.tables if each.terminal for column in each.terminal[1]}
     wanted = [name for name in _columns(results) if name in named or name not in sections.ATTRIBUTE_COLUMNS]
-    console.print(*(f"{name}: {_columns(results)[name].format(**results)}" for name in wanted), sep="\n")
+    console.print(*(f"{name}: {_columns(results)[name].format(**_words(results))}" for name in wanted), sep="\n")
+    for row in invalid(results):
+        console.print(f"INVALID: {row['candidate']}, {row['method']}: {row['invalid_because']}", style="bold red")
     console.print("tables.md has more columns and the NLL after each number of labels, the CSV files every number", "")
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from micro_lit.compare.diagnostics import BAYES
+from micro_lit.reporting.results import FEW_UNITS
 from micro_lit.reporting.terminal import Z
 
 Row = Mapping[str, Any]
@@ -17,6 +18,7 @@ Results = Mapping[str, Any]
 
 MAX_ATTRIBUTES = 8  # beyond, their columns do not fit a page
 NAMES = ("model", "adaptation")
+INVALID = "INVALID: "
 SCORES = {"accuracy": "accuracy", "nll": "NLL (nats)"}
 ON_TERMINAL = (*NAMES, "K", "accuracy", "difference", "NLL", "turned")
 
@@ -65,10 +67,10 @@ NO_ROUTER = "No router: `routed` names no candidate."
 ATTRIBUTE_COLUMNS = {
     "K": "number of heads.",
     "accuracy": "share of test rows whose chosen response the model prefers, a tie one half; mean over attributes. In "
-    "brackets its 95 % interval: bootstrap over prompts (rows, when the data are vectors) and draws of labels.",
+    "brackets its 95 % interval, over {units} and draws of labels.",
     "sd": "standard deviation of the accuracy over draws of labels.",
-    "difference": "accuracy less that of {baseline} in table (a), on the same resamples: a paired interval. * marks an "
-    "interval that excludes 0.",
+    "difference": "accuracy less that of {baseline} in table (a), paired row by row. * marks a 95 % interval that "
+    "excludes 0, over {units} and draws of labels.",
     "NLL": "negative log-likelihood in nats, mean over attributes.",
     "turned": "of the predictions that the labels changed, the share that opposite labels do not change alike; near 1 "
     "when it is the labels that decide.",
@@ -82,7 +84,7 @@ TITLES = {
 CAPTIONS = {
     "seen": "{users:,} users, judged on {rows:,} test rows; their labels are training pairs.{fewer}",
     "unseen": "{users:,} users without training pairs, judged on {rows:,} test rows in each draw; their labels are "
-    "other test rows, and the same rows are judged after any number of them.",
+    "other test rows, which share no response with those that are judged; the same rows are judged after any number.",
     "shared": "{rows:,} test rows of {pairs:,} pairs. Whoever does not know the person has a Brier score of at least "
     "{brier}, an accuracy of at most {accuracy_lower:.3f} to {accuracy_upper:.3f} and an NLL of at least "
     "{nll_lower:.3f} to {nll_upper:.3f} nats; a model that knows the person may pass. Means over rows; ± is a 95 % "
@@ -94,14 +96,15 @@ NOBODY = {
     "seen": "Nobody: no test row is of a user with training pairs.",
     "unseen": "Nobody: no user without training pairs has test rows enough for the labels, and some more to judge.",
 }
+APART = "Apart from these, no rival: an ORACLE is told what the others are not, and what is INVALID cannot be true."
 ORACLE = "Apart from these, no rival: an ORACLE is told the rewards of all groups, and gives the most probable group."
 DIAGNOSTIC = "A diagnostic only: whoever made these groups may have looked at test rows."
 USER_COLUMNS = {
     "K": "number of heads.",
     "0, 1, ...": "the score after so many labels of each user, or all that a user has: a mean over the user's rows, "
     "then over users and draws of labels.",
-    "difference": "from {baseline} without labels, at the most labels, with its 95 % interval: a paired bootstrap over "
-    "users and draws. * marks an interval that excludes 0.",
+    "difference": "from {baseline} without labels, at the most labels, paired user by user, with its 95 % interval "
+    "over users and draws. * marks an interval that excludes 0.",
     "above floor": "the last Brier score less the floor, on the same rows.",
 }
 
@@ -111,7 +114,7 @@ def of_attributes(results: Results, leaders: Sequence[str], first: Sequence[str]
     found = []
     for key, section in ATTRIBUTE_SECTIONS.items():
         rows = results["tables"][key]
-        title, caption = section.title.format(**results), section.caption.format(**results)
+        title, caption = section.title.format(**results), section.caption.format(**results) + few_units(*units(results))
         if not rows:
             found.append(Section(title, NO_ROUTER, tables=[Table(key, *blocks([], results))]))
             continue
@@ -124,7 +127,7 @@ def of_attributes(results: Results, leaders: Sequence[str], first: Sequence[str]
                 kinds += [f"every method of {name}" for name in leaders]
                 words += f" Shown: {', '.join(kinds)}; {len(rows) - len(shown)} more rows are in tables.md."
         fair, apart = blocks(shown, results)
-        columns = [column for column in fair if column in ON_TERMINAL]
+        columns = [column for column in fair if column in (*ON_TERMINAL, *own_metrics(rows))]
         words += f" {section.apart}" if len(apart) else ""
         table = Table(key, *blocks(rows, results), terminal=(words, fair[columns], apart[columns]))
         found.append(Section(title, caption, section.apart, [table]))
@@ -134,8 +137,8 @@ def of_attributes(results: Results, leaders: Sequence[str], first: Sequence[str]
 def blocks(rows: Sequence[Row], results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A table for people, in two blocks: rivals by accuracy, the best first; then whatever is none."""
     attributes = results["attributes"] if len(results["attributes"]) <= MAX_ATTRIBUTES else {}
-    turned = any("turned" in row for row in rows)
-    columns = [*NAMES, "K", "accuracy", "sd", "difference", "NLL"]
+    turned, own = any("turned" in row for row in rows), own_metrics(rows)
+    columns = [*NAMES, "K", "accuracy", "sd", "difference", "NLL", *own]
     columns += [f"{name} (n = {count:,})" for name, count in attributes.items()]
     columns += ["turned"] if turned else []
     found: tuple[list, list] = ([], [])
@@ -145,6 +148,7 @@ def blocks(rows: Sequence[Row], results: Results) -> tuple[pd.DataFrame, pd.Data
         is_baseline = row["candidate"] == results["baseline"]
         cells += [_with_interval(row["accuracy"]), number(row["accuracy"]["sd"])]
         cells += [difference(row["accuracy_difference"], is_baseline), number(row["nll"]["value"])]
+        cells += [_with_interval(row[name]) for name in own]
         cells += [number(row["accuracy_by"][name]["value"]) for name in attributes]
         cells += [number(row.get("turned"), digits=2)] if turned else []
         found[bool(mark)].append(cells)
@@ -152,8 +156,29 @@ def blocks(rows: Sequence[Row], results: Results) -> tuple[pd.DataFrame, pd.Data
     return fair, apart
 
 
+def few_units(number: int, units: str) -> str:
+    """A warning where intervals rest on few units."""
+    if number >= FEW_UNITS:
+        return ""
+    return f" Only {number} {units}: too few for intervals to be exact, and nothing is starred."
+
+
+def units(results: Results) -> tuple[int, str]:
+    """The units of the intervals of attributes, how many and of which kind."""
+    first = next(row for rows in results["tables"].values() for row in rows)["accuracy"]
+    return first.get("n_units", FEW_UNITS), first.get("units", "units")
+
+
+def own_metrics(rows: Sequence[Row]) -> list[str]:
+    """Metrics beside accuracy and NLL that systems were scored by."""
+    scored = [name.removesuffix("_difference") for row in rows[:1] for name in row if name.endswith("_difference")]
+    return [name for name in scored if name not in SCORES]
+
+
 def marked(row: Row) -> str:
     """What stands before the name of a system that is no rival."""
+    if not row.get("valid", True):
+        return INVALID
     return "ORACLE: " if row.get("oracle") else "CHECK: " if row.get("check") else ""
 
 
@@ -171,13 +196,14 @@ def of_users(results: Results) -> list[Section]:
         ]
         words = f" Some have fewer: on average {', '.join(fewer)}." if fewer else ""
         caption = CAPTIONS[key].format(**regimes[key], fewer=words)
-        accuracy, nll = (_over_labels(regimes[key], score, results["baseline"]) for score in SCORES)
-        none = pd.DataFrame()
-        tables = [
-            Table(f"{key}_accuracy", accuracy, none, "accuracy", (caption, accuracy.drop(columns="K"), none)),
-            Table(f"{key}_nll", nll, none, "NLL (nats)"),
-        ]
-        found.append(Section(TITLES[key], caption, "", tables))
+        few = few_units(regimes[key]["users"], "users")
+        tables = []
+        for score in (*SCORES, *own_metrics(regimes[key]["systems"])):
+            fair, apart = _over_labels(regimes[key], score, results["baseline"])
+            on_terminal = tuple(block.drop(columns="K", errors="ignore") for block in (fair, apart))
+            shown = None if score == "nll" else (caption + few, *on_terminal)
+            tables.append(Table(f"{key}_{score}", fair, apart, SCORES.get(score, score), shown))
+        found.append(Section(TITLES[key], caption + few, APART, tables))
     if raters := regimes.get("seen", {}).get("raters"):
         floors = {name: floor["value"] for name, floor in raters["floors"].items()}
         brier = f"{floors.pop('brier'):.4f} ± {Z * raters['floors']['brier']['se']:.4f}"
@@ -213,16 +239,17 @@ def bayes(found: Mapping[str, Any]) -> list[Row]:
     return [{"candidate": BAYES, "method": "true rewards", "heads": "-", "matched": oracle}] if oracle else []
 
 
-def _over_labels(found: Mapping[str, Any], score: str, baseline: str) -> pd.DataFrame:
-    """One score after each number of labels; of accuracy also the last NLL."""
-    rows = []
+def _over_labels(found: Mapping[str, Any], score: str, baseline: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One score after each number of labels, of rivals and of others; of accuracy also the last NLL."""
+    rows: tuple[list, list] = ([], [])
     for system in sorted(found["systems"], key=lambda row: row[score][-1]["value"], reverse=score == "accuracy"):
         cells = _names(system) | _cells(found["labels"], system[score])
         cells["difference"] = difference(system[f"{score}_difference"][-1], system["candidate"] == baseline)
         if score == "accuracy":
             cells["NLL"] = number(system["nll"][-1]["value"])
-        rows.append(cells)
-    return pd.DataFrame(rows)
+        rows[bool(marked(system))].append(cells)
+    fair, apart = map(pd.DataFrame, rows)
+    return fair, apart
 
 
 def _shared(found: Mapping[str, Any]) -> pd.DataFrame:
@@ -251,7 +278,8 @@ def _matched(key: str, found: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataF
 
 
 def _names(system: Row) -> dict[str, str]:
-    return {"model": system["candidate"], "adaptation": system["method"], "K": str(system["heads"])}
+    mark = marked(system) if system.get("method") != "true rewards" else ""
+    return {"model": f"{mark}{system['candidate']}", "adaptation": system["method"], "K": str(system["heads"])}
 
 
 def _cells(sizes: Sequence[int | None], points: Sequence[Mapping[str, float]]) -> dict[str, str]:
@@ -267,10 +295,11 @@ def _with_interval(score: Mapping[str, float]) -> str:
 
 
 def difference(found: Mapping[str, float], is_baseline: bool) -> str:
-    """A difference with its interval, and * where that excludes 0."""
+    """A difference with its interval, and * where that excludes 0 and the units are not few."""
     if is_baseline and found["low"] == found["high"] == 0.0:
         return "baseline"
-    mark = "*" if found["low"] > 0.0 or found["high"] < 0.0 else ""
+    outside = found["low"] > 0.0 or found["high"] < 0.0
+    mark = "*" if outside and found.get("n_units", FEW_UNITS) >= FEW_UNITS else ""
     return f"{found['value']:+z.3f} [{found['low']:+z.3f}, {found['high']:+z.3f}]{mark}"
 
 

@@ -74,13 +74,17 @@ class Subjects:
         return Labels(row_RL.ravel(), user_RL.ravel(), len(row_RL), self.num_users)
 
     def mean_by_user(self, values_RN: Array) -> Array:
-        """[R, U] means over the rows that are judged; of one draw where all are alike."""
+        """[R, U] means over the rows that are judged and have a value; NaN where there are none.
+
+        Of one draw where all are alike.
+        """
         values_RN, keep_RN = np.broadcast_arrays(values_RN, self.keep_RN)
+        keep_RN = keep_RN & np.isfinite(values_RN)
         sums_RU, counts_RU = (
             np.stack([np.bincount(self.user_N, weights_N, self.num_users) for weights_N in weights_RN])
             for weights_RN in (np.where(keep_RN, values_RN, 0.0), keep_RN)
         )
-        return sums_RU / counts_RU
+        return np.divide(sums_RU, counts_RU, out=np.full(sums_RU.shape, np.nan), where=counts_RU > 0)
 
 
 def draw_attributes(data: PreferenceData, labels_from: str, largest: int, draws: int, seed: int) -> Subjects:
@@ -129,36 +133,51 @@ def draw_users(
 ) -> tuple[dict[str, Subjects], dict[str, int]]:
     """`seen`, the users with training pairs, and `unseen`, those without, where there are any; and who is in neither.
 
-    Labels of seen users are training pairs of theirs; those of users whom no model has seen are test rows, which are
-    then judged by nobody.
+    Labels of seen users are training pairs of theirs. Those of users whom no model has seen are test rows, and a user
+    is judged on rows that share no response with them: else a system need only recall what the labels said.
 
     Args:
         largest: so many test rows of every unseen user are set aside to be labelled, the same for every number of
-            labels; at least `rows_left` must be left to judge.
+            labels. In a draw that leaves a user fewer than `rows_left` rows to judge the user is judged by nobody.
     """
     code_N = data.pairs.label_N("user_id").numpy()
     train_N, test_N = (data.splits[name].numpy() for name in ("train", "test"))
     known_N = np.sort(test_N[code_N[test_N] >= 0])
     seen_N = np.isin(code_N[known_N], code_N[train_N])
-    _, user_N, count_U = np.unique(code_N[known_N], return_inverse=True, return_counts=True)
-    enough_N = count_U[user_N] >= largest + rows_left
-    seen, unseen, few = known_N[seen_N], known_N[~seen_N & enough_N], known_N[~seen_N & ~enough_N]
-    found = {}
+    seen, others = known_N[seen_N], known_N[~seen_N]
+    found, few = {}, others
     if len(seen):
         pool_N = train_N[np.isin(code_N[train_N], code_N[seen])]
         label_RL, user_L, place_L = _orders(pool_N, code_N, draws, [seed, 0])
         keep_1N = np.ones((1, len(seen)), dtype=bool)
         found["seen"] = _users(data, seen, keep_1N, label_RL, user_L, place_L)
-    if len(unseen):
-        label_RL, user_L, place_L = _orders(unseen, code_N, draws, [seed, 1])
-        keep_RN = place_L[np.argsort(label_RL, axis=1)] >= largest
-        found["unseen"] = _users(data, unseen, keep_RN, label_RL, user_L, place_L)
+    if len(others):
+        label_RL, user_L, place_L = _orders(others, code_N, draws, [seed, 1])
+        aside_RN = place_L[np.argsort(label_RL, axis=1)] < largest
+        keep_RN = _judged(data.pairs.triplets_N3.numpy()[others, 1:], code_N[others], aside_RN, rows_left)
+        judged_N = np.isin(code_N[others], code_N[others[keep_RN.any(axis=0)]])
+        unseen, few = others[judged_N], others[~judged_N]
+        if len(unseen):
+            own_L = np.isin(label_RL[0], unseen)
+            user_L = np.unique(user_L[own_L], return_inverse=True)[1]
+            label_RL = label_RL[:, np.isin(code_N[label_RL[0]], code_N[unseen])]
+            found["unseen"] = _users(data, unseen, keep_RN[:, judged_N], label_RL, user_L, place_L[own_L])
     left_out = {
         "rows of unknown users": len(test_N) - len(known_N),
         "unseen users with too few rows": len(np.unique(code_N[few])),
         "rows of theirs": len(few),
     }
     return found, left_out
+
+
+def _judged(response_N2: Integers, code_N: Integers, aside_RN: NDArray[np.bool_], rows_left: int) -> NDArray[np.bool_]:
+    """[R, N] the rows that share no response with a row set aside of the same user, of users with rows enough."""
+    user_N = np.unique(code_N, return_inverse=True)[1]
+    key_N2 = user_N[:, None] * (response_N2.max(initial=0) + 1) + response_N2
+    keep_RN = np.stack([~np.isin(key_N2, key_N2[aside_N]).any(axis=1) for aside_N in aside_RN])
+    for keep_N in keep_RN:
+        keep_N &= np.bincount(user_N[keep_N], minlength=len(user_N))[user_N] >= rows_left
+    return keep_RN
 
 
 def _users(data: PreferenceData, row_N: Integers, keep_RN: NDArray[np.bool_], *labels: Integers) -> Subjects:

@@ -6,7 +6,7 @@ Dimension letters: N rows of the data, B rows at once, L labels, U subjects in a
 a code.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -150,7 +150,7 @@ class Evidence(System):
         after_UK, before_UK = (
             each_UK.log().clamp(min=LOG_NEVER) for each_UK in (torch.from_numpy(weights_UK), prior_UK)
         )
-        return (after_UK - before_UK).float()
+        return after_UK - before_UK
 
     def log_prob(self, row_B: Int64[Tensor, " B"], codes_BC: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
         model = self.source.model
@@ -243,6 +243,11 @@ def _check(system: System, log_prob_B: Tensor, rows: int) -> None:
     else:
         return
     raise UserError(f"{type(system).__name__} ({system.candidate}, {system.method}) gave {wrong}")
+
+
+def is_oracle(system: System, told: Set[str]) -> bool:
+    """Whether a system knows more than it and its rivals are told."""
+    return bool(system.knows - told)
 
 
 def turned(before_RN: Array, after_RN: Array, opposite_RN: Array, keep_RN: NDArray[np.bool_]) -> float | None:

@@ -12,16 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from micro_lit.compare.bench import SCORES, Bench, Row, baseline_of, resample, scores
+from micro_lit.compare.averages import Point
+from micro_lit.compare.bench import Bench, Row, baseline_of
 from micro_lit.compare.candidates import Candidate
 from micro_lit.compare.diagnostics import Groups, RaterFloor, bayes_evidence
 from micro_lit.compare.subjects import draw_users
-from micro_lit.compare.systems import System, of_candidate
+from micro_lit.compare.systems import System, is_oracle, of_candidate
 from micro_lit.config import Settings, build
 from micro_lit.models.people import prior_of_users
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
+
+TOLD = {"user", "criterion"}  # all systems are
 
 
 class Users:
@@ -40,7 +43,7 @@ class Users:
         self.regimes, self.left_out = draw_users(
             self.data, largest, own["rows_left"], settings["draws"], settings["seed"]
         )
-        self.benches = {name: Bench(each, settings, by_subject=True) for name, each in self.regimes.items()}
+        self.benches = {name: Bench(each, self.data, settings, by_subject=True) for name, each in self.regimes.items()}
 
     def results(self) -> dict[str, Any]:
         """Of seen and of unseen users what was measured, see `regime`, and who was left out.
@@ -71,7 +74,7 @@ class Users:
         labels = [bench.labels(size) for size in sizes]
         result: dict[str, Any] = {
             "users": subjects.num_users,
-            "rows": int(subjects.keep_RN.sum()) // len(subjects.keep_RN),
+            "rows": round(float(subjects.keep_RN.sum(axis=1).mean())),
             "labels": sizes,
             "given": [len(each.row_L) / each.num_draws / subjects.num_users for each in labels],
             "systems": [self.row(name, system, sizes, floor, groups) for system in self.systems],
@@ -81,8 +84,8 @@ class Users:
         if groups:
             result["groups"] = {"users": len(groups.user_V), "sources": len(np.unique(groups.source_V))}
             if (evidence_NG := bayes_evidence(self.data)) is not None:
-                found = (self.among(groups, groups.bayes(evidence_NG, each)) for each in labels)
-                result["groups"]["oracle"] = list(found)
+                found = (groups.bayes(evidence_NG, each) for each in labels)
+                result["groups"]["oracle"] = [self.among(name, groups, right_RV) for right_RV in found]
         return result
 
     def row(
@@ -92,18 +95,21 @@ class Users:
         bench = self.benches[name]
         start = bench.reduced(bench.log_prob(baseline_of(self.settings, self.systems), 0))
         row: Row = {"candidate": system.candidate, "method": system.method, "heads": system.heads}
+        row["oracle"] = is_oracle(system, TOLD)
         for size in sizes:
             log_prob_RN = bench.log_prob(system, size)
             bench.keep(name, system, size, log_prob_RN, self.user_names(name))
             found = bench.reduced(log_prob_RN)
-            points = {score: bench.mean(found[score]) for score in SCORES}
-            points |= {f"{score}_difference": bench.mean(found[score], start[score]) for score in SCORES}
+            points = {score: bench.mean(score, found[score]) for score in bench.shown}
+            points |= {f"{score}_difference": bench.mean(score, found[score], start[score]) for score in bench.shown}
+            if reason := bench.why_impossible(system, size, log_prob_RN):
+                row |= {"valid": False, "invalid_because": reason}
             if floor:
-                of_rows = scores(log_prob_RN, ("accuracy", "brier"))
+                of_rows = bench.scores(log_prob_RN)
                 shared = floor.compare(*(of_rows[score].mean(axis=0) for score in ("accuracy", "brier")))
                 points |= {f"shared_{score}": point for score, point in shared.items()}
             if groups and system.weighs_heads:
-                points["matched"] = self.among(groups, groups.matched(self.heads(system, name, size)))
+                points["matched"] = self.among(name, groups, groups.matched(self.heads(system, name, size)))
             for key, point in points.items():
                 row.setdefault(key, []).append(point)
         return row
@@ -119,7 +125,6 @@ class Users:
         codes_UK = self.benches[name].codes(system, size)
         return (log_prior_UK + codes_UK).argmax(dim=1).view(labels.num_draws, -1).numpy()
 
-    def among(self, groups: Groups, values_RV: Array) -> dict[str, float | None]:
+    def among(self, name: str, groups: Groups, values_RV: Array) -> Point:
         """The mean over users of a known group, with its interval over users and draws."""
-        draws, resamples, seed = (self.settings[key] for key in ("draws", "resamples", "seed"))
-        return resample(len(groups.user_V), draws, resamples, seed).summary(values_RV)["mean"]._asdict()
+        return self.benches[name].among(len(groups.user_V)).summary(values_RV, proportion=True)["mean"]

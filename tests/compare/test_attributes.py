@@ -30,7 +30,7 @@ def make_spec(root, **changed) -> dict:
     """Settings of the command; `changed` replaces some, dots written as two underscores."""
     overrides = [
         "+experiment=micro", f"paths.run_dir={root / 'run'}", f"paths.output_dir={root}", "cards=[]",
-        f"paths.features_dir={root / 'features'}", "resamples=200", "draws=3", "subjects=attribute",
+        f"paths.features_dir={root / 'features'}", "draws=3", "subjects=attribute",
         "subjects.attribute.budget=20", "subjects.attribute.labels=[0,5,20]",
         "elicitation.labels=4", "elicitation.pool=30", "trainer.max_epochs=20", "router.optimizer.lr=0.05",
     ]  # fmt: skip
@@ -278,7 +278,7 @@ def test_real_preferences_are_measured(data_dir, tmp_path):
     spec = compose(
         "compare",
         ["+experiment=protocol_dsp", f"paths.run_dir={tmp_path / 'run'}", f"paths.output_dir={tmp_path}",
-         f"paths.features_dir={tmp_path / 'features'}", f"paths.data_dir={data_dir}", "resamples=100", "draws=2",
+         f"paths.features_dir={tmp_path / 'features'}", f"paths.data_dir={data_dir}", "draws=2",
          "subjects=attribute", "subjects.attribute.budget=3", "subjects.attribute.labels=[0,3]",
          "elicitation.labels=2", "elicitation.pool=5"],
     )  # fmt: skip

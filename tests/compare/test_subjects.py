@@ -19,12 +19,14 @@ def people_data(seed: int, users: int = 12, rows: int = 150) -> PreferenceData:
     """Users with any number of rows in any split, the first half of them in no training row, and rows of nobody."""
     generator = np.random.default_rng(seed)
     records, splits = [], []
-    for row in range(rows):
+    for _ in range(rows):
         user = int(users * generator.random() ** 2)
         unseen = 2 * user < users
         splits.append("test" if unseen else SPLITS[generator.integers(3)])
         user_id = None if generator.random() < 0.1 else f"user {user}"
-        records.append(Record((Message("user", f"Question {row}"),), "A.", "B.", user_id=user_id))
+        first, second = generator.choice(40, size=2, replace=False)
+        asked = (Message("user", "Which?"),)
+        records.append(Record(asked, f"Answer {first}.", f"Answer {second}.", user_id=user_id))
     return from_records(records, splits, {})
 
 
@@ -45,52 +47,70 @@ def by_user(labels, num_users: int) -> dict[tuple[int, int], list[int]]:
     return found
 
 
+def responses(data: PreferenceData, rows) -> set[int]:
+    return set(data.pairs.triplets_N3[list(rows), 1:].flatten().tolist())
+
+
 @few
 @given(seeds, st.integers(0, 6), st.integers(1, 4))
 def test_every_test_row_is_of_seen_or_unseen_users_or_left_out_and_counted(seed, largest, rows_left):
     data = people_data(seed)
-    regimes, left_out = draw_users(data, largest, rows_left, DRAWS, seed)
+    found, left_out = draw_users(data, largest, rows_left, DRAWS, seed)
     train, test = rows_of(data, "train"), rows_of(data, "test")
     unknown = test.pop(-1, set())
-    expected = {
-        "seen": {user for user in test if user in train},
-        "unseen": {user for user, rows in test.items() if user not in train and len(rows) >= largest + rows_left},
-    }
-    for name, users in expected.items():
-        assert (name in regimes) == bool(users)
+    seen = {user for user in test if user in train}
+    unseen = set(found["unseen"].code_U.tolist()) if "unseen" in found else set()
+    assert unseen <= set(test) - seen
+    for name, users in (("seen", seen), ("unseen", unseen)):
+        assert (name in found) == bool(users)
         if users:
-            regime = regimes[name]
-            assert regime.code_U.tolist() == sorted(users)
-            assert regime.row_N.tolist() == sorted(row for user in users for row in test[user])
-            codes = data.pairs.label_N("user_id").numpy()[regime.row_N]
-            assert regime.code_U[regime.user_N].tolist() == codes.tolist()
-    few = set(test) - expected["seen"] - expected["unseen"]
-    rows = sum(len(test[user]) for user in few)
-    assert list(left_out.values()) == [len(unknown), len(few), rows]
+            subjects = found[name]
+            assert subjects.code_U.tolist() == sorted(users)
+            assert subjects.row_N.tolist() == sorted(row for user in users for row in test[user])
+            codes = data.pairs.label_N("user_id").numpy()[subjects.row_N]
+            assert subjects.code_U[subjects.user_N].tolist() == codes.tolist()
+    few = set(test) - seen - unseen
+    assert list(left_out.values()) == [len(unknown), len(few), sum(len(test[user]) for user in few)]
 
 
 @few
-@given(seeds, st.integers(1, 6))
-def test_no_row_is_both_labelled_and_judged(seed, largest):
+@given(seeds, st.integers(1, 6), st.integers(1, 3))
+def test_no_row_is_both_labelled_and_judged_and_unseen_users_share_no_response(seed, largest, rows_left):
     data = people_data(seed)
-    regimes, _ = draw_users(data, largest, 2, DRAWS, seed)
+    found, _ = draw_users(data, largest, rows_left, DRAWS, seed)
     train, test = rows_of(data, "train"), rows_of(data, "test")
-    for name, regime in regimes.items():
+    for name, subjects in found.items():
         for size in (0, 1, largest, *([None] if name == "seen" else [])):
-            labels = regime.labels(size)
-            for (draw, user), rows in by_user(labels, regime.num_users).items():
-                pool = (train if name == "seen" else test)[int(regime.code_U[user])]
+            labels = subjects.labels(size, every_draw=True)
+            for (draw, user), rows in by_user(labels, subjects.num_users).items():
+                pool = (train if name == "seen" else test)[int(subjects.code_U[user])]
                 assert set(rows) <= pool
                 assert len(rows) == len(set(rows)) == (len(pool) if size is None else min(size, len(pool)))
-                judged = regime.row_N[regime.keep_RN[draw if name == "unseen" else 0]]
+                keep_N = subjects.keep_RN[draw % len(subjects.keep_RN)]
+                judged = subjects.row_N[keep_N & (subjects.user_N == user)]
                 assert not set(rows) & set(judged.tolist())
-        if name == "unseen":
-            for keep_N in regime.keep_RN:
-                count_U = np.bincount(regime.user_N[keep_N], minlength=regime.num_users)
-                assert count_U.tolist() == [len(test[code]) - largest for code in regime.code_U.tolist()]
-                assert count_U.min() >= 2
-        else:
-            assert regime.keep_RN.all()
+                if name == "unseen":
+                    assert not responses(data, rows) & responses(data, judged)
+    if "seen" in found:
+        assert found["seen"].keep_RN.all()
+
+
+@few
+@given(seeds, st.integers(1, 4), st.integers(1, 3))
+def test_unseen_users_are_judged_on_all_rows_that_share_no_response_with_their_labels(seed, largest, rows_left):
+    data = people_data(seed)
+    found, _ = draw_users(data, largest, rows_left, DRAWS, seed)
+    if "unseen" not in found:
+        return
+    subjects, test = found["unseen"], rows_of(data, "test")
+    most = by_user(subjects.labels(largest, every_draw=True), subjects.num_users)
+    for draw, keep_N in enumerate(subjects.keep_RN):
+        for user, code in enumerate(subjects.code_U.tolist()):
+            aside = responses(data, most[draw, user])
+            free = {row for row in test[code] if not responses(data, [row]) & aside}
+            judged = set(subjects.row_N[keep_N & (subjects.user_N == user)].tolist())
+            assert judged == (free if len(free) >= rows_left else set())
+    assert set(subjects.user_N[subjects.keep_RN.any(axis=0)].tolist()) == set(range(subjects.num_users))
 
 
 @few
@@ -144,8 +164,8 @@ def test_a_mean_by_user_is_over_the_users_judged_rows(name, draws):
     assert found_RU.shape == (max(draws, len(regime.keep_RN)), regime.num_users)
     for draw, found_U in enumerate(found_RU):
         keep_N, values_N = (each_RN[draw % len(each_RN)] for each_RN in (regime.keep_RN, values_RN))
-        expected = [values_N[keep_N & (regime.user_N == user)].mean() for user in range(regime.num_users)]
-        np.testing.assert_allclose(found_U, expected)
+        own = [values_N[keep_N & (regime.user_N == user)] for user in range(regime.num_users)]
+        np.testing.assert_allclose(found_U, [each.mean() if len(each) else np.nan for each in own])
 
 
 # Attributes

@@ -15,7 +15,6 @@ from torch.nn.functional import logsigmoid
 
 from micro_lit import adaptation, config, runs, train
 from micro_lit.compare.attributes import asked
-from micro_lit.compare.bench import scores
 from micro_lit.compare.candidates import Candidate
 from micro_lit.compare.router import Router, mean_weights
 from micro_lit.compare.subjects import Labels, Subjects, draw_attributes
@@ -83,13 +82,6 @@ def test_own_weights_judge_as_the_one_likelihood_does():
     found_1N = after(AsTrained(made(margins_NK, np.log(weights_NK)), "own weights"), subjects, 0)
     expected_N = np.log((weights_NK / (1 + np.exp(-margins_NK))).sum(axis=1))[29::-1]
     np.testing.assert_allclose(found_1N, expected_N[None])
-
-
-def test_a_tie_is_half_right():
-    probability_N = np.array([0.5, 0.5 + 1e-9, 0.5 - 1e-9, 0.51, 0.49, 1.0])
-    found = scores(np.log(probability_N)[None])
-    assert found["accuracy"].tolist() == [[0.5, 0.5, 0.5, 1.0, 0.0, 1.0]]
-    np.testing.assert_allclose(found["nll"], -np.log(probability_N)[None])
 
 
 # Labels in, weights out

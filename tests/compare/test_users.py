@@ -48,7 +48,7 @@ def make_spec(root: Path, experiment: str = "people_planted", **changed) -> dict
     """Settings of the command, some of them replaced."""
     overrides = [
         f"+experiment={experiment}", f"paths.run_dir={root / 'run'}", f"paths.output_dir={root}",
-        f"paths.features_dir={root / 'features'}", "resamples=200", "draws=3", "subjects=user",
+        f"paths.features_dir={root / 'features'}", "draws=3", "subjects=user",
     ]  # fmt: skip
     own = {"common": COMMON, "candidates": CANDIDATES} if experiment == "people_planted" else {}
     spec = compose("compare", overrides) | own
