@@ -18,8 +18,8 @@ from micro_lit import run_folder, runs, threads, train
 from micro_lit.config import Settings, build, compose
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
+from micro_lit.likelihood import LinkName as Link
 from micro_lit.models import AttributeBT, MixtureBT
-from micro_lit.objectives import Link
 from micro_lit.redaction import hidden_in
 from micro_lit.reporting.results import flatten
 from micro_lit.restored import ALONE, Trust
@@ -43,7 +43,7 @@ class Candidate:
 
     @property
     def link(self) -> Link:
-        return self.model.link
+        return self.model.link.name
 
     @property
     def num_heads(self) -> int:

@@ -23,7 +23,8 @@ from micro_lit.data.budgets import draw_orders
 from micro_lit.data.datamodule import PreferenceDataModule
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
-from micro_lit.objectives import Link, preference_log_prob
+from micro_lit.likelihood import LinkName as Link
+from micro_lit.likelihood import preference_log_prob
 from micro_lit.protocol.candidates import Candidate, judge
 from micro_lit.restored import Trust
 

@@ -28,9 +28,9 @@ from micro_lit.config import Settings, build
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
 from micro_lit.floors import raters
+from micro_lit.likelihood import LOG_NEVER, sum_by
 from micro_lit.models import MixtureBT, TiedMixture
 from micro_lit.models.people import PeopleBT, prior_of_users
-from micro_lit.objectives import LOG_NEVER, sum_by
 from micro_lit.protocol.candidates import judge, load_data, train_missing
 from micro_lit.protocol.compare import Method, scores
 from micro_lit.protocol.intervals import Resampling

@@ -17,8 +17,8 @@ from micro_lit.data.pairs import PreferenceData, from_records
 from micro_lit.data.records import Message, Record
 from micro_lit.errors import UserError
 from micro_lit.features.backbones import CachedBackbone
+from micro_lit.likelihood import preference_log_prob
 from micro_lit.models import MixtureBT
-from micro_lit.objectives import preference_log_prob
 from micro_lit.protocol import compare
 from micro_lit.protocol.candidates import Candidate
 from micro_lit.protocol.compare import Targets, draw_targets

@@ -9,7 +9,7 @@ import pytest
 from micro_lit import runs
 from micro_lit.config import compose
 from micro_lit.errors import UserError
-from micro_lit.objectives import preference_log_prob
+from micro_lit.likelihood import preference_log_prob
 from micro_lit.protocol.measure import Protocol
 
 SMALL = [
