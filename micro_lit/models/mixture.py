@@ -3,7 +3,6 @@
 Dimension letters: B pairs in the batch, K heads.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,8 +23,10 @@ from micro_lit.metrics import (
     RaterMetrics,
     WeightMetrics,
 )
+from micro_lit.models.checks import check_log_prob, check_rewards, check_weights
 from micro_lit.models.gates import SourceGate, StaticGate
 from micro_lit.models.heads import LinearHeads
+from micro_lit.models.schedules import rise_and_fall
 from micro_lit.redaction import redact
 
 BREAKDOWNS = ("source", "attribute", "group")
@@ -126,6 +127,7 @@ class MixtureBT(pl.LightningModule):
         self.names = {name: list(names.get(name, [])) for name in BREAKDOWNS}
         self.settings: dict[str, Any] = {}
         self.num_pairs: int | None = None
+        self.is_checked = False  # by a first training batch
         self.validation_metrics = PreferenceMetrics()
         self.validation_weights = WeightMetrics(num_heads)
         self.test_metrics = PreferenceMetrics()
@@ -162,8 +164,8 @@ class MixtureBT(pl.LightningModule):
                 chosen_BK, rejected_BK = rewards_RK[shown.chosen_B], rewards_RK[shown.rejected_B]
             read_BD = context_BD if self.gate.needs_context else None
             log_weights_BK = self.gate(self._known_source(pairs) if self.reads_source else read_BD)
+        check_rewards(self.head, chosen_BK, self.num_heads)
         margins_BK = self.link.margin(chosen_BK, rejected_BK)
-        assert margins_BK.shape[1] == self.num_heads, f"the head gives {margins_BK.shape[1]} rewards"
         log_weights_BK = log_weights_BK.expand_as(margins_BK)
         if evidence_BK is not None:
             log_weights_BK = torch.log_softmax(log_weights_BK + evidence_BK, dim=-1)
@@ -181,6 +183,13 @@ class MixtureBT(pl.LightningModule):
     def log_prob(self, judgment: Judgment) -> Float[Tensor, " B"]:
         """Log-probability that the chosen response is preferred, in nats."""
         return self.link.log_prob(judgment.margins_BK, judgment.log_weights_BK)
+
+    def _checked_log_prob(self, judgment: Judgment) -> Float[Tensor, " B"]:
+        """Raises `UserError` for what is no probability; see `micro_lit.models.checks`."""
+        check_weights(self.gate, judgment.log_weights_BK)
+        log_prob_B = self.log_prob(judgment)
+        check_log_prob(self.link, log_prob_B)
+        return log_prob_B
 
     def losses(self, judgment: Judgment, pairs: Any) -> dict[str, Tensor]:
         """The terms of the training loss, weighted; their sum is minimised. Terms of weight zero are left out."""
@@ -241,6 +250,9 @@ class MixtureBT(pl.LightningModule):
         loss = sum(terms.values())
         if not loss.isfinite():
             raise self._not_finite(float(loss.detach()), judgment, pairs)
+        if not self.is_checked:
+            self._checked_log_prob(judgment)
+            self.is_checked = True
         self.log_dict(
             {f"train/{name}": term.detach() for name, term in terms.items()},
             batch_size=len(pairs),
@@ -284,7 +296,7 @@ class MixtureBT(pl.LightningModule):
 
     def validation_step(self, pairs: Any, batch_index: int) -> None:
         judgment = self.judge(pairs)
-        self.validation_metrics.update(self.log_prob(judgment))
+        self.validation_metrics.update(self._checked_log_prob(judgment))
         self.validation_weights.update(judgment.log_weights_BK)
 
     def on_validation_epoch_end(self) -> None:
@@ -304,7 +316,7 @@ class MixtureBT(pl.LightningModule):
 
     def test_step(self, pairs: Any, batch_index: int) -> None:
         judgment = self.judge(pairs)
-        log_prob_B = self.log_prob(judgment)
+        log_prob_B = self._checked_log_prob(judgment)
         self.test_metrics.update(log_prob_B)
         for name, metrics in self.test_breakdowns.items():
             metrics.update(log_prob_B, self.cell_of(name, pairs))
@@ -373,15 +385,7 @@ class MixtureBT(pl.LightningModule):
                     "trainer.accumulate_grad_batches=1"
                 )
             return optimizer
-        total = max(1, int(self.trainer.estimated_stepping_batches))
-        rising = max(1, round(self.warmup * total))
-
-        def factor(step: int) -> float:
-            if step < rising:
-                return (step + 1) / rising
-            return 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        schedule = rise_and_fall(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
