@@ -12,6 +12,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 from torch.nn import Module
 
+from micro_lit.config.renamed import check_renamed
 from micro_lit.errors import UserError
 from micro_lit.files import write_text, write_whole
 from micro_lit.redaction import redact
@@ -142,8 +143,13 @@ def read_weights(path: Path, model: Module) -> dict[str, Tensor]:
 
 def check_resumable(path: Path, model: Module) -> None:
     """Raises `UserError` unless training of this model can go on from a checkpoint."""
-    if "optimizer_states" not in read(path):
+    checkpoint = read(path)
+    if "optimizer_states" not in checkpoint:
         raise UserError(f"{path}: holds weights alone (save_weights_only=true), from which no training can go on")
+    try:
+        check_renamed(checkpoint.get("settings") or {})
+    except UserError as error:
+        raise UserError(f"{path}: of an earlier version, from which no training can go on ({error})") from error
     read_weights(path, model)
 
 

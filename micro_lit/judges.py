@@ -30,7 +30,7 @@ def names(model: MixtureBT) -> list[str]:
 
 def fingerprint(model: MixtureBT) -> str:
     """K and a digest of all that makes the judges of a run: the weights in its checkpoint, and the link."""
-    digest = hashlib.sha256(model.link.encode())
+    digest = hashlib.sha256(model.link.name.encode())
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())

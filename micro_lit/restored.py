@@ -14,6 +14,7 @@ from torch.nn import Module
 from micro_lit import checkpoints
 from micro_lit.config import Settings, build, command_with, validate
 from micro_lit.config.objects import ALLOWED_TARGETS, is_public, objects
+from micro_lit.config.renamed import as_now
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
 from micro_lit.models import MixtureBT
@@ -67,6 +68,7 @@ def read_settings(folder: Path, trust: Trust = ALONE) -> Settings:
             raise UserError(f"{none} has no {name}, or one of another kind")
     if not (settings["stage1"] or "").isprintable() or not isinstance(settings["loader"].get("eval_batch_size"), int):
         raise UserError(f"{none} has no loader.eval_batch_size, or no path as stage1")
+    settings = as_now(settings)
     built = {name: settings[name] for name in BUILT}
     try:
         _check_trust(built, trust)
@@ -156,6 +158,7 @@ def _check_same(folder: Path, settings: Settings, trained: Any) -> None:
 
     Checkpoints may hold no settings, or no settings in clear.
     """
+    trained = as_now(trained) if isinstance(trained, Mapping) else trained
     for name in ("backbone", "model"):
         for key, here, there in _differences(settings[name], _child(trained, name), name):
             if not f"{key}.".startswith(tuple(f"{each}." for each in TRAINING)):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional import clustering
 
-from micro_lit import objectives
+from micro_lit import likelihood
 from micro_lit.metrics import (
     NUM_BINS,
     CategoryMetrics,
@@ -102,7 +102,7 @@ def test_heads_of_planted_groups_are_recovered():
     log_weights_BK = torch.full((400, 4), -math.log(4.0))
     metrics = HeadMetrics(4, 4)
     for rows in torch.arange(400).split(64):
-        posterior_BK = objectives.head_log_posterior(margins_BK[rows], log_weights_BK[rows])
+        posterior_BK = likelihood.hedge_log_targets(-likelihood.WINNER.log_prob(margins_BK[rows]), log_weights_BK[rows])
         metrics.update(margins_BK[rows], log_weights_BK[rows], posterior_BK, group_B[rows])
     result = metrics.compute()
     assert result["recovery"]["matching"] == order.tolist()
@@ -281,7 +281,7 @@ def test_excess_risk_of_a_sure_model_is_a_number():
     """In float32 a mixture of sure heads has a log-probability that rounds to 0 and above."""
     margins_BK = 20.0 * (1.0 + torch.rand(500, 8, generator=torch.Generator().manual_seed(1)))
     log_weights_BK = torch.log_softmax(torch.randn(500, 8, generator=torch.Generator().manual_seed(2)), dim=1)
-    log_prob_B = objectives.preference_log_prob(margins_BK, log_weights_BK)
+    log_prob_B = likelihood.preference_log_prob(margins_BK, log_weights_BK)
     assert (log_prob_B >= 0).any()
     metrics = ExcessMetrics(1, bayes=0)
     metrics.update(log_prob_B, torch.nn.functional.logsigmoid(margins_BK[:, :1]))

@@ -13,7 +13,6 @@ Dimension letters: N labelled pairs, U users, K heads, u users of a block, n lab
 import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +20,7 @@ from scipy.special import expit
 
 from micro_lit.adaptation import labels
 from micro_lit.adaptation.labels import Array, Floats, Integers
-
-Link = Literal["probability", "reward"]
+from micro_lit.likelihood import LinkName
 
 NO_WEIGHT = -1e4  # a log-weight whose weight is 0
 LEAST = -600.0  # the least log-weight of an allowed head: its inverse weight is finite
@@ -35,7 +33,7 @@ def few_shot_logits(
     margins_NK: Floats,
     user_N: Integers,
     prior_UK: Floats,
-    link: Link = "probability",
+    link: LinkName = "probability",
     strength: float = 1.0,
     tolerance: float = 1e-6,
     max_steps: int = 2000,
@@ -82,7 +80,7 @@ def _fit(
     margins_NK: Floats,
     user_N: Integers,
     prior_UK: Floats,
-    link: Link,
+    link: LinkName,
     pull: float,
     pseudo: float,
     tolerance: float,
@@ -114,7 +112,7 @@ def _fit(
     return weights_UK
 
 
-def _rows(margins_unK: Array, allowed_uK: NDArray[np.bool_], link: Link) -> Array:
+def _rows(margins_unK: Array, allowed_uK: NDArray[np.bool_], link: LinkName) -> Array:
     """The a_ik, 0 for heads that are not allowed. Probabilities are divided by the pair's largest: none underflows."""
     if link == "reward":
         return np.where(allowed_uK[:, None], margins_unK, 0.0)
@@ -129,7 +127,7 @@ class _Problem:
     rows_unK: Array
     real_un: NDArray[np.bool_]
     prior_uK: Array
-    link: Link
+    link: LinkName
     pull: float
     pseudo: float
 

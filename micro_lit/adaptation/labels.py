@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from micro_lit.likelihood import WINNER
+
 Array = NDArray[np.float64]
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
@@ -84,8 +86,7 @@ def clipped(margins: Floats) -> Array:
 
 def losses(margins: Floats) -> Array:
     """-log σ(Δ) in nats, elementwise, for margins of any shape; never infinite."""
-    margins = clipped(margins)
-    return np.log1p(np.exp(-np.abs(margins))) - np.minimum(margins, 0.0)
+    return -WINNER.array_log_prob(clipped(margins))
 
 
 def summed_losses(margins_NK: Floats, user_N: Integers, num_users: int) -> Array:

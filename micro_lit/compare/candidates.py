@@ -19,8 +19,8 @@ from micro_lit import run_folder, runs, threads, train
 from micro_lit.config import Settings, build, compose
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import ImpossibleResult, UserError
+from micro_lit.likelihood import Link
 from micro_lit.models import MixtureBT
-from micro_lit.objectives import Link
 from micro_lit.redaction import hidden_in
 from micro_lit.reporting.results import flatten
 from micro_lit.restored import ALONE, Trust

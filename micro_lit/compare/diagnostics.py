@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from scipy.special import log_expit
 
 from micro_lit.compare.subjects import Labels, Subjects
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.floors import raters
-from micro_lit.objectives import sum_by
+from micro_lit.likelihood import WINNER, sum_by
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -131,7 +130,7 @@ def bayes_evidence(data: PreferenceData) -> Array | None:
     margins_NG = levels_NA[:, : len(population.attributes)] @ population.rewards_KA.T
     topic_share_TG = population.group_weights_TK / population.group_weights_TK.sum(axis=0)
     with np.errstate(divide="ignore"):
-        return log_expit(margins_NG) + np.log(topic_share_TG)[pairs.label_N("source").numpy()]
+        return WINNER.array_log_prob(margins_NG) + np.log(topic_share_TG)[pairs.label_N("source").numpy()]
 
 
 def _only_value(value_N: Integers, user_N: Integers) -> Integers:

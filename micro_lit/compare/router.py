@@ -19,7 +19,6 @@ from micro_lit.compare.systems import Array, System
 from micro_lit.config import Settings, build
 from micro_lit.data.datamodule import PreferenceDataModule
 from micro_lit.data.pairs import PreferenceData
-from micro_lit.objectives import preference_log_prob
 from micro_lit.restored import Trust
 
 ROUTER, SHUFFLED = "router", "router, criteria shuffled"
@@ -76,7 +75,7 @@ class Router(System):
     def log_prob(self, row_B: Int64[Tensor, " B"], codes_BC: Int64[Tensor, "B 1"]) -> Float[Tensor, " B"]:
         [number] = codes_BC.unique().tolist()
         margins_BK, log_weights_BK = (each_NK[self.place_of_row[row_B]] for each_NK in self.judged[int(number)])
-        return preference_log_prob(margins_BK, log_weights_BK, self.link)
+        return self.link.log_prob(margins_BK, log_weights_BK)
 
     def mean_weights(self, codes_U1: Tensor, subjects: Subjects) -> Array:
         """[A, K] the mean weights of the test rows of each attribute, over draws."""

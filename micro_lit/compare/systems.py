@@ -19,8 +19,8 @@ from micro_lit import adaptation
 from micro_lit.compare.candidates import Candidate
 from micro_lit.compare.subjects import Integers, Labels, Subjects
 from micro_lit.errors import UserError
+from micro_lit.likelihood import LOG_NEVER, Link
 from micro_lit.models.people import prior_of_users
-from micro_lit.objectives import LOG_NEVER, Link, preference_log_prob
 
 Array = NDArray[np.float64]
 Method = Callable[[Array, Integers, Array], Array]
@@ -72,7 +72,7 @@ class AsTrained(System):
         # Without codes of users a model of people knows nobody.
         self.knows = candidate.model.knows - ({"user"} if candidate.model.by_user else set())
         margins_NK, log_weights_NK = (torch.from_numpy(x) for x in (candidate.margins_NK, candidate.log_weights_NK))
-        self.log_prob_N = preference_log_prob(margins_NK, log_weights_NK, candidate.link)
+        self.log_prob_N = candidate.link.log_prob(margins_NK, log_weights_NK)
 
     def log_prob(self, row_B: Int64[Tensor, " B"], codes_BC: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
         return self.log_prob_N[row_B]
@@ -108,7 +108,7 @@ class Reweighted(System):
 
     def log_prob(self, row_B: Int64[Tensor, " B"], codes_BC: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
         margins_BK = torch.from_numpy(self.margins_NK)[row_B]
-        return preference_log_prob(margins_BK, codes_BC.log(), self.link)
+        return self.link.log_prob(margins_BK, codes_BC.log())
 
 
 class BestHead(Reweighted):

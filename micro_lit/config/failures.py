@@ -9,6 +9,7 @@ from typing import NamedTuple, NoReturn
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from micro_lit.config.renamed import explain
 from micro_lit.errors import UserError
 
 # Set to 1, it has every failed command print the traceback before the line.
@@ -106,7 +107,7 @@ def _hydra(error: HydraException) -> str:
         reason = str(error.__cause__).splitlines()[0]
         message += "" if reason in message else f"; {reason}"
     if found := re.match(r"Could not override '(.*?)'.*use (\+\S+)", message):
-        return (
+        return explain(found[1]) or (
             f"{found[1]}: there is no such setting; check the spelling (--cfg job lists all), or add it with {found[2]}"
         )
     return message

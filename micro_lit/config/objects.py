@@ -25,6 +25,7 @@ CLASSES = (
     "micro_lit.features.backbones",
     "micro_lit.features.pretrained",
     "micro_lit.features.tiny",
+    "micro_lit.likelihood",
     "micro_lit.metrics.contract",
     "micro_lit.models",
     "micro_lit.sharding",
@@ -171,8 +172,8 @@ def find(target: str) -> Any:
     kinds = CLASSES if inspect.isclass(found) else FUNCTIONS if function else ()
     if not place.startswith(tuple(f"{kind}." for kind in kinds)):
         raise UserError(
-            f"_target_={target!r} is not allowed: a config may name data, backbones, models, their heads and gates, "
-            "callbacks, loggers, strategies, profilers, optimizers and layers, rules of adaptation and layouts"
+            f"_target_={target!r} is not allowed: a config may name data, backbones, models, their heads, gates and "
+            "links, callbacks, loggers, strategies, profilers, optimizers and layers, rules of adaptation and layouts"
         )
     return found
 

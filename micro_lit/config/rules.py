@@ -23,6 +23,7 @@ from micro_lit.config.kinds import (
 )
 from micro_lit.config.names import check_names
 from micro_lit.config.objects import check_node, is_public, objects
+from micro_lit.config.renamed import check_renamed
 from micro_lit.errors import UserError
 
 Settings = dict[str, Any]
@@ -185,7 +186,10 @@ RULES: dict[str, Rule] = {
     "backbone.vocabulary": whole(300),
     "model.name": text(),
     "model.num_heads": whole(1, null=True),
-    "model.link": one_of("probability", "reward"),
+    "model.link": Rule(
+        "one of probability, reward; or a link of your own, as a node with a _target_",
+        lambda value: value in ("probability", "reward") or (isinstance(value, Mapping) and "_target_" in value),
+    ),
     "model.estimation": one_of("gradient", "em"),
     "model.temperature": number(0.0),
     "model.top_k": whole(1),
@@ -209,15 +213,15 @@ RULES: dict[str, Rule] = {
     "model.pooled": yes_or_no(),
     "model.optimizer.lr": number(0.0),
     "model.optimizer.weight_decay": number(0.0),
-    "model.prior_weight": number(0.0),
+    "model.prior_precision": number(0.0),
     "model.head.hidden": whole(1),
     "model.head.scale": number(0.0),
     "model.head.trained": yes_or_no(),
     "model.head.distribution": one_of("gaussian", "uniform"),
     "model.head.features": whole(0),
     "model.head.lengthscale": number(1e-6),
-    "model.head.base_ridge": number(1e-12),
-    "model.head.deviation_ridge": number(1e-12),
+    "model.head.base_precision": number(1e-12),
+    "model.head.deviation_precision": number(1e-12),
     "model.head.draw": whole(0),
     "model.gate.hidden": whole(1),
     "trainer.max_epochs": whole(1),
@@ -255,6 +259,7 @@ RULES: dict[str, Rule] = {
 
 def validate(settings: Settings) -> None:
     """Raises `UserError` for the first setting that breaks a rule: key, what was given, what is allowed."""
+    check_renamed(settings)
     for key, value in _numbers(settings):
         if not math.isfinite(value):
             raise UserError(f"{key}={value!r} is not allowed; no setting is nan or infinite")

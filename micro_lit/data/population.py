@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import cosdg, log_expit, logsumexp, sindg
+from scipy.special import cosdg, logsumexp, sindg
 
 from micro_lit.errors import UserError
 from micro_lit.floors import (
@@ -29,6 +29,7 @@ from micro_lit.floors import (
     printed_bound,
     variance_bound,
 )
+from micro_lit.likelihood import WINNER
 
 LEVELS = (-1, 0, 1)
 MAX_ITEMS = 3**7
@@ -101,7 +102,7 @@ class Population:
         cumulative_NK = self.group_weights_TK.cumsum(axis=1)[topic_N]
         group_N = (generator.random(len(topic_N))[:, None] >= cumulative_NK[:, :-1]).sum(axis=1)
         margin_N = self.rewards_KI[group_N, first_N] - self.rewards_KI[group_N, second_N]
-        first_wins_N = np.log(generator.random(len(topic_N))) < log_expit(margin_N)
+        first_wins_N = np.log(generator.random(len(topic_N))) < WINNER.array_log_prob(margin_N)
         return Draw(
             topic_N,
             np.where(first_wins_N, first_N, second_N),
@@ -168,7 +169,7 @@ class Population:
         without the noise of the labels that both share.
         """
         margin_KN = self.rewards_KI[:, draw.chosen_N] - self.rewards_KI[:, draw.rejected_N]
-        log_prob_KN = log_expit(margin_KN)
+        log_prob_KN = WINNER.array_log_prob(margin_KN)
         with np.errstate(divide="ignore"):
             log_weights_KN = np.log(self.group_weights_TK[draw.topic_N]).T
         log_mean_weights_K1 = np.log(self._mean_weights_K)[:, None]
@@ -180,8 +181,8 @@ class Population:
                 log_prob_KN[draw.group_N, np.arange(len(draw.group_N))],
                 logsumexp(log_weights_KN + log_prob_KN, axis=0),
                 logsumexp(log_mean_weights_K1 + log_prob_KN, axis=0),
-                log_expit(conditional_N),
-                log_expit(linear_N),
+                WINNER.array_log_prob(conditional_N),
+                WINNER.array_log_prob(linear_N),
             ],
             axis=1,
         )
@@ -228,7 +229,7 @@ class Population:
 
     @cached_property
     def _probability_KII(self) -> NDArray[np.float64]:
-        return np.exp(log_expit(np.stack([_margins(reward_I) for reward_I in self.rewards_KI])))
+        return np.exp(WINNER.array_log_prob(np.stack([_margins(reward_I) for reward_I in self.rewards_KI])))
 
     @cached_property
     def _mass_II(self) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torchmetrics import Metric
 
+from micro_lit.likelihood import WINNER
 from micro_lit.metrics.contract import SCORES, scores
 from micro_lit.metrics.sums import estimate
 
@@ -83,7 +84,7 @@ class HeadMetrics(WeightMetrics):
         self.margin_products += margins_BK.T @ margins_BK
         known_B = group_B >= 0
         group_B = group_B[known_B]
-        nll_BK = -torch.nn.functional.logsigmoid(margins_BK[known_B])
+        nll_BK = -WINNER.log_prob(margins_BK[known_B])
         self.group_count.index_add_(0, group_B, torch.ones_like(nll_BK[:, 0]))
         self.group_nll.index_add_(0, group_B, nll_BK)
         self.group_nll_squares.index_add_(0, group_B, nll_BK**2)
@@ -163,7 +164,7 @@ class CategoryMetrics(Metric):
         category_B, margins_BK = category_B[known_B], margins_BK[known_B].double()
         num_heads = margins_BK.shape[1]
         top_BK = torch.nn.functional.one_hot(log_weights_BK[known_B].argmax(dim=1), num_heads)
-        log_prob_N = torch.nn.functional.logsigmoid(margins_BK).flatten()
+        log_prob_N = WINNER.log_prob(margins_BK).flatten()
         right_BK = scores(log_prob_N)[:, SCORES.index("accuracy")].view(-1, num_heads)
         self.top.index_add_(0, category_B, top_BK)
         self.right.index_add_(0, category_B, right_BK)

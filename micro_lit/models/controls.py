@@ -13,11 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from micro_lit import objectives
 from micro_lit.errors import UserError
+from micro_lit.likelihood import LOG_NEVER
 from micro_lit.models.gates import UniformGate
 from micro_lit.models.mixture import Judgment, MixtureBT
-from micro_lit.objectives import LOG_NEVER
 
 
 class SharedBaseEnsemble(MixtureBT):
@@ -26,9 +25,10 @@ class SharedBaseEnsemble(MixtureBT):
     Unlike in a mixture no head may leave a pair to another one: each fits the average rater. The weights have no say in
     the loss, so a gate would learn nothing; `UniformGate` is the one to give.
 
-    prior_weight: λ of the term λ/2 mean_k |v_k|², v_k the trained weights of a head. With `PriorHeads` it draws every
-        head to its own prior: where the loss has curvature h a head keeps about λ / (λ + h) of its prior, where the
-        pairs decide nothing all of it. At 0 all heads become one; as λ grows they become `RandomHeads`.
+    prior_precision: λ of the term λ/2 |v_k|² beside the sum of a head's losses over all training pairs, v_k the trained
+        weights of the head; both are averaged over heads. With `PriorHeads` it draws every head to its own prior: where
+        that sum has curvature h a head keeps about λ / (λ + h) of its prior, where the pairs decide nothing all of it.
+        At 0 all heads become one; as λ grows they become `RandomHeads`.
     """
 
     def __init__(
@@ -36,22 +36,22 @@ class SharedBaseEnsemble(MixtureBT):
         backbone: nn.Module,
         names: Mapping[str, list[str]],
         num_heads: int,
-        prior_weight: float = 0.01,
+        prior_precision: float = 70.0,
         **settings: Any,
     ) -> None:
         super().__init__(backbone, names, num_heads, **settings)
-        self.prior_weight = prior_weight
+        self.prior_precision = prior_precision
 
     def losses(self, judgment: Judgment, pairs: Any) -> dict[str, Tensor]:
         terms = super().losses(judgment, pairs)
-        if self.prior_weight:
+        if self.prior_precision:
             squares = sum(weight.square().sum() for weight in self.head.parameters())
-            terms["prior"] = self.prior_weight / 2 * squares / self.num_heads
+            terms["prior"] = self.prior_precision / 2 * squares / self.num_heads / self.pairs_of_loss(pairs)
         return terms
 
     def nll_terms(self, judgment: Judgment, pairs: Any) -> Float[Tensor, " B"]:
         """The mean over heads of what a pair costs each of them alone, in nats."""
-        return objectives.head_nll(judgment.margins_BK, self.label_smoothing).mean(dim=-1)
+        return self.link.head_losses(judgment.margins_BK, self.label_smoothing).mean(dim=-1)
 
 
 class AttributeBT(MixtureBT):

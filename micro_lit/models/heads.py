@@ -5,9 +5,10 @@ P numbers of a point.
 
 Your own head is a module built with (width, num_heads) that maps [B, D] to [B, K]. It may have, too:
 `prepare(differences)`, when it is made of the training data: before training it gets φ(chosen) - φ(rejected) of all
-training pairs, in batches [B, D]; `penalty()`, a term of the training loss in nats a pair, when its weights cost
-something; `needs_context = True`, when the reward depends on the prompt beside the response: it is then called with the
-representations of responses and of their pairs' contexts, both [B, D].
+training pairs, in batches [B, D]; `penalty()`, when its weights cost something: nats beside the sum of the losses of
+all training pairs, as the negative log-density of a prior is; `needs_context = True`, when the reward depends on the
+prompt beside the response: it is then called with the representations of responses and of their pairs' contexts, both
+[B, D].
 """
 
 import itertools
@@ -22,7 +23,9 @@ from micro_lit.errors import UserError
 
 Distribution = Literal["gaussian", "uniform"]
 
-START = 0.01  # of what sets heads apart, before training
+# Standard deviations a priori that a parameter of `SharedHeads` counts as one. The first step of a line search is of
+# length 1, and the thousands of weights of a kernel would hardly move if it were one standard deviation.
+UNIT = 128.0
 
 
 class LinearHeads(nn.Linear):
@@ -66,9 +69,10 @@ class SharedHeads(nn.Module):
     features: ψ. 0: ψ = φ / √D, linear rewards. Otherwise so many random Fourier features, √(2/F) cos(Ω φ + b) [Rahimi &
         Recht 2007], under which a reward is any smooth function of the response: its kernel is exp(-|φ - φ'|² / 2ℓ²).
     lengthscale: ℓ / √D; φ should be standardised, so that √D is the usual length of φ.
-    base_ridge, deviation_ridge: λ of the terms λ/2 |v|² and λ/2 Σ_k |u_k|² of the loss (nats a pair): v, and so the
-        reward of everybody, is a Gaussian process a priori, and so is what sets a head apart. The parameters are v and
-        u in units of 1 / √λ: alike to a line search (`model/optimizer=lbfgs`), and in need of a small learning rate.
+    base_precision, deviation_precision: λ of the terms λ/2 |v|² and λ/2 Σ_k |u_k|² beside the sum of the losses of all
+        training pairs. So v ~ N(0, 1/λ) a priori: the reward of everybody is a Gaussian process, and so is what sets a
+        head apart. The parameters are v and u in units of `UNIT` / √λ: alike to a line search
+        (`model/optimizer=lbfgs`), and in need of a small learning rate.
     draw: seed of Ω and b, which no checkpoint holds.
     """
 
@@ -78,12 +82,12 @@ class SharedHeads(nn.Module):
         num_heads: int,
         features: int = 0,
         lengthscale: float = 0.5,
-        base_ridge: float = 1e-5,
-        deviation_ridge: float = 1e-5,
+        base_precision: float = 0.3,
+        deviation_precision: float = 0.3,
         draw: int = 0,
     ) -> None:
         super().__init__()
-        self.base_ridge, self.deviation_ridge = base_ridge, deviation_ridge
+        self.base_precision, self.deviation_precision = base_precision, deviation_precision
         self.features, self.root_width = features, width**0.5
         if features:
             generator = torch.Generator().manual_seed(draw)
@@ -92,8 +96,8 @@ class SharedHeads(nn.Module):
             phases_F = 2 * torch.pi * torch.rand(features, generator=generator)
             self.register_buffer("phases_F", phases_F, persistent=False)
         self.base_F = nn.Parameter(torch.zeros(features or width))
-        # Heads that start alike would stay alike.
-        self.deviation_KF = nn.Parameter(START * torch.randn(num_heads, features or width))
+        # Drawn from the prior: heads that start alike would stay alike.
+        self.deviation_KF = nn.Parameter(torch.randn(num_heads, features or width) / UNIT)
 
     def forward(self, response_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
         if self.features:
@@ -101,11 +105,15 @@ class SharedHeads(nn.Module):
             shown_BF = (2 / self.features) ** 0.5 * waves_BF
         else:
             shown_BF = response_BD / self.root_width
-        weights_KF = self.base_ridge**-0.5 * self.base_F + self.deviation_ridge**-0.5 * self.deviation_KF
+        base_F, deviation_KF = (
+            self.base_precision**-0.5 * self.base_F,
+            self.deviation_precision**-0.5 * self.deviation_KF,
+        )
+        weights_KF = UNIT * (base_F + deviation_KF)
         return nn.functional.linear(shown_BF, weights_KF)
 
     def penalty(self) -> Float[Tensor, ""]:
-        return (self.base_F.square().sum() + self.deviation_KF.square().sum()) / 2
+        return UNIT**2 / 2 * (self.base_F.square().sum() + self.deviation_KF.square().sum())
 
 
 class PriorHeads(LinearHeads):

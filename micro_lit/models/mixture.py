@@ -3,7 +3,6 @@
 Dimension letters: B pairs in the batch, K heads.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,8 +12,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from micro_lit import objectives, sharding
+from micro_lit import likelihood, sharding
 from micro_lit.errors import UserError
+from micro_lit.likelihood import Link, LinkName, hedge_log_targets, link_of
 from micro_lit.metrics import (
     BUILT_IN,
     ROWS,
@@ -26,8 +26,10 @@ from micro_lit.metrics import (
     Units,
     WeightMetrics,
 )
+from micro_lit.models.checks import check_log_prob, check_rewards, check_weights
 from micro_lit.models.gates import SourceGate, StaticGate
 from micro_lit.models.heads import LinearHeads
+from micro_lit.models.schedules import rise_and_fall
 from micro_lit.redaction import redact
 
 BREAKDOWNS = ("source", "attribute", "group")
@@ -73,7 +75,7 @@ class MixtureBT(pl.LightningModule):
         whose log-probabilities the pairs bring along. bayes: which of these knows all that the data show.
     sources: the values of the column `source` that the model was trained on; None: those in `names`.
     num_heads: K. head, gate: modules built with (width, num_heads).
-    link: `probability` mixes Bradley-Terry models, `reward` mixes rewards inside one.
+    link: `probability` mixes Bradley-Terry models, `reward` mixes rewards inside one; or a link of your own.
     entropy_weight: of the mean negative entropy of each example's weights; MiCRo sets 0.5, which pulls all to uniform.
     balance_weight: of the divergence of the batch's mean weights from uniform, which lets examples choose sharply.
     label_smoothing: probability that a label is wrong. rating_gap_weight: the margin must exceed the rating gap times
@@ -100,7 +102,7 @@ class MixtureBT(pl.LightningModule):
         sources: Sequence[str] | None = None,
         head: Callable[..., nn.Module] = LinearHeads,
         gate: Callable[..., nn.Module] = StaticGate,
-        link: objectives.Link = "probability",
+        link: Link | LinkName = "probability",
         entropy_weight: float = 0.0,
         balance_weight: float = 0.0,
         label_smoothing: float = 0.0,
@@ -125,7 +127,7 @@ class MixtureBT(pl.LightningModule):
             code_rows = torch.tensor([row.get(source, -1) for source in names.get("source", [])] or [-1])
             self.register_buffer("source_of_code", code_rows, persistent=False)
         self.num_heads = num_heads
-        self.link = link
+        self.link = link_of(link)
         self.entropy_weight, self.balance_weight = entropy_weight, balance_weight
         self.label_smoothing = label_smoothing
         self.rating_gap_weight = rating_gap_weight
@@ -134,6 +136,8 @@ class MixtureBT(pl.LightningModule):
         self.warmup = warmup
         self.names = {name: list(names.get(name, [])) for name in BREAKDOWNS}
         self.settings: dict[str, Any] = {}
+        self.num_pairs: int | None = None
+        self.is_checked = False  # by a first training batch
         self.validation_weights = WeightMetrics(num_heads)
         self.head_metrics = HeadMetrics(num_heads, len(self.names["group"]))
         self.category_metrics = nn.ModuleDict(
@@ -178,8 +182,8 @@ class MixtureBT(pl.LightningModule):
                 chosen_BK, rejected_BK = rewards_RK[shown.chosen_B], rewards_RK[shown.rejected_B]
             read_BD = context_BD if self.gate.needs_context else None
             log_weights_BK = self.gate(self._known_source(pairs) if self.reads_source else read_BD)
-        margins_BK = chosen_BK - rejected_BK
-        assert margins_BK.shape[1] == self.num_heads, f"the head gives {margins_BK.shape[1]} rewards"
+        check_rewards(self.head, chosen_BK, self.num_heads)
+        margins_BK = self.link.margin(chosen_BK, rejected_BK)
         log_weights_BK = log_weights_BK.expand_as(margins_BK)
         if evidence_BK is not None:
             log_weights_BK = torch.log_softmax(log_weights_BK + evidence_BK, dim=-1)
@@ -196,22 +200,33 @@ class MixtureBT(pl.LightningModule):
 
     def log_prob(self, judgment: Judgment) -> Float[Tensor, " B"]:
         """Log-probability that the chosen response is preferred, in nats."""
-        return objectives.preference_log_prob(judgment.margins_BK, judgment.log_weights_BK, self.link)
+        return self.link.log_prob(judgment.margins_BK, judgment.log_weights_BK)
+
+    def _checked_log_prob(self, judgment: Judgment) -> Float[Tensor, " B"]:
+        """Raises `UserError` for what is no probability; see `micro_lit.models.checks`."""
+        check_weights(self.gate, judgment.log_weights_BK)
+        log_prob_B = self.log_prob(judgment)
+        check_log_prob(self.link, log_prob_B)
+        return log_prob_B
 
     def losses(self, judgment: Judgment, pairs: Any) -> dict[str, Tensor]:
         """The terms of the training loss, weighted; their sum is minimised. Terms of weight zero are left out."""
         judgment = self._asking_for_gaps(judgment, pairs)
         terms = {"nll": self.nll_terms(judgment, pairs).mean()}
         if self.entropy_weight:
-            terms["entropy"] = self.entropy_weight * objectives.negative_entropy(judgment.log_weights_BK)
+            terms["entropy"] = self.entropy_weight * likelihood.negative_entropy(judgment.log_weights_BK)
         if self.balance_weight:
-            terms["balance"] = self.balance_weight * objectives.imbalance(judgment.dense_log_weights_BK)
+            terms["balance"] = self.balance_weight * likelihood.imbalance(judgment.dense_log_weights_BK)
         if self.centring_weight:
             level_BK = judgment.chosen_BK + judgment.rejected_BK
             terms["centring"] = self.centring_weight * level_BK.square().mean()
         if hasattr(self.head, "penalty"):
-            terms["penalty"] = self.head.penalty()
+            terms["penalty"] = self.head.penalty() / self.pairs_of_loss(pairs)
         return terms
+
+    def pairs_of_loss(self, pairs: Any) -> int:
+        """n: all pairs that the losses of a fit are summed over, on all devices; outside of a fit the pairs at hand."""
+        return self.num_pairs or len(pairs)
 
     def _asking_for_gaps(self, judgment: Judgment, pairs: Any) -> Judgment:
         """Margins less what the rating gaps ask of them."""
@@ -222,10 +237,11 @@ class MixtureBT(pl.LightningModule):
 
     def nll_terms(self, judgment: Judgment, pairs: Any) -> Float[Tensor, " B"]:
         """What each pair costs in training, in nats."""
-        return objectives.smoothed_nll(judgment.margins_BK, judgment.log_weights_BK, self.link, self.label_smoothing)
+        return self.link.loss(judgment.margins_BK, judgment.log_weights_BK, self.label_smoothing)
 
     def on_fit_start(self) -> None:
-        """Heads that are made of the training data, and not learned, are made now."""
+        """Counts the labelled pairs. Heads that are made of the training data, and not learned, are made now."""
+        self.num_pairs = len(self.trainer.datamodule.labelled_pairs)
         if hasattr(self.head, "prepare"):
             self.head.prepare(self._differences(self.trainer.datamodule))
 
@@ -252,6 +268,9 @@ class MixtureBT(pl.LightningModule):
         loss = sum(terms.values())
         if not loss.isfinite():
             raise self._not_finite(float(loss.detach()), judgment, pairs)
+        if not self.is_checked:
+            self._checked_log_prob(judgment)
+            self.is_checked = True
         self.log_dict(
             {f"train/{name}": term.detach() for name, term in terms.items()},
             batch_size=len(pairs),
@@ -295,7 +314,7 @@ class MixtureBT(pl.LightningModule):
 
     def validation_step(self, pairs: Any, batch_index: int) -> None:
         judgment = self.judge(pairs)
-        self.validation_metrics.update(self.log_prob(judgment), pairs)
+        self.validation_metrics.update(self._checked_log_prob(judgment), pairs)
         self.validation_weights.update(judgment.log_weights_BK)
 
     def on_validation_epoch_end(self) -> None:
@@ -315,11 +334,11 @@ class MixtureBT(pl.LightningModule):
 
     def test_step(self, pairs: Any, batch_index: int) -> None:
         judgment = self.judge(pairs)
-        log_prob_B = self.log_prob(judgment)
+        log_prob_B = self._checked_log_prob(judgment)
         self.test_metrics.update(log_prob_B, pairs)
         for name, metrics in self.test_breakdowns.items():
             metrics.update(log_prob_B, pairs, self.cell_of(name, pairs))
-        log_posterior_BK = objectives.head_log_posterior(judgment.margins_BK, judgment.log_weights_BK)
+        log_posterior_BK = hedge_log_targets(self.link.head_losses(judgment.margins_BK), judgment.log_weights_BK)
         self.head_metrics.update(judgment.margins_BK, judgment.log_weights_BK, log_posterior_BK, pairs.label_N("group"))
         for name, metrics in self.category_metrics.items():
             metrics.update(judgment.margins_BK, judgment.log_weights_BK, pairs.label_N(name))
@@ -384,15 +403,7 @@ class MixtureBT(pl.LightningModule):
                     "trainer.accumulate_grad_batches=1"
                 )
             return optimizer
-        total = max(1, int(self.trainer.estimated_stepping_batches))
-        rising = max(1, round(self.warmup * total))
-
-        def factor(step: int) -> float:
-            if step < rising:
-                return (step + 1) / rising
-            return 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        schedule = rise_and_fall(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

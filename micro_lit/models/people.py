@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from micro_lit import adaptation, objectives
+from micro_lit import adaptation
 from micro_lit.errors import UserError
+from micro_lit.likelihood import LOG_NEVER, LinkName, hedge_log_targets, sum_by
 from micro_lit.models.heads import PrototypeHeads
 from micro_lit.models.mixture import Judgment, MixtureBT
-from micro_lit.objectives import LOG_NEVER
 
 SPREAD = 2.0  # standard deviation of the log weights that EM starts from
 
@@ -100,7 +100,7 @@ class TiedMixture(PeopleBT):
     """
 
     weighs_heads = True
-    own_link: objectives.Link = "probability"
+    own_link: LinkName = "probability"
 
     def __init__(
         self,
@@ -119,15 +119,15 @@ class TiedMixture(PeopleBT):
 
     def user_log_weights(self, margins_NK: Tensor, log_prior_UK: Tensor, user_N: Tensor) -> Float[Tensor, "U K"]:
         """The weights that the labels of each user call for, as logs."""
-        losses_UK = objectives.sum_by(objectives.head_nll(margins_NK, self.label_smoothing), user_N, len(log_prior_UK))
+        losses_UK = sum_by(self.link.head_losses(margins_NK, self.label_smoothing), user_N, len(log_prior_UK))
         if self.temperature:
-            return objectives.hedge_log_targets(losses_UK, log_prior_UK, self.temperature)
+            return hedge_log_targets(losses_UK, log_prior_UK, self.temperature)
         best_U1 = losses_UK.argmin(dim=-1, keepdim=True)
         return torch.full_like(losses_UK, LOG_NEVER).scatter(1, best_U1, 0.0)
 
     def user_nll(self, margins_BK: Tensor, log_weights_BK: Tensor) -> Float[Tensor, " B"]:
         """What each pair costs a user of these weights, in nats."""
-        return (log_weights_BK.exp() * objectives.head_nll(margins_BK, self.label_smoothing)).sum(dim=-1)
+        return (log_weights_BK.exp() * self.link.head_losses(margins_BK, self.label_smoothing)).sum(dim=-1)
 
     def nll_terms(self, judgment: Judgment, pairs: Any) -> Float[Tensor, " B"]:
         """What each pair costs, with its share of what the weights of its user cost."""
@@ -219,7 +219,7 @@ class LoRe(TiedMixture):
     def user_log_weights(self, margins_NK: Tensor, log_prior_UK: Tensor, user_N: Tensor) -> Float[Tensor, "U K"]:
         if self.label_smoothing:
             # A smoothed label adds ε w·Δ to its loss, which is what another prior would.
-            margins_UK = objectives.sum_by(margins_NK, user_N, len(log_prior_UK))
+            margins_UK = sum_by(margins_NK, user_N, len(log_prior_UK))
             log_prior_UK = log_prior_UK - self.label_smoothing * margins_UK / self.temperature
             log_prior_UK = torch.log_softmax(log_prior_UK, dim=-1)
         inputs = (values.detach().cpu().numpy() for values in (margins_NK, user_N, log_prior_UK.double().exp()))
@@ -227,7 +227,7 @@ class LoRe(TiedMixture):
         return torch.from_numpy(weights_UK).log().clamp(min=LOG_NEVER).to(margins_NK)
 
     def user_nll(self, margins_BK: Tensor, log_weights_BK: Tensor) -> Float[Tensor, " B"]:
-        return objectives.smoothed_nll(margins_BK, log_weights_BK, "reward", self.label_smoothing)
+        return self.link.loss(margins_BK, log_weights_BK, self.label_smoothing)
 
 
 class PAL(LoRe):
@@ -258,4 +258,4 @@ def number_users(code_B: Int64[Tensor, " B"]) -> tuple[Int64[Tensor, " B"], int]
 def prior_of_users(log_weights_NK: Tensor, user_N: Int64[Tensor, " N"], num_users: int) -> Float[Tensor, "U K"]:
     """The mean over a user's pairs of the log weights, as weights again: even for a user without pairs."""
     count_U1 = torch.bincount(user_N, minlength=num_users).clamp(min=1)[:, None]
-    return torch.log_softmax(objectives.sum_by(log_weights_NK, user_N, num_users) / count_U1, dim=-1)
+    return torch.log_softmax(sum_by(log_weights_NK, user_N, num_users) / count_U1, dim=-1)

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
-from micro_lit import objectives
 from micro_lit.adaptation import sharpness
 from micro_lit.errors import UserError
+from micro_lit.likelihood import hedge_log_targets
 from micro_lit.models.gates import LinearGate
 from micro_lit.models.mixture import Judgment, MixtureBT
 
@@ -110,7 +109,7 @@ class ContextRouter(MixtureBT):
             pairs = data.labelled_pairs[rows_B].to(self.device)
             attribute_B = pairs.label_N("attribute")
             known_B = attribute_B >= 0
-            losses_BK = -logsigmoid(self(pairs).margins_BK)
+            losses_BK = self.link.head_losses(self(pairs).margins_BK)
             self.pooled_losses_AK.index_add_(0, attribute_B[known_B], losses_BK[known_B])
             count_A1.index_add_(0, attribute_B[known_B], torch.ones_like(losses_BK[known_B, :1]))
         self.pooled_losses_AK /= count_A1.clamp(min=1)
@@ -130,8 +129,8 @@ class ContextRouter(MixtureBT):
     @torch.no_grad()
     def targets(self, judgment: Judgment, attribute_B: Int64[Tensor, " B"]) -> Float[Tensor, "B K"]:
         """The Hedge targets of the epoch, one for each pair."""
-        losses_BK = -logsigmoid(judgment.margins_BK)
+        losses_BK = self.link.head_losses(judgment.margins_BK)
         if self.pooled:
             known_B = attribute_B >= 0
             losses_BK[known_B] = self.pooled_losses_AK[attribute_B[known_B]]
-        return objectives.hedge_log_targets(losses_BK, self.epoch_gate(judgment.context_BD), self.tau).exp()
+        return hedge_log_targets(losses_BK, self.epoch_gate(judgment.context_BD), self.tau).exp()

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from micro_lit import objectives
+from micro_lit import likelihood
 from micro_lit.errors import UserError
 from micro_lit.models.mixture import Judgment, MixtureBT
 
@@ -29,7 +29,7 @@ class SparseMoE(MixtureBT):
         decides who is heard, not how loudly, and depends on the seed and the step alone.
     sparsity_weight: of the mean entropy of each example's dense weights: every pair to few experts. That all experts
         are used over the data is what `balance_weight` of the mixture asks for.
-    diversity_weight: of `objectives.diversity`, the mean squared correlation of two experts: a taste of its own for
+    diversity_weight: of `likelihood.diversity`, the mean squared correlation of two experts: a taste of its own for
         each.
 
     Raises `UserError` when k is not from 1 to K.
@@ -62,7 +62,7 @@ class SparseMoE(MixtureBT):
         dense_BK = judgment.log_weights_BK
         chosen_BK = self._attraction(dense_BK.detach()).topk(self.top_k, dim=-1).indices
         unheard_BK = torch.ones_like(dense_BK, dtype=torch.bool).scatter(1, chosen_BK, False)
-        heard_BK = torch.log_softmax(dense_BK.masked_fill(unheard_BK, objectives.LOG_NEVER), dim=-1)
+        heard_BK = torch.log_softmax(dense_BK.masked_fill(unheard_BK, likelihood.LOG_NEVER), dim=-1)
         return judgment._replace(log_weights_BK=heard_BK)
 
     def _attraction(self, log_weights_BK: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
@@ -77,7 +77,7 @@ class SparseMoE(MixtureBT):
     def losses(self, judgment: Judgment, pairs: Any) -> dict[str, Tensor]:
         terms = super().losses(judgment, pairs)
         if self.sparsity_weight:
-            terms["sparsity"] = -self.sparsity_weight * objectives.negative_entropy(judgment.dense_log_weights_BK)
+            terms["sparsity"] = -self.sparsity_weight * likelihood.negative_entropy(judgment.dense_log_weights_BK)
         if self.diversity_weight:
-            terms["diversity"] = self.diversity_weight * objectives.diversity(judgment.margins_BK)
+            terms["diversity"] = self.diversity_weight * likelihood.diversity(judgment.margins_BK)
         return terms

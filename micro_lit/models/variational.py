@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from micro_lit import objectives
+from micro_lit.likelihood import sum_by
 from micro_lit.models.gates import UniformGate
 from micro_lit.models.heads import perceptron
 from micro_lit.models.mixture import Judgment
@@ -96,7 +96,8 @@ class VPL(PeopleBT):
         with torch.autocast(self.device.type, enabled=False):
             chosen_B1, rejected_B1 = (self.head(response_BD, codes_BC) for response_BD in shown_BE.chunk(2, dim=-1))
         log_weights_B1 = self.gate(None).expand_as(chosen_B1)
-        return Judgment(chosen_B1 - rejected_B1, log_weights_B1, chosen_B1, rejected_B1, shown_BE, log_weights_B1)
+        margins_B1 = self.link.margin(chosen_B1, rejected_B1)
+        return Judgment(margins_B1, log_weights_B1, chosen_B1, rejected_B1, shown_BE, log_weights_B1)
 
     def _vote(self, shown_BE: Float[Tensor, "B E"]) -> Float[Tensor, "B V"]:
         with torch.autocast(self.device.type, enabled=False):
@@ -149,7 +150,7 @@ def posterior(
 ) -> tuple[Float[Tensor, "U C"], Float[Tensor, "U C"]]:
     """Means and log variances of users' codes: the mean of a user's votes and of one vote for N(0, 1), which is 0."""
     count_U1 = 1 + torch.bincount(user_N, minlength=num_users)[:, None]
-    mean_UC, log_variance_UC = (objectives.sum_by(votes_NV, user_N, num_users) / count_U1).chunk(2, dim=-1)
+    mean_UC, log_variance_UC = (sum_by(votes_NV, user_N, num_users) / count_U1).chunk(2, dim=-1)
     return mean_UC, log_variance_UC
 
 

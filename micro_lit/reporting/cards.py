@@ -23,6 +23,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
 from micro_lit.files import write_text
+from micro_lit.likelihood import WINNER
 from micro_lit.metrics import Estimate, estimate, scores
 from micro_lit.reporting import figures, sheets, tables
 from micro_lit.reporting.figures import DPI, Z
@@ -68,7 +69,7 @@ def facts(
     _check(margins_NK, attribute_N, attributes, prompt_N, weights_AK)
     margins_NK = margins_NK.astype(np.float64)
     num_pairs, num_heads = margins_NK.shape
-    log_prob = torch.nn.functional.logsigmoid(torch.from_numpy(margins_NK).flatten())
+    log_prob = WINNER.log_prob(torch.from_numpy(margins_NK).flatten())
     correct_NK = scores(log_prob)[:, 1].reshape(num_pairs, num_heads)
     standard_NK = margins_NK / np.sqrt(np.square(margins_NK).mean(axis=0)).clip(min=1e-12)
     others_NK = (standard_NK.sum(axis=1, keepdims=True) - standard_NK) / max(num_heads - 1, 1)

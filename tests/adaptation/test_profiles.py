@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import expit
 
-from micro_lit import objectives
+from micro_lit import likelihood
 from micro_lit.adaptation import OnlineHedge, posterior, regret
 from micro_lit.adaptation.profiles import RULES, Profiles, checksum, log_prob
 
@@ -200,7 +200,7 @@ def test_rewards_and_probabilities_are_those_of_the_weights():
 def test_probabilities_are_those_of_the_one_likelihood_also_with_closed_heads():
     generator = np.random.default_rng(2)
     margins_NK, weights_NK = 9 * generator.normal(size=(20, 4)), generator.dirichlet(np.ones(4), size=20)
-    expected_N = objectives.preference_log_prob(torch.tensor(margins_NK), torch.tensor(weights_NK).log())
+    expected_N = likelihood.preference_log_prob(torch.tensor(margins_NK), torch.tensor(weights_NK).log())
     assert_allclose(log_prob(margins_NK, weights_NK), expected_N.numpy(), rtol=1e-12)
     one_head = np.tile([0.0, 1.0, 0.0, 0.0], (20, 1))
     assert_allclose(log_prob(margins_NK, one_head), np.log(expit(margins_NK[:, 1])), rtol=1e-12, atol=1e-15)

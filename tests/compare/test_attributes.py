@@ -10,7 +10,7 @@ from micro_lit import runs
 from micro_lit.compare.comparison import Comparison
 from micro_lit.config import compose
 from micro_lit.errors import UserError
-from micro_lit.objectives import preference_log_prob
+from micro_lit.likelihood import preference_log_prob
 
 SMALL = [
     "+experiment=micro_planted", "data/population=two_tastes", "data.population.angle=180", "data.train=2000",

@@ -172,7 +172,7 @@ def test_what_candidates_say_is_what_they_were_tested_on(spec):
     assert [candidate.model.knows for candidate in candidates.values()] == [set(), set(), {"attribute"}]
     test_N = data.splits["test"].numpy()
     for name, candidate in candidates.items():
-        assert (candidate.name, candidate.folder, candidate.link) == (name, folders[name], "probability")
+        assert (candidate.name, candidate.folder, candidate.link.name) == (name, folders[name], "probability")
         assert candidate.margins_NK.dtype == candidate.log_weights_NK.dtype == np.float64
         weights_NK = np.exp(candidate.log_weights_NK[test_N])
         np.testing.assert_allclose(weights_NK.sum(axis=1), 1.0, atol=1e-5)

@@ -21,6 +21,7 @@ from micro_lit.compare.subjects import Labels, Subjects, draw_attributes
 from micro_lit.compare.systems import AsTrained, BestHead, Evidence, Reweighted, System, judge, learned, turned
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
+from micro_lit.likelihood import link_of
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -45,7 +46,7 @@ def make_subjects() -> Subjects:
 
 
 def reweighted(margins_NK, adapt=adaptation.posterior, prior_K=UNIFORM, link="probability") -> Reweighted:
-    return Reweighted("made", "rule", margins_NK, prior_K, link, adapt)
+    return Reweighted("made", "rule", margins_NK, prior_K, link_of(link), adapt)
 
 
 def after(system: System, subjects: Subjects, size: int, flipped: bool = False) -> np.ndarray:

@@ -17,7 +17,7 @@ PLUG_IN = '''
 import math
 import torch
 from micro_lit.metrics import Metric
-from micro_lit.models.gates import StaticGate
+from micro_lit.models import MixtureBT
 
 class Surprise(Metric):
     name, unit, better = "surprise", "bits", "lower"
@@ -51,11 +51,11 @@ class Lies(Metric):
             "count": (log_prob_B, torch.full_like(log_prob_B, 0.5)),
         }[self.gives]
 
-class Overweight(StaticGate):
-    """Weights that sum to K: every probability is K times too large."""
+class Flatterer(MixtureBT):
+    """Probabilities that are none: those of the two preferences sum to more than one."""
 
-    def forward(self, context_BD):
-        return 0.0 * super().forward(context_BD)
+    def log_prob(self, judgment):
+        return 0.3 * super().log_prob(judgment)
 '''
 NAME = "metric_of_a_user"
 SMALL = ("data.train=512", "data.validation=64", "data.test=256", "loader.batch_size=64", "trainer.max_epochs=1")
@@ -122,7 +122,7 @@ def test_a_metric_that_lies_ends_the_run_in_one_line_with_its_name(lie, words, s
 
 
 def test_a_likelihood_that_is_none_is_written_marked_and_not_believed(settings, tmp_path, capsys):
-    run = settings(*RUN, "model/gate=static", f"model.gate._target_={NAME}.Overweight")
+    run = settings(*RUN, f"model._target_={NAME}.Flatterer")
     with pytest.raises(ImpossibleResult, match="below"):
         train.run(run)
     folder = Path(run["paths"]["run_dir"])

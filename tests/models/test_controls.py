@@ -69,11 +69,14 @@ def minimise(model: MixtureBT) -> MixtureBT:
     return model
 
 
-def ensemble(scale: float, prior_weight: float, num_heads: int = 4) -> SharedBaseEnsemble:
+def ensemble(scale: float, pull: float, num_heads: int = 4) -> SharedBaseEnsemble:
+    """pull: the precision of the prior, divided by the number of pairs."""
+
     def head(width: int, num_heads: int) -> PriorHeads:
         return PriorHeads(width, num_heads, scale)
 
-    return make_model(SharedBaseEnsemble, num_heads=num_heads, head=head, gate=UniformGate, prior_weight=prior_weight)
+    prior = {"gate": UniformGate, "prior_precision": pull * len(make_pairs())}
+    return make_model(SharedBaseEnsemble, num_heads=num_heads, head=head, **prior)
 
 
 def directions_KD(model: SharedBaseEnsemble) -> torch.Tensor:
@@ -96,7 +99,7 @@ def test_a_uniform_gate_has_equal_weights_and_nothing_to_train_or_to_save():
 def test_the_ensemble_is_trained_by_the_mean_of_single_bt_losses(settings):
     pairs = make_pairs()
     together = make_model(
-        SharedBaseEnsemble, num_heads=3, head=PriorHeads, gate=UniformGate, prior_weight=0.0, **settings
+        SharedBaseEnsemble, num_heads=3, head=PriorHeads, gate=UniformGate, prior_precision=0.0, **settings
     )
     total_loss(together, pairs).backward()
     losses = []
@@ -111,7 +114,7 @@ def test_the_ensemble_is_trained_by_the_mean_of_single_bt_losses(settings):
 
 
 def test_the_ensemble_is_reported_as_a_mixture_of_equal_weights():
-    model, pairs = ensemble(scale=1.0, prior_weight=0.01), make_pairs()
+    model, pairs = ensemble(scale=1.0, pull=0.01), make_pairs()
     judgment = model(pairs)
     torch.testing.assert_close(model.log_prob(judgment).exp(), judgment.margins_BK.sigmoid().mean(dim=1))
     assert model.log_prob(judgment).neg().mean() < total_loss(model, pairs)
@@ -120,12 +123,12 @@ def test_the_ensemble_is_reported_as_a_mixture_of_equal_weights():
 def test_without_a_prior_all_heads_become_the_one_solution():
     baseline = minimise(make_model(SingleBT))
     decided = slice(0, WIDTH - 1)
-    for prior_weight in (0.0, 0.01):
-        heads_KD = directions_KD(minimise(ensemble(scale=0.0, prior_weight=prior_weight)))
+    for pull in (0.0, 0.01):
+        heads_KD = directions_KD(minimise(ensemble(0.0, pull)))
         assert heads_KD[:, decided].std(dim=0).max() < 1e-3
     solution_D = baseline.head.weight[0, decided].detach()
     # Nor does a prior that nothing draws to: the pairs undo it.
-    heads_KD = directions_KD(minimise(ensemble(scale=3.0, prior_weight=0.0)))
+    heads_KD = directions_KD(minimise(ensemble(scale=3.0, pull=0.0)))
     torch.testing.assert_close(heads_KD[:, decided], solution_D.expand(4, -1), atol=2e-3, rtol=0)
 
 
@@ -143,7 +146,7 @@ def test_a_prior_and_a_pull_to_it_keep_heads_apart_most_where_pairs_say_least():
 
 
 def test_the_pull_of_the_priors_is_a_gaussian_of_the_trained_weights():
-    model, pairs = ensemble(scale=3.0, prior_weight=0.2), make_pairs()
+    model, pairs = ensemble(scale=3.0, pull=0.2), make_pairs()
     expected = 0.2 / 2 * model.head.weight.square().sum(dim=1).mean()
     torch.testing.assert_close(model.losses(model(pairs), pairs)["prior"], expected)
     assert "prior" not in ensemble(3.0, 0.0).losses(model(pairs), pairs)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from micro_lit import objectives
+from micro_lit import likelihood
 from micro_lit.adaptation import posterior
 from micro_lit.errors import UserError
 from micro_lit.models import (
@@ -101,7 +101,7 @@ def test_a_head_and_its_negation_under_fixed_weights_are_bt_with_wrong_labels(ma
     log_weights_BK = torch.log_softmax(torch.tensor([[logit, 0.0]], dtype=torch.float64), dim=-1)
     wrong = torch.sigmoid(torch.tensor(-logit, dtype=torch.float64))
     expected_B = wrong + (1 - 2 * wrong) * torch.sigmoid(margins_BK[:, 0])
-    torch.testing.assert_close(objectives.preference_log_prob(margins_BK, log_weights_BK).exp(), expected_B)
+    torch.testing.assert_close(likelihood.preference_log_prob(margins_BK, log_weights_BK).exp(), expected_B)
 
 
 def test_flipped_labels_turn_the_posterior_of_a_head_and_its_negation():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from micro_lit.data.pairs import Pairs
+from micro_lit.errors import UserError
 from micro_lit.features.backbones import CachedBackbone
 from micro_lit.models import LinearGate, LinearHeads, MixtureBT, MLPGate, MLPHeads, SingleBT, StaticGate
 
@@ -108,7 +109,7 @@ def test_rating_gaps_ask_for_a_margin_pair_by_pair():
 
 def test_a_head_of_the_wrong_width_is_an_error():
     model = make_model(num_heads=4, head=lambda width, num_heads: torch.nn.Linear(width, 3))
-    with pytest.raises(AssertionError, match="3 rewards"):
+    with pytest.raises(UserError, match="Linear gives float32 rewards"):
         model(make_pairs())
 
 

@@ -245,18 +245,18 @@ def test_features_of_shared_heads_have_the_kernel_they_promise():
     distance_BB = torch.cdist(response_BD, response_BD) / (0.5 * 8**0.5)
     torch.testing.assert_close(shown_BF @ shown_BF.T, torch.exp(-(distance_BB**2) / 2), atol=0.02, rtol=0.0)
     with torch.no_grad():
-        expected_BK = shown_BF @ (1e-5**-0.5 * (head.base_F + head.deviation_KF)).T
+        expected_BK = shown_BF @ (128 * 0.3**-0.5 * (head.base_F + head.deviation_KF)).T
         torch.testing.assert_close(head(response_BD), expected_BK, atol=1e-4, rtol=1e-3)
     assert "frequencies_FD" not in head.state_dict()
 
 
 def test_shared_heads_pay_for_what_they_add():
-    head = SharedHeads(4, 3, base_ridge=0.2, deviation_ridge=0.3)
+    head = SharedHeads(4, 3, base_precision=0.2, deviation_precision=0.3)
     with torch.no_grad():
         head.base_F.fill_(1.0)
         head.deviation_KF.fill_(2.0)
-    assert head.penalty().item() == pytest.approx((4 + 12 * 4) / 2)
-    torch.testing.assert_close(head(torch.ones(1, 4)), torch.full((1, 3), 2 * (0.2**-0.5 + 2 * 0.3**-0.5)))
+    assert head.penalty().item() == pytest.approx(128**2 * (4 + 12 * 4) / 2)
+    torch.testing.assert_close(head(torch.ones(1, 4)), torch.full((1, 3), 2 * 128 * (0.2**-0.5 + 2 * 0.3**-0.5)))
     model = make_model(num_heads=3, head=SharedHeads)
     assert set(model.losses(model(make_pairs()), make_pairs())) == {"nll", "penalty"}
 

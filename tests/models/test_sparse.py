@@ -11,7 +11,7 @@ from conftest import SMALL_FEATURES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from micro_lit import objectives, train
+from micro_lit import likelihood, train
 from micro_lit.data.pairs import Pairs
 from micro_lit.errors import UserError
 from micro_lit.features.backbones import CachedBackbone
@@ -153,7 +153,7 @@ def test_the_terms_are_what_they_say():
     torch.testing.assert_close(terms["sparsity"], 0.3 * entropy)
     mean_K = dense_BK.mean(dim=0)
     torch.testing.assert_close(terms["balance"], 0.2 * (mean_K * (5 * mean_K).log()).sum())
-    torch.testing.assert_close(terms["diversity"], 0.1 * objectives.diversity(judgment.margins_BK))
+    torch.testing.assert_close(terms["diversity"], 0.1 * likelihood.diversity(judgment.margins_BK))
     torch.testing.assert_close(terms["nll"], -model.log_prob(judgment).mean())
     assert set(make_model(num_heads=5).losses(judgment, pairs)) == {"nll"}
 

@@ -1,0 +1,118 @@
+"""Links: how heads and their weights make one log-probability of an outcome.
+
+Shape letters: B comparisons in the batch, K heads, S the numbers of a statistic beyond the first (none for a winner).
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from micro_lit.likelihood.outcomes import WINNER, Outcome
+
+LinkName = Literal["probability", "reward"]
+
+
+class Link(ABC):
+    """The likelihood of a model with K heads: everything reported and trained on comes from `log_prob`.
+
+    A link of your own extends this class and gives `log_prob`; name it with `model.link._target_`.
+
+    outcome: what the labels are. name: what a digest of the model and an error call the link.
+    """
+
+    name: ClassVar[str] = ""
+
+    def __init__(self, outcome: Outcome = WINNER) -> None:
+        self.outcome = outcome
+
+    def __init_subclass__(cls) -> None:
+        cls.name = vars(cls).get("name") or f"{cls.__module__}.{cls.__qualname__}"
+
+    def margin(self, *rewards_BK: Float[Tensor, "B K"]) -> Float[Tensor, "B *S K"]:
+        """The statistic of the rewards that the outcome depends on: for a winner, chosen minus rejected."""
+        return self.outcome.statistic(*rewards_BK)
+
+    @abstractmethod
+    def log_prob(
+        self, margins_BK: Float[Tensor, "B *S K"], log_weights_BK: Float[Tensor, "B K"]
+    ) -> Float[Tensor, " B"]:
+        """Log-probability of the outcome, in nats; for a winner, that the chosen response is preferred.
+
+        Args:
+            margins_BK: the statistic of each head, as `margin` gives it.
+            log_weights_BK: log mixture weights; every row sums to one in probability.
+        """
+
+    def loss(
+        self, margins_BK: Float[Tensor, "B *S K"], log_weights_BK: Float[Tensor, "B K"], label_smoothing: float = 0.0
+    ) -> Float[Tensor, " B"]:
+        """Negative log-likelihood of each comparison, in nats.
+
+        Args:
+            label_smoothing: the probability that a label is wrong.
+        """
+        loss_B = -self.log_prob(margins_BK, log_weights_BK)
+        if label_smoothing == 0.0:
+            return loss_B
+        opposite_BK = self.outcome.opposite(margins_BK)
+        return torch.lerp(loss_B, -self.log_prob(opposite_BK, log_weights_BK), label_smoothing)
+
+    def head_losses(self, margins_BK: Float[Tensor, "B *S K"], label_smoothing: float = 0.0) -> Float[Tensor, "B K"]:
+        """Negative log-likelihood of each comparison under each head alone, in nats; label_smoothing: as in `loss`."""
+        losses_BK = -self.outcome.log_prob(margins_BK)
+        if label_smoothing == 0.0:
+            return losses_BK
+        return torch.lerp(losses_BK, -self.outcome.log_prob(self.outcome.opposite(margins_BK)), label_smoothing)
+
+
+class ProbabilityLink(Link):
+    """A mixture of models: log Σ_k w_k exp ℓ_k, ℓ_k the log-probability under head k  [MiCRo, 2505.24846, eq. 4].
+
+    For a winner, log Σ_k w_k σ(Δ_k). With K = 1 it is log σ(Δ) to the last bit.
+    """
+
+    name = "probability"
+
+    def log_prob(
+        self, margins_BK: Float[Tensor, "B *S K"], log_weights_BK: Float[Tensor, "B K"]
+    ) -> Float[Tensor, " B"]:
+        return torch.logsumexp(log_weights_BK + self.outcome.log_prob(margins_BK), dim=-1)
+
+
+class RewardLink(Link):
+    """One model of the mixed rewards: ℓ(Σ_k w_k s_k), s_k the statistic of head k.
+
+    For a winner, log σ(Σ_k w_k Δ_k). With K = 1 it is log σ(Δ) to the last bit.
+    """
+
+    name = "reward"
+
+    def log_prob(
+        self, margins_BK: Float[Tensor, "B *S K"], log_weights_BK: Float[Tensor, "B K"]
+    ) -> Float[Tensor, " B"]:
+        weights_BK = log_weights_BK.exp()
+        if margins_BK.ndim > 2:
+            weights_BK = weights_BK[:, None]
+        return self.outcome.log_prob((weights_BK * margins_BK).sum(dim=-1))
+
+
+KINDS: dict[LinkName, type[Link]] = {"probability": ProbabilityLink, "reward": RewardLink}
+
+
+def link_of(link: LinkName | Link) -> Link:
+    """The link of a name, for winners; a link itself as it is. Raises `ValueError` for an unknown name."""
+    if isinstance(link, str):
+        if link not in KINDS:
+            raise ValueError(f"link is {link!r}; allowed are {', '.join(map(repr, KINDS))}, or an object of `Link`")
+        return KINDS[link]()
+    return link
+
+
+def preference_log_prob(
+    margins_BK: Float[Tensor, "B K"], log_weights_BK: Float[Tensor, "B K"], link: LinkName | Link = "probability"
+) -> Float[Tensor, " B"]:
+    """Log-probability that the chosen response is preferred, in nats: `Link.log_prob` by the link's name."""
+    return link_of(link).log_prob(margins_BK, log_weights_BK)
