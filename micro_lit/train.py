@@ -39,7 +39,7 @@ def run(settings: Settings, brief: bool = False) -> float:
 @threads.by_settings
 def _train(settings: Settings, folder: Path, brief: bool) -> float:
     """One process of a run, or the only one."""
-    from micro_lit import runs, tracking
+    from micro_lit import runs
     from micro_lit.reporting import results, terminal
 
     with runs.Run(settings) as this, threads.using(this.backbone):
@@ -51,7 +51,7 @@ def _train(settings: Settings, folder: Path, brief: bool) -> float:
         measured = results.assemble(this.settings, this.data, this.test(), this.seconds)
         if this.trainer.is_global_zero:
             results.write(measured, folder)
-            tracking.log_outcome(this.loggers, folder, getattr(this.backbone, "store_folder", None))
+            this.record(measured)
             terminal.show_results(measured, folder, brief=brief or in_sweep())
     return measured["test"]["nll"]["value"]
 

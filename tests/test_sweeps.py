@@ -133,18 +133,20 @@ def test_a_report_that_cannot_be_made_says_how_to_make_it_later(tmp_path, capsys
     assert capsys.readouterr().out == "no report: no job has finished\n"
 
 
-def test_wandb_groups_the_report_with_the_jobs(tmp_path, monkeypatch):
+def test_loggers_of_the_report_know_its_sweep(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(report, "write", lambda paths, spec, folder, wandb: seen.append(wandb))
+    monkeypatch.setattr(report, "write", lambda paths, spec, folder, settings, group: seen.append((settings, group)))
     write_run(tmp_path / "my sweep" / "0")
     end(tmp_path / "my sweep")
-    assert seen.pop() is None
+    assert "wandb" not in (seen.pop()[0].get("logger") or {})
     composed = ended(tmp_path / "my sweep")
     OmegaConf.set_readonly(composed, False)
     composed.logger = {"wandb": {"project": "p", "group": None, "save_dir": "${paths.run_dir}"}}
     Sweep().on_multirun_end(composed)
     folder = str(tmp_path / "my sweep" / "report")
-    assert seen == [{"project": "p", "group": "my sweep", "save_dir": folder}]
+    [(settings, group)] = seen
+    assert settings["logger"] == {"wandb": {"project": "p", "group": None, "save_dir": folder}}
+    assert group == "my sweep"
 
 
 # Jobs that fail

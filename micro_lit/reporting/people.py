@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from micro_lit import tracking
+from micro_lit import track
 from micro_lit.config import Settings
 from micro_lit.redaction import redact
 from micro_lit.reporting import protocol, tables
@@ -96,7 +96,7 @@ def write(results: Mapping[str, Any], settings: Settings) -> Path:
 
     There are then people.json (all of it), tables.md, systems.csv (a row a system, at the most labels), curves.csv (a
     row a point) and, where matplotlib is installed, figure.png and figure.svg; the run's own folder has config.yaml.
-    With a W&B logger tables and figure are logged there as well. Raises `UserError` when the folder cannot be written.
+    Loggers get tables and figure. Raises `UserError` when the folder cannot be written.
     """
     folder = protocol.folder_for(settings)
     judged = [Path(facts["run"]) for facts in results["candidates"].values()]
@@ -114,10 +114,11 @@ def write(results: Mapping[str, Any], settings: Settings) -> Path:
     _show(results)
     written = [*texts, *(path.name for path in pictures)]
     protocol.say_what_is_next(results, folder, written, _next_step(results), drawable=bool(results["regimes"]))
-    if (wandb := (settings.get("logger") or {}).get("wandb")) is not None:
+    if settings.get("logger"):
         frames = {f"{key}_{score}": pd.concat([fair, apart]) for key, score, _, fair, apart in shown(results)}
         images = {"figure": pictures[0]} if pictures else {}
-        tracking.log_tables("people", results["name"], frames, images, folder, wandb, judged)
+        used = [track.Artifact("model", path) for path in judged]
+        track.publish(track.RunRecord("people", results["name"], folder, settings, {}, frames, images, used))
     return folder
 
 

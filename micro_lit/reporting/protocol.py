@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import isotonic_regression
 
-from micro_lit import tracking
+from micro_lit import track
 from micro_lit.config import Settings
 from micro_lit.errors import UserError
 from micro_lit.files import write_text
@@ -145,7 +145,7 @@ def write(
 
     There are then protocol.json (all of it), tables.md, systems.csv (a row a system), curves.csv (a row a point) and,
     where matplotlib is installed, figure.png, figure.svg and a folder `cards` with one for each of `heads`; the run's
-    own folder has config.yaml. With a W&B logger tables and pictures are logged there as well. Raises `UserError` when
+    own folder has config.yaml. Loggers get tables and pictures. Raises `UserError` when
     the folder cannot be written.
     """
     folder = folder_for(settings)
@@ -176,12 +176,13 @@ def write(
     written = [*texts, *(path.name for path in pictures), *(f"cards/{name}" for name in drawn)]
     written += [f"explanations/{name}" for name in argued]
     say_what_is_next(results, folder, written, _next_step(results, settings), drawable=bool(panels))
-    if (wandb := (settings.get("logger") or {}).get("wandb")) is not None:
+    if settings.get("logger"):
         frames = {key: pd.concat(shown(rows, results)) for key, rows in results["tables"].items()}
         images = {"figure": pictures[0]} if pictures else {}
         images |= {f"heads/{name}": paths[0] for name, paths in drawn.items()}
         images |= {f"explanations/{name}": paths[0] for name, paths in argued.items() if cards}
-        tracking.log_tables("evaluate", results["name"], frames, images, folder, wandb, judged)
+        used = [track.Artifact("model", path) for path in judged]
+        track.publish(track.RunRecord("evaluate", results["name"], folder, settings, {}, frames, images, used))
     return folder
 
 

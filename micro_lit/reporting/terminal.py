@@ -15,7 +15,7 @@ from micro_lit.floors.raters import RaterFloors
 from micro_lit.reporting.results import BASELINES, FLOORS, RATER_FLOORS
 
 Z = 1.96
-KEPT = ("results.json", "metrics.csv", "config.yaml", "checkpoints")
+KEPT = ("results.json", "metrics.csv", "metrics.jsonl", "tensorboard", "config.yaml", "checkpoints")
 # What training knows of test rows, as `micro_lit.data.leaks.overlap` counts it.
 KNOWN = {
     "identical": "as they are",
