@@ -101,7 +101,7 @@ def ended(folder: Path, **spec) -> DictConfig:
         "hydra": {"sweep": {"dir": str(folder)}, "overrides": {"task": ["name=mine", "seed=0,1"]}},
         "report": default | spec,
         "paths": {"run_dir": "???"},
-        "logger": {"csv": {"save_dir": "${paths.run_dir}"}},
+        "logger": {"csv": {"_target_": "micro_lit.track.csv.CSVLogger", "save_dir": "${paths.run_dir}"}},
     }
     composed = OmegaConf.create(nodes)
     OmegaConf.set_readonly(composed, True)
@@ -190,7 +190,7 @@ def test_failed_jobs_are_named_whatever_becomes_of_the_report(tmp_path, monkeypa
     write_run(tmp_path / "1")
     this = Sweep()
     note_failure(tmp_path / "0", ["seed=0"], "ValueError: no", "", 0, this.command)
-    monkeypatch.setattr(report, "write", lambda *_: 1 / 0)
+    monkeypatch.setattr(report, "write", lambda *_, **__: 1 / 0)
     with pytest.raises(SystemExit):
         this.on_multirun_end(ended(tmp_path))
     *_, why, how, failed = capsys.readouterr().out.splitlines()

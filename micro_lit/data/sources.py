@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ class PairFiles:
     name: what tables call the set; also the `source` of rows that name none.
     train, test: file, folder or hub id. Without `test` it is the folder's own test part, when `train` is a folder that
         has one; otherwise a share of the prompts in `train` is set aside for it.
-    reader: reads files of a kind that micro_lit does not know (micro_lit.data.reader).
+    reader: a `micro_lit.data.reader.Reader` of files of a kind that micro_lit does not know.
     layout: brings raw rows to our columns (micro_lit.data.layouts); test_layout: that of `test`, where it is another.
     columns: our column -> theirs, for the columns whose names differ; `meta.group` reads a field of a JSON column, null
         leaves a column unread. Two responses and a verdict are `first`, `second` and `winner`.
@@ -72,7 +72,7 @@ class PairFiles:
         name: str,
         train: str,
         test: str | None = None,
-        reader: Reader | None = None,
+        reader: Any = None,
         layout: Layout | None = None,
         test_layout: Layout | None = None,
         columns: Mapping[str, str | None] | None = None,
@@ -104,7 +104,7 @@ class PairFiles:
         self.name = name
         self.train = train
         self.test = train if test is None and has_split(train, test_split, reader) else test
-        self.reader = reader
+        self.reader: Reader | None = reader
         self.layout = layout
         self.test_layout = layout if test_layout is None else test_layout
         self.map = ColumnMap(columns, winner)

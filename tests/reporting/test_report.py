@@ -27,9 +27,9 @@ def sweep(tmp_path):
     return tmp_path / "sweep"
 
 
-def write(sweep, **spec):
+def write(sweep, settings=None, **spec):
     default = {"title": None, "metrics": None, "y": ["test.nll"], "x": None, "panels": None, "log": False, "out": None}
-    return report.write([str(sweep)], default | spec, sweep.parent / "out")
+    return report.write([str(sweep)], default | spec, sweep.parent / "out", settings)
 
 
 def test_all_files_are_written_and_named(sweep, capsys):
@@ -134,7 +134,9 @@ def test_wandb_offline_gets_table_and_figure(sweep):
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
     import wandb
 
-    write(sweep, wandb={"project": "micro_lit", "group": "sweep", "offline": True, "save_dir": "elsewhere"})
+    target = "micro_lit.track.wandb.HarmlessWandbLogger"
+    node = {"_target_": target, "project": "micro_lit", "offline": True, "save_dir": "elsewhere"}
+    write(sweep, {"logger": {"wandb": node}})
     assert wandb.run is None
     [folder] = (sweep.parent / "out").glob("wandb/offline-run-*")
     assert list(folder.glob("*.wandb"))
