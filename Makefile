@@ -12,7 +12,7 @@ help:  ## show this list
 $(BIN)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dashboard,minilm,peft,report,sweeps,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dashboard,minilm,peft,report,sweeps,tensorboard,test]'
 	touch $@
 
 train: $(BIN)/.installed  ## train the main example: a mixture of eight Bradley-Terry heads on planted text

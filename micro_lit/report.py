@@ -14,7 +14,7 @@ def run(settings: Settings) -> int:
 
     paths = [settings["runs"]] if isinstance(settings["runs"], str) else settings["runs"]
     folder = Path(settings["report"]["out"] or settings["paths"]["run_dir"])
-    return report.write(paths, settings["report"], folder, (settings.get("logger") or {}).get("wandb"))
+    return report.write(paths, settings["report"], folder, settings)
 
 
 main = entry_point("report")(run)

@@ -42,8 +42,8 @@ CONFIG, INPUTS = "config.yaml", "inputs.json"
 
 # Files and folders of a run, which overwrite=true removes. Others, such as wandb/ with what is not yet sent, stay.
 MADE = (
-    CONFIG, INPUTS, results.FILE_NAME, "results.*.json", "metrics.csv", "metrics.*.csv", "tokenizer.json",
-    "checkpoints", "checkpoints.*", "*.ckpt",
+    CONFIG, INPUTS, results.FILE_NAME, "results.*.json", "metrics.csv", "metrics.*.csv", "metrics.jsonl",
+    "metrics.*.jsonl", "tensorboard", "tokenizer.json", "checkpoints", "checkpoints.*", "*.ckpt",
 )  # fmt: skip
 
 # Settings that say how long training takes: with another value a run goes on where it had ended.
@@ -310,16 +310,18 @@ def digests(settings: Settings) -> dict[str, str]:
 
     Sets of a hub are not read: their `revision` names their content.
     """
-    found = {}
+    found, told = {}, flatten({"data": settings["data"]})
+    # A reader of the user's own may read any file.
+    data_endings = ("",) if any(key.endswith("reader._target_") for key in told) else DATA_ENDINGS
     template = {"chat_template": (settings.get("backbone") or {}).get("chat_template")}
-    for key, value in flatten({"data": settings["data"], "stage1": settings["stage1"], "backbone": template}).items():
+    for key, value in (told | flatten({"stage1": settings["stage1"], "backbone": template})).items():
         if not isinstance(value, str) or key.split(".")[-1] not in ("train", "test", "stage1", "chat_template"):
             continue
         if key == "backbone.chat_template" and "{" in value:  # the text itself
             continue
         path = Path(value).expanduser()
         if path.exists():
-            found[key] = _digest(path, ("results.json",) if key == "stage1" else DATA_ENDINGS)
+            found[key] = _digest(path, ("results.json",) if key == "stage1" else data_endings)
     return found
 
 
@@ -345,10 +347,10 @@ def begin(settings: Settings) -> None:
     if settings["ckpt_path"] is None:
         for left in [path for pattern in MADE for path in folder.glob(pattern)]:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-    for name in (results.FILE_NAME, "metrics.csv"):  # the CSV logger begins its file anew
+    for name in (results.FILE_NAME, "metrics.csv", "metrics.jsonl"):  # loggers begin their files anew
         path = folder / name
         if path.exists():
-            if path.suffix == ".csv":
+            if path.suffix != ".json":
                 cut_torn_line(path)
             earlier = len(list(folder.glob(f"{path.stem}*{path.suffix}")))
             path.rename(path.with_suffix(f".{earlier}{path.suffix}"))

@@ -15,7 +15,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.nn import Module
 
-from micro_lit import checkpoints, ranks, run_folder, sharding, tracking
+from micro_lit import checkpoints, ranks, run_folder, sharding
 from micro_lit.baselines import BaselineMetrics, Baselines
 from micro_lit.callbacks import Begun, EnoughBatches
 from micro_lit.checkpoints import CheckpointFiles
@@ -34,6 +34,7 @@ from micro_lit.redaction import redact
 from micro_lit.reporting import results
 from micro_lit.restored import REMOTE, TOKENIZER, Trust, make_model, read_settings, restore
 from micro_lit.run_folder import COSTS
+from micro_lit.track import Artifact, Loggers, RunRecord
 
 
 def quiet_libraries() -> None:
@@ -89,6 +90,7 @@ class Run:
         _check_optimizer(settings["model"].get("optimizer"))
         own = (settings.get("metrics") or {}).values()
         self.metrics = with_built_in([build(node) for node in own if node is not None])
+        self.loggers = Loggers(settings)
         routes = settings["model"]["_target_"].endswith(".ContextRouter")
         if routes != (settings["stage1"] is not None):
             raise UserError("model=router and stage1=<folder of a run> go together: a router weighs its heads")
@@ -130,7 +132,6 @@ class Run:
         if self.data.population is None or not self.data.is_vectors:  # few vectors: the majority would be the floor
             baselines = Baselines(self.data, self.datamodule.labelled_pairs)
             self.model.baseline_metrics = BaselineMetrics(baselines, units)
-        self.loggers = [build(node) for node in (settings.get("logger") or {}).values()]
         self.checkpoints = CheckpointFiles(self.folder)
         self.trainer = self._make_trainer()
         if ranks.rank() == 0:
@@ -177,7 +178,7 @@ class Run:
         plugins = [self.checkpoints, *([LightningEnvironment()] if ranks.ours() else [])]
         try:
             trainer = build(
-                self.settings["trainer"], logger=self.loggers, callbacks=[*callbacks, Begun()], plugins=plugins
+                self.settings["trainer"], logger=self.loggers.guards, callbacks=[*callbacks, Begun()], plugins=plugins
             )
         except (MisconfigurationException, ValueError, ImportError) as error:
             raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
@@ -188,9 +189,7 @@ class Run:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        for logger in self.loggers:
-            logger.finalize("failed" if error[0] else "success")
-        tracking.finish(self.loggers, failed=error[0] is not None)
+        self.loggers.finish(failed=error[0] is not None)
 
     @property
     def seconds(self) -> float:
@@ -198,8 +197,8 @@ class Run:
 
     def fit(self) -> None:
         """Trains, from `ckpt_path` on if it is given."""
-        tracking.begin(self.loggers, self.settings)
         path = self.settings["ckpt_path"]
+        self.loggers.begin(RunRecord("train", self.settings["name"], self.folder, self.settings), path is not None)
         if path is not None:
             checkpoints.check_resumable(Path(path), self.model)
         try:
@@ -238,6 +237,14 @@ class Run:
             "checkpoint": None if of is None else os.path.relpath(os.path.realpath(of), os.path.realpath(self.folder)),
             "validation": {} if score is None else {measure.removeprefix("val/"): float(score)},
         }
+
+    def record(self, measured: dict[str, Any]) -> None:
+        """Hands what results.json holds, the model and what it was made from to the loggers."""
+        made_from = [("features", self.backbone.store_folder), ("model", self.settings["stage1"])]
+        used = [Artifact(kind, Path(folder)) for kind, folder in made_from if folder is not None]
+        self.loggers.record(
+            summary=results.summary(measured), artifacts=(*used, Artifact("model", self.folder, written=True))
+        )
 
     def _check_splits(self) -> None:
         for name, rows in self.data.splits.items():

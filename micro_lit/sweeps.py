@@ -88,10 +88,9 @@ class Sweep(Callback):
         folder = Path(spec["out"] or sweep / "report")
         OmegaConf.set_readonly(config, False)
         config.paths.run_dir = str(folder)
-        wandb = OmegaConf.select(config, "logger.wandb")
-        if wandb is not None:
-            wandb = {**OmegaConf.to_container(wandb, resolve=True), "group": sweep.name}
-        report.write([str(sweep)], spec, folder, wandb)
+        kept = [key for key in ("logger", "packages") if config.get(key) is not None]
+        settings = {key: OmegaConf.to_container(config[key], resolve=True) for key in kept} | {"report": spec}
+        report.write([str(sweep)], spec, folder, settings, group=sweep.name)
 
 
 class Failure(NamedTuple):

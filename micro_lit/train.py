@@ -50,7 +50,7 @@ def _believed(found: Mapping[str, Any], folder: Path) -> float:
 @threads.by_settings
 def _train(settings: Settings, folder: Path, brief: bool) -> dict[str, Any]:
     """One process of a run, or the only one. Returns what results.json holds."""
-    from micro_lit import runs, tracking
+    from micro_lit import runs
     from micro_lit.reporting import results, terminal
 
     with runs.Run(settings) as this, threads.using(this.backbone):
@@ -62,7 +62,7 @@ def _train(settings: Settings, folder: Path, brief: bool) -> dict[str, Any]:
         measured = results.assemble(this.settings, this.data, this.test(), this.seconds)
         if this.trainer.is_global_zero:
             results.write(measured, folder)
-            tracking.log_outcome(this.loggers, folder, getattr(this.backbone, "store_folder", None))
+            this.record(measured)
             terminal.show_results(measured, folder, brief=brief or in_sweep())
     return measured
 

@@ -54,9 +54,9 @@ def nothing_left_behind() -> Iterator[None]:
     before, names = list(processes.running()), set(os.listdir(REPOSITORY))
     yield
     if "wandb" in sys.modules:
-        from micro_lit import tracking
+        from micro_lit.track import wandb
 
-        tracking._forget_service()  # wandb-core serves all runs of a process, and would end with it
+        wandb._forget_service()  # wandb-core serves all runs of a process, and would end with it
     left = processes.left_behind(before)
     assert not left, f"processes are left running: {left}"
     new = set(os.listdir(REPOSITORY)) - names - CACHES

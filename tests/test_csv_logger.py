@@ -1,4 +1,4 @@
-"""Tests of `micro_lit.csv_logger`: the same file as Lightning's, and whole."""
+"""Tests of `micro_lit.track.csv`: the same file as Lightning's, and whole."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 import pytorch_lightning.loggers as loggers
 from full_disk import full_disk
 
-from micro_lit.csv_logger import CSVLogger
+from micro_lit.track.csv import CSVLogger
 
 ROWS = (
     {"train/nll": 0.5},
@@ -43,4 +43,4 @@ def test_a_new_column_on_a_full_disk_keeps_the_rows_before(tmp_path):
 
 
 def test_the_logger_of_a_run_is_this_one(settings):
-    assert settings()["logger"]["csv"]["_target_"] == "micro_lit.csv_logger.CSVLogger"
+    assert settings()["logger"]["csv"]["_target_"] == "micro_lit.track.csv.CSVLogger"

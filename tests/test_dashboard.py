@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import wandb
 
-from micro_lit import artifacts, config, dashboard, tracking, train
+from micro_lit import config, dashboard, train
 from micro_lit.errors import UserError
+from micro_lit.reporting.results import summary
+from micro_lit.track import wandb as tracking
 
 SMALL = ("data.train=256", "data.validation=64", "data.test=64", "trainer.max_epochs=1", "trainer.log_every_n_steps=1")
 
@@ -80,8 +82,8 @@ def test_every_name_in_a_panel_is_one_that_a_run_logs(compose, settings, tmp_pat
     folder = Path(run["paths"]["run_dir"])
     with (folder / "metrics.csv").open() as file:
         logged = set(csv.DictReader(file).fieldnames)
-    summary = set(artifacts.summary(folder))
-    known = {"trainer/global_step", *logged, *summary}
+    summed = set(summary(json.loads((folder / "results.json").read_text())))
+    known = {"trainer/global_step", *logged, *summed}
     dashboard.run(compose(f"out={tmp_path / 'panels.json'}"))
     shown = panels(json.loads((tmp_path / "panels.json").read_text())["spec"])
     assert len(shown) > 15

@@ -101,7 +101,7 @@ def ended(folder: Path, **spec) -> DictConfig:
         "hydra": {"sweep": {"dir": str(folder)}, "overrides": {"task": ["name=mine", "seed=0,1"]}},
         "report": default | spec,
         "paths": {"run_dir": "???"},
-        "logger": {"csv": {"save_dir": "${paths.run_dir}"}},
+        "logger": {"csv": {"_target_": "micro_lit.track.csv.CSVLogger", "save_dir": "${paths.run_dir}"}},
     }
     composed = OmegaConf.create(nodes)
     OmegaConf.set_readonly(composed, True)
@@ -133,18 +133,20 @@ def test_a_report_that_cannot_be_made_says_how_to_make_it_later(tmp_path, capsys
     assert capsys.readouterr().out == "no report: no job has finished\n"
 
 
-def test_wandb_groups_the_report_with_the_jobs(tmp_path, monkeypatch):
+def test_loggers_of_the_report_know_its_sweep(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(report, "write", lambda paths, spec, folder, wandb: seen.append(wandb))
+    monkeypatch.setattr(report, "write", lambda paths, spec, folder, settings, group: seen.append((settings, group)))
     write_run(tmp_path / "my sweep" / "0")
     end(tmp_path / "my sweep")
-    assert seen.pop() is None
+    assert "wandb" not in (seen.pop()[0].get("logger") or {})
     composed = ended(tmp_path / "my sweep")
     OmegaConf.set_readonly(composed, False)
     composed.logger = {"wandb": {"project": "p", "group": None, "save_dir": "${paths.run_dir}"}}
     Sweep().on_multirun_end(composed)
     folder = str(tmp_path / "my sweep" / "report")
-    assert seen == [{"project": "p", "group": "my sweep", "save_dir": folder}]
+    [(settings, group)] = seen
+    assert settings["logger"] == {"wandb": {"project": "p", "group": None, "save_dir": folder}}
+    assert group == "my sweep"
 
 
 # Jobs that fail
@@ -188,7 +190,7 @@ def test_failed_jobs_are_named_whatever_becomes_of_the_report(tmp_path, monkeypa
     write_run(tmp_path / "1")
     this = Sweep()
     note_failure(tmp_path / "0", ["seed=0"], "ValueError: no", "", 0, this.command)
-    monkeypatch.setattr(report, "write", lambda *_: 1 / 0)
+    monkeypatch.setattr(report, "write", lambda *_, **__: 1 / 0)
     with pytest.raises(SystemExit):
         this.on_multirun_end(ended(tmp_path))
     *_, why, how, failed = capsys.readouterr().out.splitlines()

@@ -20,8 +20,10 @@ from conftest import SMALL_FEATURES
 from processes import LAST_RESORT, wait_until
 from wandb.proto import wandb_internal_pb2
 
-from micro_lit import config, tracking, train
-from micro_lit.tracking import Session
+from micro_lit import config, track, train
+from micro_lit.track import Artifact, Loggers, RunRecord
+from micro_lit.track import wandb as tracking
+from micro_lit.track.wandb import Session
 
 KEY = "0123456789abcdef" * 3
 FEATURES = ("+experiment=planted_floors_k8", *SMALL_FEATURES, "trainer.max_epochs=2")
@@ -307,7 +309,7 @@ def test_what_wandb_refuses_is_said_once_and_the_rest_is_logged(tmp_path, capsys
     for _ in range(2):
         assert logger.experiment.log("not a mapping") is None
     logger.log_metrics({"number": 1}, step=7)
-    tracking.finish([logger], failed=False)
+    logger.finish(failed=False)
     complaint, how = said(capsys)
     assert complaint.startswith("W&B: something is not logged (")
     assert "wandb sync" in how
@@ -359,7 +361,9 @@ class KillCore(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch, batch_index: int) -> None:
         if trainer.global_step == self.step:
-            [logger] = [logger for logger in trainer.loggers if isinstance(logger, tracking.HarmlessWandbLogger)]
+            [logger] = [
+                each.logger for each in trainer.loggers if isinstance(each.logger, tracking.HarmlessWandbLogger)
+            ]
             opened(logger.session())
             wait_until(lambda: logged(rows(kept(Path(logger.save_dir), ended=False)), "train/nll"))
             kill_core(logger.session())
@@ -476,9 +480,11 @@ def test_features_are_an_input_by_their_manifest_alone(settings, tmp_path):
     store.mkdir(parents=True)
     shards = {"shard-1.safetensors": {"rows": 20, "bytes": 9}, "shard-2.safetensors": {"rows": 22, "bytes": 9}}
     (store / "manifest.json").write_text(json.dumps({"format": 1, "spec": {"model": "minilm"}, "shards": shards}))
-    logger = tracking.HarmlessWandbLogger(save_dir=str(folder), project="p")
-    tracking.log_outcome([logger, pl.loggers.CSVLogger(str(folder))], folder, store)
-    tracking.finish([logger], failed=False)
+    node = {"_target_": "micro_lit.track.wandb.HarmlessWandbLogger", "save_dir": str(folder), "project": "p"}
+    loggers = Loggers({"logger": {"wandb": node}})
+    loggers.begin(RunRecord("train", "a", folder, run))
+    loggers.record(artifacts=[Artifact("features", store), Artifact("model", folder, written=True)])
+    loggers.finish(failed=False)
     features, model = artifacts(folder)
     assert (features.name, features.type, features.use_after_commit) == ("features-0123abcd", "features", True)
     assert json.loads(features.metadata) == {"fingerprint": "0123abcd", "spec": {"model": "minilm"}, "rows": 42}
@@ -491,7 +497,10 @@ def test_tables_are_a_run_of_type_evaluate_that_used_the_models(settings, tmp_pa
     train.run(run)
     judged = Path(run["paths"]["run_dir"])
     frames = {"table": pd.DataFrame({"model": ["a"], "NLL": [0.5]})}
-    tracking.log_tables("people", "mine", frames, {}, tmp_path / "out", {"project": "p"}, [judged, tmp_path])
+    node = {"_target_": "micro_lit.track.wandb.HarmlessWandbLogger", "save_dir": "elsewhere", "project": "p"}
+    used = [Artifact("model", folder) for folder in (judged, tmp_path)]
+    settings = {"logger": {"wandb": node}}
+    track.publish(RunRecord("people", "mine", tmp_path / "out", settings, tables=frames, artifacts=used))
     found = kept(tmp_path / "out")
     [about] = [record.run for record in found if record.WhichOneof("record_type") == "run"]
     assert (about.job_type, about.display_name) == ("evaluate", "mine")

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from micro_lit import tracking
+from micro_lit import track
 from micro_lit.compare import sections
 from micro_lit.compare.sections import NAMES, SCORES, Results, Section
 from micro_lit.config import Settings
@@ -66,7 +66,7 @@ def write(
     There are then compare.json (all of it), tables.md, systems.csv (a row a system), curves.csv (a row a point),
     scores.parquet (a row for each system, number of labels, draw and subject) and, where matplotlib is installed,
     figure.png and figure.svg; a folder `cards` with one for each of `heads`, and `explanations`; the run's own folder
-    has config.yaml. With a W&B logger tables and pictures are logged there as well.
+    has config.yaml. Loggers get the tables and pictures.
 
     Args:
         scores: `Comparison.scores()`.
@@ -112,12 +112,13 @@ def write(
     written = [*texts, *([] if scores is None else [SCORES_FILE]), *(path.name for path in pictures)]
     written += [*(f"cards/{name}" for name in drawn), *(f"explanations/{name}" for name in argued)]
     _say_what_is_next(results, settings, folder, written)
-    if (wandb := (settings.get("logger") or {}).get("wandb")) is not None:
+    if settings["logger"]:
         frames = {each.key: pd.concat([each.fair, each.apart]) for part in parts for each in part.tables}
         images = {"figure": pictures[0]} if pictures else {}
         images |= {f"heads/{name}": paths[0] for name, paths in drawn.items()}
         images |= {f"explanations/{name}": paths[0] for name, paths in argued.items() if cards}
-        tracking.log_tables("compare", results["name"], frames, images, folder, wandb, judged)
+        used = [track.Artifact("model", path) for path in judged]
+        track.publish(track.RunRecord("compare", results["name"], folder, settings, {}, frames, images, used))
     return folder
 
 

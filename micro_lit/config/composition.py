@@ -62,19 +62,20 @@ def to_settings(config: DictConfig, config_name: str) -> Settings:
     return settings
 
 
-NOTHING = {"_target_": None, "_partial_": True}
+NOTHING = ({"_target_": None, "_partial_": True}, {"_target_": None})
 
 
 def _without_nothing(node: Any) -> Any:
-    """Replaces each node that equals `NOTHING` by null.
+    """Replaces each node that is one of `NOTHING` by null.
 
-    A YAML file holds such a node where no function is set, so that a command line sets its `_target_` without a plus.
+    A YAML file holds such a node where no function or object is set, so that a command line sets its `_target_`
+    without a plus.
     """
     if isinstance(node, list):
         return [_without_nothing(child) for child in node]
     if not isinstance(node, dict):
         return node
-    if node == NOTHING:
+    if node in NOTHING:
         return None
     return {name: _without_nothing(child) for name, child in node.items()}
 

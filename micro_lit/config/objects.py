@@ -18,7 +18,6 @@ ALLOWED_TARGETS = ("micro_lit.", "torch.optim.", "torch.nn.", "pytorch_lightning
 # is given (`logger=wandb` is ours).
 CLASSES = (
     "micro_lit.callbacks",
-    "micro_lit.csv_logger",
     "micro_lit.data.datamodule",
     "micro_lit.data.planted",
     "micro_lit.data.sources",
@@ -29,7 +28,10 @@ CLASSES = (
     "micro_lit.metrics.contract",
     "micro_lit.models",
     "micro_lit.sharding",
-    "micro_lit.tracking.HarmlessWandbLogger",
+    "micro_lit.track.csv",
+    "micro_lit.track.jsonl",
+    "micro_lit.track.tensorboard",
+    "micro_lit.track.wandb.HarmlessWandbLogger",
     "torch.optim",
     "torch.nn",
     "pytorch_lightning.callbacks",

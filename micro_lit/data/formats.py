@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -59,7 +60,7 @@ class Chunk:
                 rows = [_row_of(self.rows.slice(each, 1)) for each in at]
         else:
             rows = [self.rows[each] for each in at]
-        return Chunk(self.name, [self.numbers[each] for each in at], rows)
+        return dataclasses.replace(self, numbers=[self.numbers[each] for each in at], rows=rows)
 
     def __iter__(self) -> Iterator[Row]:
         if not isinstance(self.rows, pyarrow.Table):

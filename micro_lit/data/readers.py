@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from micro_lit.data.formats import ENDINGS, READABLE, Chunk, Dataset, Row, readable, source_of
+from micro_lit.data.reader import Reader, ReaderRows, splits_of, takes
 from micro_lit.data.splits import Part, parts_of
 from micro_lit.errors import UserError
 
@@ -19,22 +20,33 @@ class Rows:
         UserError: nothing can be read there.
     """
 
-    def __init__(self, path: str, split: str = "train", subset: str | None = None, revision: str | None = None) -> None:
-        """split: which part of a folder or hub data set. subset, revision: the hub's configuration name and commit."""
+    def __init__(
+        self,
+        path: str,
+        split: str = "train",
+        subset: str | None = None,
+        revision: str | None = None,
+        reader: Reader | None = None,
+    ) -> None:
+        """split: which part of a folder or hub data set. subset, revision: the hub's configuration name and commit.
+
+        reader: of files that are of no known kind.
+        """
+        endings = _endings(reader)
         location = Path(path).expanduser()
         with readable(path):
             is_file, is_folder = location.is_file(), location.is_dir()
         if is_file:
-            self.sources = [source_of(location)]
+            self.sources = [_file_source(location, split, reader)]
         elif is_folder:
-            self.sources = _folder_sources(location, split)
+            self.sources = _folder_sources(location, split, reader)
         elif not path.startswith(HUB) and (
-            location.is_absolute() or path.endswith((*ENDINGS, ".arrow")) or path.count("/") != 1
+            location.is_absolute() or path.endswith((*endings, ".arrow")) or path.count("/") != 1
         ):
             raise UserError(
                 f"{path}: no such file or folder. paths.data_dir or MICRO_LIT_DATA says where known sets lie; "
-                f"for your own give {READABLE}, or the id of a hub data set. A path with spaces or any of = ( ) , "
-                f"needs two kinds of quotes: 'data.train=\"my pairs.jsonl\"'"
+                f"for your own give {_readable(reader)}, or the id of a hub data set. A path with spaces or any of "
+                f"= ( ) , needs two kinds of quotes: 'data.train=\"my pairs.jsonl\"'"
             )
         else:
             self.sources = [Dataset(path, _hub_set(path, split, subset, revision))]
@@ -47,7 +59,7 @@ class Rows:
     @property
     def files(self) -> list[Path]:
         """The files that are read; none where a library reads them."""
-        return [source.path for source in self.sources if not isinstance(source, Dataset)]
+        return [each.path for each in self.sources if not isinstance(each, Dataset) and each.path.is_file()]
 
     def chunks(self, wanted: Collection[str] | None = None) -> Iterator[Chunk]:
         """The rows. wanted: columns to decode; others may be missing from the rows. None: all."""
@@ -60,12 +72,30 @@ def read_rows(path: str, split: str = "train", subset: str | None = None, revisi
         yield from chunk
 
 
-def _folder_sources(folder: Path, split: str) -> list[Any]:
+def _endings(reader: Reader | None) -> tuple[str, ...]:
+    return ENDINGS if reader is None else (*ENDINGS, *reader.endings)
+
+
+def _readable(reader: Reader | None) -> str:
+    """What can be read, in words."""
+    own = "" if reader is None else f"a {', '.join(reader.endings)} file for {type(reader).__name__}, "
+    return f"{own}{READABLE}"
+
+
+def _file_source(path: Path, split: str, reader: Reader | None) -> Any:
+    if reader is not None and takes(reader, path):
+        return ReaderRows(reader, path, split)
+    return source_of(path)
+
+
+def _folder_sources(folder: Path, split: str, reader: Reader | None) -> list[Any]:
+    if reader is not None and not reader.endings:
+        return [ReaderRows(reader, folder, split)]
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         return [Dataset(str(folder), _saved_set(folder, split))]
-    parts = folder_parts(folder)
+    parts = folder_parts(folder, reader)
     if not parts:
-        raise UserError(f"{folder}: nothing to read; give {READABLE}")
+        raise UserError(f"{folder}: nothing to read; give {_readable(reader)}")
     names = sorted({part.split for part in parts if part.split is not None})
     unnamed = [part.path for part in parts if part.split is None]
     if names and unnamed:
@@ -80,12 +110,12 @@ def _folder_sources(folder: Path, split: str) -> list[Any]:
             f"{folder}: no file of the split {split!r}; it has {', '.join(names)}. Say which to read with "
             f"data.train_split and data.test_split, such as data.train_split={like[0]}"
         )
-    return [source_of(path) for path in chosen]
+    return [_file_source(path, split, reader) for path in chosen]
 
 
-def folder_parts(folder: Path) -> list[Part]:
+def folder_parts(folder: Path, reader: Reader | None = None) -> list[Part]:
     """The files of a folder that can be read, with their splits."""
-    return parts_of(folder, ENDINGS)
+    return parts_of(folder, _endings(reader))
 
 
 def _saved_set(folder: Path, split: str) -> Any:
@@ -103,15 +133,19 @@ def _saved_set(folder: Path, split: str) -> Any:
     return dataset[split]
 
 
-def has_split(path: str, split: str) -> bool:
-    """Whether a folder on this machine holds a part of that name, as files or as an arrow split."""
+def has_split(path: str, split: str, reader: Reader | None = None) -> bool:
+    """Whether a path on this machine holds a part of that name: files, an arrow split, or a split of a reader."""
     folder = Path(path).expanduser()
     try:
-        if not folder.is_dir():
+        if not folder.is_dir() and not folder.is_file():
+            return False
+        if reader is not None and takes(reader, folder):
+            return split in splits_of(reader, folder)
+        if folder.is_file():
             return False
     except OSError:
         return False
-    return (folder / split / "state.json").is_file() or split in {part.split for part in folder_parts(folder)}
+    return (folder / split / "state.json").is_file() or split in {part.split for part in folder_parts(folder, reader)}
 
 
 def _hub_set(path: str, split: str, subset: str | None, revision: str | None) -> Any:

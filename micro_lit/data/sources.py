@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from micro_lit.data.mapping import ColumnMap
 from micro_lit.data.messages import BadRow
 from micro_lit.data.pairs import PreferenceData, from_columns
 from micro_lit.data.parsed import content_digest, through_cache
+from micro_lit.data.reader import Reader, identity
+from micro_lit.data.reader import check as check_reader
 from micro_lit.data.readers import Rows, has_split
 from micro_lit.data.records import Record
 from micro_lit.data.sides import SplitBy, sides, unanimous
@@ -39,6 +41,7 @@ class PairFiles:
     name: what tables call the set; also the `source` of rows that name none.
     train, test: file, folder or hub id. Without `test` it is the folder's own test part, when `train` is a folder that
         has one; otherwise a share of the prompts in `train` is set aside for it.
+    reader: a `micro_lit.data.reader.Reader` of files of a kind that micro_lit does not know.
     layout: brings raw rows to our columns (micro_lit.data.layouts); test_layout: that of `test`, where it is another.
     columns: our column -> theirs, for the columns whose names differ; `meta.group` reads a field of a JSON column, null
         leaves a column unread. Two responses and a verdict are `first`, `second` and `winner`.
@@ -69,6 +72,7 @@ class PairFiles:
         name: str,
         train: str,
         test: str | None = None,
+        reader: Any = None,
         layout: Layout | None = None,
         test_layout: Layout | None = None,
         columns: Mapping[str, str | None] | None = None,
@@ -95,9 +99,12 @@ class PairFiles:
             if not isinstance(path, str) or not path.strip():
                 empty = "; is a variable of the shell empty?" if path == "" else ""
                 raise UserError(f"data.{setting}={path!r} is not allowed; give the path of a file or folder{empty}")
+        if reader is not None:
+            check_reader(reader)
         self.name = name
         self.train = train
-        self.test = train if test is None and has_split(train, test_split) else test
+        self.test = train if test is None and has_split(train, test_split, reader) else test
+        self.reader: Reader | None = reader
         self.layout = layout
         self.test_layout = layout if test_layout is None else test_layout
         self.map = ColumnMap(columns, winner)
@@ -117,7 +124,8 @@ class PairFiles:
             raise UserError(f"data.criteria={criteria} is for planted populations; give one of {', '.join(CRITERIA)}")
         if leak not in LEAKS:
             raise UserError(f"data.leak={leak} is not allowed; give one of {', '.join(LEAKS)}")
-        if self.test is not None and leak == "error" and _are_one_file(train, self.test):
+        two_parts = self.test == train and train_split != test_split and has_split(train, test_split, reader)
+        if self.test is not None and leak == "error" and not two_parts and _are_one_file(train, self.test):
             raise UserError(
                 f"{train}: train and test are one file; set data.test=null to set prompts aside for the test, or "
                 "data.leak=allow if this is meant"
@@ -164,13 +172,16 @@ class PairFiles:
 
     def _read(self, path: str, split: str, layout: Layout | None, counts: Counts) -> Columns:
         """The records of a path; adds what became of its rows to `counts`."""
-        rows = Rows(path, split, self.subset, self.revision)
+        rows = Rows(path, split, self.subset, self.revision, self.reader)
         spec = {
             "split": split, "columns": self.map.columns, "winner": self.map.winner and list(self.map.winner.items()),
             "name": self.name, "on_bad_row": self.on_bad_row, "ties": self.ties, "limit": self.limit,
         }  # fmt: skip
         ours = layout is None or getattr(layout, "func", layout).__module__.startswith("micro_lit.")
         folder = self.cache_dir if ours else None  # the code of another package may change
+        if self.reader is not None:
+            spec["reader"] = identity(self.reader)
+            folder = folder if self.reader.version is not None else None
         if layout is not None:
             spec["layout"] = repr([getattr(layout, "func", layout).__qualname__, getattr(layout, "keywords", {})])
         columns, found = through_cache(folder, rows.files, spec, lambda: self._parse(path, rows, layout))

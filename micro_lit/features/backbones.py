@@ -128,6 +128,8 @@ class TrainableBackbone(nn.Module):
     untrained: names of the weights that are not trained, and that checkpoints need not hold.
     """
 
+    store_folder: Path | None = None  # no feature store is read
+
     def __init__(
         self,
         transformer: PooledTransformer,

@@ -1,4 +1,4 @@
-"""The report of many runs: one table and one figure, on the terminal, as files, and as W&B panels."""
+"""The report of many runs: one table and one figure, on the terminal, as files, and for loggers."""
 
 import functools
 import statistics
@@ -20,12 +20,18 @@ from micro_lit.reporting.results import FLOORS
 CAPTION = "Mean ± standard deviation over n seeds."
 
 
-def write(paths: Sequence[str], spec: Mapping[str, Any], folder: Path, wandb: Mapping[str, Any] | None = None) -> int:
+def write(
+    paths: Sequence[str],
+    spec: Mapping[str, Any],
+    folder: Path,
+    settings: Mapping[str, Any] | None = None,
+    group: str | None = None,
+) -> int:
     """Writes and shows the report of the runs found in `paths` (see `collect`); returns how many there are.
 
     spec: the settings `report`. In `folder` are then table.md, table.csv and table.tex (a row a setting), runs.csv (a
-    row a run), figure.png and figure.svg. wandb: settings of the W&B logger, to log table and figure there as well.
-    Raises `UserError` before anything is written.
+    row a run), figure.png and figure.svg. settings: of the command, whose loggers get table and figure
+    as well. group: the sweep that they belong to. Raises `UserError` before anything is written.
     """
     spec, left_out = redact(spec), []
     runs = collect(paths, left_out)
@@ -59,11 +65,13 @@ def write(paths: Sequence[str], spec: Mapping[str, Any], folder: Path, wandb: Ma
     if not pictures and believed:
         console.print("no figure: matplotlib is not installed (pip install 'micro-lit[report]')")
     console.print(f"wrote {folder}/: {', '.join(sorted([*texts, *(path.name for path in pictures)]))}")
-    if wandb is not None:
-        from micro_lit import tracking  # it needs what takes seconds to import
+    if settings is not None and settings.get("logger"):
+        from micro_lit import track  # it needs what takes seconds to import
 
         images = {"figure": pictures[0]} if pictures else {}
-        tracking.log_tables("report", "report", {"table": shown}, images, folder, wandb)
+        track.publish(
+            track.RunRecord("report", "report", folder, settings, tables={"table": shown}, figures=images, group=group)
+        )
     return len(runs)
 
 

@@ -123,6 +123,15 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
     }
 
 
+def summary(results: Mapping[str, Any]) -> dict[str, int | float]:
+    """The numbers of a run by name: scores of the test, floors and distances from them, heads, rows, seconds."""
+    parts = ("test", "floors", "excess")
+    values = {f"{part}/{name}": of["value"] for part in parts for name, of in results[part].items()}
+    values |= {f"data/{name}": count for name, count in results["data"].items() if isinstance(count, int)}
+    values |= {"heads/number": results["num_heads"], "heads/effective": results["heads"]["effective"]}
+    return {name: value for name, value in (values | {"seconds": results["seconds"]}).items() if value is not None}
+
+
 def floor_lines(results: Mapping[str, Any], path: str) -> dict[str, Mapping[str, float]]:
     """The floors to draw beside the quantity at a path of results.json, each {value, se} under its name."""
     floors = results["floors"]

@@ -16,7 +16,7 @@ from micro_lit.reporting.results import BASELINES, FEW_UNITS, FLOORS, RATER_FLOO
 
 Z = 1.96
 USUAL = {"nll": "NLL", "accuracy": "accuracy", "brier": "Brier", "ece": "ECE"}
-KEPT = ("results.json", "metrics.csv", "config.yaml", "checkpoints")
+KEPT = ("results.json", "metrics.csv", "metrics.jsonl", "tensorboard", "config.yaml", "checkpoints")
 # What training knows of test rows, as `micro_lit.data.leaks.overlap` counts it.
 KNOWN = {
     "identical": "as they are",

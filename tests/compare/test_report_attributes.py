@@ -589,7 +589,8 @@ def test_wandb_offline_gets_three_tables_and_the_figure(spec):
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
     import wandb
 
-    logger = {"wandb": {"project": "micro_lit", "group": None, "offline": True, "save_dir": "elsewhere"}}
+    target = "micro_lit.track.wandb.HarmlessWandbLogger"
+    logger = {"wandb": {"_target_": target, "project": "micro_lit", "offline": True, "save_dir": "elsewhere"}}
     out = report.write(made(), spec(logger=logger))
     assert wandb.run is None
     [folder] = out.glob("wandb/offline-run-*")
@@ -605,7 +606,8 @@ def test_wandb_offline_gets_three_tables_and_the_figure(spec):
 
 
 def test_wandb_takes_a_table_without_rows(write):
-    logger = {"wandb": {"project": "micro_lit", "offline": True}}
+    target = "micro_lit.track.wandb.HarmlessWandbLogger"
+    logger = {"wandb": {"_target_": target, "project": "micro_lit", "offline": True, "save_dir": "elsewhere"}}
     out = write(made(routed=False), logger=logger, routed=[])
     [criterion] = out.glob("wandb/offline-run-*/files/media/table/compare/criterion*.json")
     assert json.loads(criterion.read_text())["data"] == []

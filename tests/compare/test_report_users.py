@@ -425,7 +425,8 @@ def test_wandb_offline_gets_the_tables_and_the_figure(spec):
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
     import wandb
 
-    logger = {"wandb": {"project": "micro_lit", "group": None, "offline": True, "save_dir": "elsewhere"}}
+    target = "micro_lit.track.wandb.HarmlessWandbLogger"
+    logger = {"wandb": {"_target_": target, "project": "micro_lit", "offline": True, "save_dir": "elsewhere"}}
     out = report.write(made(), spec(logger=logger))
     assert wandb.run is None
     [folder] = out.glob("wandb/offline-run-*")

@@ -10,7 +10,7 @@ from full_disk import assert_whole
 from run_folders import FLOORS, write_run
 
 from micro_lit import report as command
-from micro_lit import tracking
+from micro_lit import track
 from micro_lit.errors import UserError
 from micro_lit.reporting import report
 
@@ -27,9 +27,9 @@ def sweep(tmp_path):
     return tmp_path / "sweep"
 
 
-def write(sweep, wandb=None, **spec):
+def write(sweep, settings=None, **spec):
     default = {"title": None, "metrics": None, "y": ["test.nll"], "x": None, "panels": None, "log": False, "out": None}
-    return report.write([str(sweep)], default | spec, sweep.parent / "out", wandb)
+    return report.write([str(sweep)], default | spec, sweep.parent / "out", settings)
 
 
 def test_all_files_are_written_and_named(sweep, capsys):
@@ -134,7 +134,9 @@ def test_wandb_offline_gets_table_and_figure(sweep):
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
     import wandb
 
-    write(sweep, wandb={"project": "micro_lit", "group": "sweep", "offline": True, "save_dir": "elsewhere"})
+    target = "micro_lit.track.wandb.HarmlessWandbLogger"
+    node = {"_target_": target, "project": "micro_lit", "offline": True, "save_dir": "elsewhere"}
+    write(sweep, {"logger": {"wandb": node}})
     assert wandb.run is None
     [folder] = (sweep.parent / "out").glob("wandb/offline-run-*")
     assert list(folder.glob("*.wandb"))
@@ -158,13 +160,15 @@ def test_the_command_reports_on_folders_patterns_and_lists(sweep, settings, tmp_
     assert (out / "table.md").is_file()
 
 
-def test_the_command_logs_to_wandb_when_asked(sweep, settings, monkeypatch):
+def test_the_command_records_its_table_when_asked(sweep, settings, monkeypatch):
     seen = []
-    monkeypatch.setattr(tracking, "log_tables", lambda *arguments: seen.append(arguments[-1]))
+    monkeypatch.setattr(track, "publish", seen.append)
     command.run(settings(f"runs={sweep}", config="report"))
     assert seen == []
     command.run(settings(f"runs={sweep}", "logger=wandb", config="report"))
-    assert [(wandb["project"], wandb["offline"]) for wandb in seen] == [("micro_lit", False)]
+    [record] = seen
+    assert (record.command, record.group, list(record.tables)) == ("report", None, ["table"])
+    assert record.settings["logger"]["wandb"]["project"] == "micro_lit"
 
 
 def test_every_file_is_written_whole_or_not_at_all(sweep):

@@ -1,4 +1,4 @@
-"""What W&B keeps of a run besides its curves: a summary, the model, the features it was made from; without secrets."""
+"""Artifacts of W&B: the model of a run and the features it was made from, without secrets."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,6 @@ from typing import Any
 import yaml
 
 from micro_lit import checkpoints
-from micro_lit.config import Settings
 from micro_lit.redaction import redact
 
 RUN_ID = Path("wandb", "run_id")  # in a run folder; a run that is resumed goes on under it
@@ -20,22 +19,8 @@ def run_id(folder: Path) -> str | None:
     return path.read_text().strip() if path.is_file() else None
 
 
-def summary(folder: Path) -> dict[str, float]:
-    """What results.json says and no metric does: floors and distances from them, heads, rows, seconds."""
-    results = _results(folder)
-    values = {f"{part}/{name}": of["value"] for part in ("floors", "excess") for name, of in results[part].items()}
-    values |= {f"data/{name}": count for name, count in results["data"].items() if name != "sets"}
-    values |= {"heads/number": results["num_heads"], "heads/effective": results["heads"]["effective"]}
-    return values | {"seconds": results["seconds"]}
-
-
 def _results(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "results.json").read_text())
-
-
-def settings_of(folder: Path) -> Settings:
-    """What a run was set to, as its folder says."""
-    return yaml.safe_load((folder / "config.yaml").read_text())
 
 
 def _artifact(name: str, kind: str, metadata: Mapping[str, Any], texts: Mapping[str, str]) -> Any:
@@ -51,11 +36,11 @@ def _artifact(name: str, kind: str, metadata: Mapping[str, Any], texts: Mapping[
 
 def model(folder: Path) -> Any:
     """A run's model as it was tested. Of the same folder it has the same content always: to W&B it is the same then."""
-    results = _results(folder)
+    results, settings = _results(folder), yaml.safe_load((folder / "config.yaml").read_text())
     facts = {f"test_{name}": results["test"][name]["value"] for name in ("nll", "accuracy")}
     facts |= {name: results[name] for name in ("experiment", "model", "num_heads", "seed")}
     texts = {
-        "config.yaml": yaml.safe_dump(redact(settings_of(folder)), sort_keys=False),
+        "config.yaml": yaml.safe_dump(redact(settings), sort_keys=False),
         "results.json": json.dumps(redact(results), indent=2) + "\n",
     }
     artifact = _artifact(f"model-{run_id(folder)}", "model", facts, texts)

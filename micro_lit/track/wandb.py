@@ -1,7 +1,7 @@
 """Weights & Biases that never hurts: whatever becomes of it, a run goes on, and what can be kept is kept.
 
-All that W&B is told it is told by a thread of its own, so that training waits for no network. What cannot be sent lies
-in `wandb/` of the run folder, and a last line says how to send it later. All that is sent is redacted first.
+All calls of W&B are made by one thread, so that training waits for no network. What cannot be sent lies in `wandb/` of
+the run folder, and a last line says how to send it later. What a callback hands to `experiment` is redacted too.
 """
 
 import contextlib
@@ -14,21 +14,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import WandbLogger
 
-from micro_lit import artifacts, ranks
-from micro_lit.artifacts import RUN_ID, run_id
-from micro_lit.config import Settings
+from micro_lit import ranks
 from micro_lit.files import write_text
 from micro_lit.redaction import redact
+from micro_lit.track import artifacts
+from micro_lit.track.artifacts import RUN_ID, run_id
+from micro_lit.track.contract import Recorder
+from micro_lit.track.record import RunRecord
 
 # What is done with a run of W&B (`wandb.Run`), once there is one.
 Act = Callable[[Any], Any]
+
+ARTIFACTS = {"model": artifacts.model, "features": artifacts.features}
 
 SHUNNED = 600.0  # seconds before a server that failed is asked again, by a later run of a sweep
 GRACE = 10.0  # seconds to write down what is left: once W&B hangs, or when a run that fails has to make room
@@ -229,8 +232,8 @@ class _Deferred:
         self._session.do(lambda run: functools.reduce(getattr, self._path, run)(*arguments, **named))
 
 
-class HarmlessWandbLogger(WandbLogger):
-    """Lightning's logger; all that it tells W&B goes through a `Session`, so that its methods return nothing.
+class HarmlessWandbLogger(WandbLogger, Recorder):
+    """Lightning's logger; all its calls of W&B go through a `Session`, so that its methods return nothing.
 
     save_dir: the run folder. The other arguments are those of `Session` and of `wandb.init`.
     """
@@ -257,70 +260,47 @@ class HarmlessWandbLogger(WandbLogger):
     def session(self, **facts: Any) -> Session:
         """The run of W&B; `facts` of it count when it is asked for the first time."""
         if self._session is None:
-            self._session = Session(Path(self.save_dir), **self._facts, **facts)
+            self._session = Session(**({"folder": Path(self.save_dir)} | self._facts | facts))
         return self._session
 
     @property
     def experiment(self) -> Any:
         return _Deferred(self.session())
 
+    def begin(self, record: RunRecord, resumed: bool) -> None:
+        """A router adapts; what `ckpt_path` resumes goes on in its run. Other commands have a run of their own name."""
+        if record.command == "train":
+            job = "train" if record.settings["stage1"] is None else "adapt"
+            self.session(job_type=job, resumed=resumed)
+            return
+        group = {} if record.group is None else {"group": record.group}
+        self.session(job_type="evaluate", folder=record.folder, name=record.name, **group)
 
-def begin(loggers: Iterable[Logger], settings: Settings) -> None:
-    """Starts the runs of the loggers that are W&B's. A router adapts; what `ckpt_path` resumes goes on in its run."""
-    job_type = "train" if settings["stage1"] is None else "adapt"
-    for logger in _ours(loggers):
-        logger.session(job_type=job_type, resumed=settings["ckpt_path"] is not None)
-        logger.log_hyperparams(settings)
+    def record(self, record: RunRecord) -> None:
+        """Summary, tables and figures (as `<command>/<name>`), and artifacts: the model and what it was made from."""
+        session = self.session()
+        if record.summary:
+            session.do(lambda run: run.summary.update(dict(record.summary)))
+        if record.tables or record.figures:
+            session.do(functools.partial(_log_shown, record=record))
+        for artifact in record.artifacts:
+            make = ARTIFACTS[artifact.kind]
+            if artifact.written:
+                session.do(lambda run, make=make, folder=artifact.folder: run.log_artifact(make(folder)))
+            elif artifact.kind != "model" or run_id(artifact.folder):
+                session.do(functools.partial(_use, made=make, folder=artifact.folder))
+
+    def finish(self, failed: bool) -> None:
+        """Ends the run, within a limited time; prints how to send what was not sent."""
+        self.session().finish(failed)
 
 
-def log_outcome(loggers: Iterable[Logger], folder: Path, features: Path | None = None) -> None:
-    """Of a run folder whose results are written: what they come to, the model, and what it was made from.
+def _log_shown(run: Any, record: RunRecord) -> None:
+    import wandb
 
-    features: the folder of the feature store, if one was read. Stage 1 of a router is found by its settings.
-    """
-    for session in (logger.session() for logger in _ours(loggers)):
-        session.do(lambda run: run.summary.update(artifacts.summary(folder)))
-        if features is not None:
-            session.do(functools.partial(_use, made=artifacts.features, folder=features))
-        if (stage1 := artifacts.settings_of(folder)["stage1"]) is not None and run_id(Path(stage1)):
-            session.do(functools.partial(_use, made=artifacts.model, folder=Path(stage1)))
-        session.do(lambda run: run.log_artifact(artifacts.model(folder)))
-
-
-def finish(loggers: Iterable[Logger], failed: bool) -> None:
-    """Ends the runs of the loggers that are W&B's, within a limited time; prints how to send what was not sent."""
-    for logger in _ours(loggers):
-        logger.session().finish(failed)
-
-
-def log_tables(
-    command: str,
-    name: str,
-    frames: Mapping[str, pd.DataFrame],
-    images: Mapping[str, Path],
-    folder: Path,
-    settings: Mapping[str, Any],
-    judged: Iterable[Path] = (),
-) -> None:
-    """A run of W&B of its own, of type evaluate, with tables and pictures as `<command>/<key>`.
-
-    settings: of the W&B logger. judged: folders of the runs whose models were compared.
-    """
-    kept = ("project", "entity", "group", "tags", "offline", "init_timeout", "finish_timeout")
-    facts = {key: settings[key] for key in kept if key in settings}
-    session = Session(folder, name=name, job_type="evaluate", **facts)
-
-    def log(run: Any) -> None:
-        import wandb
-
-        tables = {key: wandb.Table(dataframe=frame) for key, frame in frames.items()}
-        pictures = {key: wandb.Image(str(path)) for key, path in images.items()}
-        run.log({f"{command}/{key}": value for key, value in (tables | pictures).items()})
-
-    session.do(log)
-    for path in filter(run_id, judged):
-        session.do(functools.partial(_use, made=artifacts.model, folder=path))
-    session.finish()
+    shown = {name: wandb.Table(dataframe=frame) for name, frame in record.tables.items()}
+    shown |= {name: wandb.Image(str(path)) for name, path in record.figures.items()}
+    run.log({f"{record.command}/{name}": value for name, value in shown.items()})
 
 
 def _use(run: Any, made: Callable[[Path], Any], folder: Path) -> None:
@@ -330,10 +310,6 @@ def _use(run: Any, made: Callable[[Path], Any], folder: Path) -> None:
         run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
     else:
         run.use_artifact(artifact)
-
-
-def _ours(loggers: Iterable[Logger]) -> list[HarmlessWandbLogger]:
-    return [logger for logger in loggers if isinstance(logger, HarmlessWandbLogger)]
 
 
 def _say(words: str) -> None:

@@ -1,4 +1,4 @@
-"""metrics.csv: the curves of a run, in a file that a kill leaves readable."""
+"""CSV: curves in metrics.csv, which a kill leaves readable; the tables of comparisons and reports in a file each."""
 
 import csv
 import io
@@ -11,13 +11,22 @@ from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 from micro_lit.files import write_text
+from micro_lit.track.contract import Recorder
+from micro_lit.track.record import RunRecord
 
 
-class CSVLogger(loggers.CSVLogger):
+class CSVLogger(loggers.CSVLogger, Recorder):
     """Lightning's logger; a new column makes a new file, which takes the place of the old one whole.
 
     Lightning's own empties the file first: a kill in that moment loses the curves. Rows are added in one write.
+    Tables are written as `tables/<name>.csv`; the summary of a run is in results.json already.
     """
+
+    def record(self, record: RunRecord) -> None:
+        for name, frame in record.tables.items():
+            path = Path(self.log_dir, "tables", f"{name.replace('/', '-')}.csv")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, frame.to_csv(index=False))
 
     @property
     @rank_zero_experiment

@@ -1,0 +1,174 @@
+"""The loggers of a command: made and checked in one place, behind one guard that redacts and lets nothing end a run."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning.loggers as loggers
+
+from micro_lit import ranks
+from micro_lit.config import Settings, build
+from micro_lit.config.objects import check_node, objects
+from micro_lit.errors import UserError
+from micro_lit.redaction import redact
+from micro_lit.track.contract import Recorder
+from micro_lit.track.record import RunRecord
+
+
+class Guard(loggers.Logger):
+    """Stands between Lightning or a command and a logger, which gets redacted values; what it raises is one line.
+
+    Other methods and attributes than those of the contract are the logger's own, for callbacks that ask for them.
+    """
+
+    def __init__(self, logger: loggers.Logger) -> None:
+        super().__init__()
+        self.logger = logger
+        self.recorder = logger if isinstance(logger, Recorder) else _Summary(logger)
+        self._complained = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "logger":  # while a copy is made there is none yet
+            raise AttributeError(name)
+        return getattr(self.logger, name)
+
+    @property
+    def name(self) -> str | None:
+        return self.logger.name
+
+    @property
+    def version(self) -> int | str | None:
+        return self.logger.version
+
+    @property
+    def save_dir(self) -> str | None:
+        return self.logger.save_dir
+
+    @property
+    def root_dir(self) -> str | None:
+        return self.logger.root_dir
+
+    @property
+    def log_dir(self) -> str | None:
+        return self.logger.log_dir
+
+    @property
+    def group_separator(self) -> str:
+        return self.logger.group_separator
+
+    def log_metrics(self, metrics: Mapping[str, int | float], step: int | None = None) -> None:
+        self._attempt(self.logger.log_metrics, redact(metrics), step=step)
+
+    def log_hyperparams(self, params: Any, *arguments: Any, **named: Any) -> None:
+        self._attempt(self.logger.log_hyperparams, redact(params), *arguments, **named)
+
+    def log_graph(self, *arguments: Any, **named: Any) -> None:
+        self._attempt(self.logger.log_graph, *arguments, **named)
+
+    def save(self) -> None:
+        self._attempt(self.logger.save)
+
+    def finalize(self, status: str) -> None:
+        self._attempt(self.logger.finalize, status)
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        self._attempt(self.logger.after_save_checkpoint, checkpoint_callback)
+
+    def begin(self, record: RunRecord, resumed: bool) -> None:
+        record = record.redacted()
+        self._attempt(self.recorder.begin, record, resumed)
+        self._attempt(self.logger.log_hyperparams, record.settings)
+
+    def record(self, record: RunRecord) -> None:
+        self._attempt(self.recorder.record, record.redacted())
+
+    def finish(self, failed: bool) -> None:
+        self.finalize("failed" if failed else "success")
+        self._attempt(self.recorder.finish, failed)
+
+    def _attempt(self, act: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+        """Calls a method of the logger, in the first process of a run alone."""
+        if ranks.rank() > 0:
+            return
+        try:
+            act(*arguments, **named)
+        except Exception as error:
+            if not self._complained:
+                name, reason = type(self.logger).__name__, _reason(error)
+                print(f"{name}: something is not logged ({reason}); the run goes on", flush=True)
+            self._complained = True
+
+
+class _Summary(Recorder):
+    """The record of a command for a logger of Lightning that implements none: the summary becomes metrics."""
+
+    def __init__(self, logger: loggers.Logger) -> None:
+        self.logger = logger
+
+    def record(self, record: RunRecord) -> None:
+        if record.summary:
+            self.logger.log_metrics(dict(record.summary))
+            self.logger.save()
+
+
+class Loggers:
+    """All loggers of a command.
+
+    guards: what a Trainer takes.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """settings: `logger`, names and nodes, and `packages`. Raises `UserError` for a class that is no logger."""
+        self.guards: list[Guard] = []
+        self._begun: RunRecord | None = None
+        self._recorded = False
+        for name, node in (settings.get("logger") or {}).items():
+            if node is None:
+                continue
+            for key, each in objects(node, f"logger.{name}"):
+                check_node(key, each, settings.get("packages") or [])
+            made = build(node)
+            if not isinstance(made, loggers.Logger):
+                raise UserError(
+                    f"logger.{name}: {node['_target_']} is no logger; extend micro_lit.track.Logger, or a logger of "
+                    "pytorch_lightning"
+                )
+            self.guards.append(Guard(made))
+
+    def begin(self, record: RunRecord, resumed: bool = False) -> None:
+        """record: without outcome."""
+        self._begun = record
+        for guard in self.guards:
+            guard.begin(record, resumed)
+
+    def record(self, **outcome: Any) -> None:
+        """Hands on the record that began, with these fields of `RunRecord` added."""
+        assert self._begun is not None
+        self._recorded = True
+        for guard in self.guards:
+            guard.record(dataclasses.replace(self._begun, **outcome))
+
+    def finish(self, failed: bool) -> None:
+        """Ends all loggers. A command that failed after its beginning hands on a record that says so."""
+        if failed and self._begun is not None and not self._recorded:
+            self.record(failed=True)
+        for guard in self.guards:
+            guard.finish(failed)
+
+
+def publish(record: RunRecord) -> None:
+    """Hands the record of a finished comparison or report to the loggers of its settings.
+
+    Raises:
+        UserError: for a class among them that is no logger. What fails in a logger is one line.
+    """
+    opened = Loggers(dict(record.settings))
+    opened.begin(dataclasses.replace(record, summary={}, tables={}, figures={}, artifacts=()))
+    opened.record(**{name: getattr(record, name) for name in ("summary", "tables", "figures", "artifacts")})
+    opened.finish(failed=False)
+
+
+def _reason(error: Exception) -> str:
+    """An error in a few words."""
+    words = redact(str(error)).strip().splitlines()
+    return f"{type(error).__name__}: {words[0]:.100}" if words else type(error).__name__
