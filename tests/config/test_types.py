@@ -94,5 +94,5 @@ def test_settings_are_compared_with_what_takes_them(override, message, settings)
 def test_what_a_library_refuses_is_a_users_mistake():
     with pytest.raises(UserError, match=r"ModelCheckpoint: .*mode"):
         config.build({"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "mode": "nix"})
-    with pytest.raises(UserError, match=r"TensorBoardLogger: .*tensorboard"):
-        config.build({"_target_": "pytorch_lightning.loggers.TensorBoardLogger", "save_dir": "x"})
+    with pytest.raises(UserError, match=r"MLFlowLogger: .*mlflow"):
+        config.build({"_target_": "pytorch_lightning.loggers.MLFlowLogger"})
