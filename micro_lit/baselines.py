@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
-from torchmetrics import Metric
 
 from micro_lit.data.pairs import Pairs, PreferenceData
-from micro_lit.metrics import SCORES, estimate, scores
+from micro_lit.metrics import ROWS, SCORES, Units, UnitSums, scores
 
 LONGER, MAJORITY, FIRST = "longer", "majority", "first"
 
@@ -100,44 +99,37 @@ def _look_up(
     return torch.where(keys_Q[place_N] == wanted_N, values_Q[place_N], missing)
 
 
-class BaselineMetrics(Metric):
+class BaselineMetrics(UnitSums):
     """Accuracy of baselines, and how far a model's accuracy is above each of them on the same rows."""
 
-    full_state_update = False
-
-    def __init__(self, baselines: Baselines) -> None:
-        super().__init__()
+    def __init__(self, baselines: Baselines, units: Units = ROWS) -> None:
+        # Correctness of each baseline, then that of the model less that of each.
+        super().__init__(2 * len(baselines.names), units)
         self.baselines = baselines
-        size = len(baselines.names)
-        # Rows, rows without a coin; correctness of the baseline, and that of the model less that of the baseline.
-        for name, shape in (("count", (size,)), ("known", (size,)), ("totals", (size, 2)), ("squares", (size, 2))):
-            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        # Rows that are no coin.
+        self.add_state("known", torch.zeros(len(baselines.names), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, log_prob_B: Float[Tensor, " B"], pairs: Any) -> None:
         correct_BS = self.baselines.correct(pairs.to(torch.device("cpu"))).to(log_prob_B.device)
         model_B = scores(log_prob_B.double())[:, SCORES.index("accuracy")]
         given_BS = ~correct_BS.isnan()
-        terms_BS2 = torch.stack([correct_BS, model_B[:, None] - correct_BS], dim=2).nan_to_num(0.0)
-        self.count += given_BS.sum(dim=0)
+        terms_BS = torch.cat([correct_BS, model_B[:, None] - correct_BS], dim=1).nan_to_num(0.0)
+        self.add(terms_BS, torch.cat([given_BS, given_BS], dim=1).double(), pairs)
         self.known += (given_BS & (correct_BS != COIN)).sum(dim=0)
-        self.totals += terms_BS2.sum(dim=0)
-        self.squares += terms_BS2.square().sum(dim=0)
 
     def compute(self) -> dict[str, dict[str, Any]]:
-        """Plain JSON types, for each baseline {value, se, n, difference}; none for a baseline without rows.
+        """Plain JSON types, for each baseline an estimate (`UnitSums.estimate`); none for a baseline without rows.
 
         value: its accuracy. n: the rows on which it has a prediction. difference: the model's accuracy on these rows
-        less that of the baseline, {value, se, n}. majority.known: the share of the rows that are no coin.
+        less that of the baseline, an estimate too. majority.known: the share of the rows that are no coin.
         """
         found: dict[str, dict[str, Any]] = {}
         for row, name in enumerate(self.baselines.names):
-            count = self.count[row]
+            count = self.sums[0, row, 0]
             if not count:
                 continue
-            accuracy, difference = (
-                estimate(self.totals[row, column], self.squares[row, column], count) for column in range(2)
-            )
-            found[name] = {**accuracy, "difference": difference}
+            difference = self.estimate(len(self.baselines.names) + row)
+            found[name] = {**self.estimate(row, proportion=True), "difference": difference}
             if name == MAJORITY:
                 found[name]["known"] = float(self.known[row] / count)
         return found

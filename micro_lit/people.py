@@ -1,25 +1,15 @@
-"""`python -m micro_lit.people +experiment=people_planted`: what so many labels of a person are worth to each model."""
+"""`python -m micro_lit.people`: now `python -m micro_lit.compare subjects=user`."""
 
 from typing import Any
 
-from micro_lit import threads
 from micro_lit.config import Settings, entry_point
 
 
-@threads.by_settings
 def run(settings: Settings) -> dict[str, Any]:
-    """Trains the candidates that are missing, compares them all, writes and shows the tables. Returns what it measured.
+    """Runs the comparison with settings of this command, and writes its results under the old name."""
+    from micro_lit.compare.aliases import run_as
 
-    Raises `UserError` for what the user can mend.
-    """
-    # Imported here so that --help and a config error answer at once.
-    from micro_lit.protocol.people import People
-    from micro_lit.reporting import people, protocol
-
-    protocol.folder_for(settings)  # now: that it cannot be written is better known before all is measured
-    results = People(settings).results()
-    people.write(results, settings)
-    return results
+    return run_as("people", settings)
 
 
 main = entry_point("people")(run)

@@ -217,6 +217,8 @@ def _may_change(key: str, values: tuple[Any, Any]) -> bool:
     if key in (*LENGTH, *CHANGEABLE):
         return True
     kind, name = key.split(".")[0], ".".join(key.split(".")[:2])
+    if kind == "metrics":
+        return True
     return kind == "callbacks" and (name not in STATEFUL or None in values)
 
 
@@ -293,7 +295,7 @@ def _telling(settings: Settings) -> dict[str, Any]:
     return {
         key: f"<run_dir>{value.removeprefix(own)}" if isinstance(value, str) and value.startswith(f"{own}/") else value
         for key, value in flatten(settings).items()
-        if key == "seed" or not is_incidental(key)
+        if (key == "seed" or not is_incidental(key)) and value != {}
     }
 
 

@@ -25,6 +25,7 @@ from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
 from micro_lit.features.backbones import TrainableBackbone
 from micro_lit.files import write_text
+from micro_lit.metrics import units_of, with_built_in
 from micro_lit.models import MixtureBT
 from micro_lit.models.mixture import heads_for
 from micro_lit.models.people import PeopleBT
@@ -88,6 +89,8 @@ class Run:
         check_objects(_with_heads(settings, 2))
         _check_optimizer(settings["model"].get("optimizer"))
         self.loggers = Loggers(settings)
+        own = (settings.get("metrics") or {}).values()
+        self.metrics = with_built_in([build(node) for node in own if node is not None])
         routes = settings["model"]["_target_"].endswith(".ContextRouter")
         if routes != (settings["stage1"] is not None):
             raise UserError("model=router and stage1=<folder of a run> go together: a router weighs its heads")
@@ -124,8 +127,11 @@ class Run:
             )
         loader = {"_target_": "micro_lit.data.datamodule.PreferenceDataModule", **settings["loader"]}
         self.datamodule: PreferenceDataModule = build(loader, data=self.data, seed=settings["seed"])
+        units = units_of(self.data, self.data.split("test"))
+        self.model.measure(self.metrics, units)
         if self.data.population is None or not self.data.is_vectors:  # few vectors: the majority would be the floor
-            self.model.baseline_metrics = BaselineMetrics(Baselines(self.data, self.datamodule.labelled_pairs))
+            baselines = Baselines(self.data, self.datamodule.labelled_pairs)
+            self.model.baseline_metrics = BaselineMetrics(baselines, units)
         self.checkpoints = CheckpointFiles(self.folder)
         self.trainer = self._make_trainer()
         if ranks.rank() == 0:
@@ -224,7 +230,10 @@ class Run:
             self.trainer.save_checkpoint(self.folder / checkpoints.LAST)
         self.trainer.test(self.model, self.datamodule, ckpt_path=best, weights_only=True, verbose=False)
         of = checkpoints.last(self.folder) if best is None else Path(best)
+        told = {"criterion"} if self.data.bayes == "oracle" else set()
         return self.model.test_results() | {
+            "knows": self.model.knows | told,
+            "metrics": {each.name: {"unit": each.unit, "better": each.better} for each in self.metrics},
             "checkpoint": None if of is None else os.path.relpath(os.path.realpath(of), os.path.realpath(self.folder)),
             "validation": {} if score is None else {measure.removeprefix("val/"): float(score)},
         }

@@ -2,10 +2,13 @@
 
 import contextlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from micro_lit import threads
 from micro_lit.config import Settings, entry_point, in_sweep
+from micro_lit.errors import ImpossibleResult
 
 
 def run(settings: Settings, brief: bool = False) -> float:
@@ -13,7 +16,8 @@ def run(settings: Settings, brief: bool = False) -> float:
 
     Of several machines the first returns it, the others nan.
 
-    brief: one of many, of which each prints one line in the end. Raises `UserError` for what the user can mend.
+    brief: one of many, of which each prints one line in the end. Raises `UserError` for what the user can mend, and its
+    kind `ImpossibleResult` for results, written by then, that cannot be true.
     """
     # Imported here so that --help and a config error answer at once.
     from micro_lit import ranks, run_folder
@@ -21,24 +25,31 @@ def run(settings: Settings, brief: bool = False) -> float:
 
     folder = Path(settings["paths"]["run_dir"])
     if ranks.ours():
-        return _train(settings, folder, brief)
+        return _train(settings, folder, brief)["test"]["nll"]["value"]  # the parent process checks it
     processes, leads = ranks.needed(settings), ranks.leads(settings)
     with run_folder.alone_in(folder) if leads else contextlib.nullcontext() as lock:
         found = run_folder.plan(settings) if leads else run_folder.follow(settings)
         if found.finished is not None:
             print(f"finished before: {folder}/")
-            return found.finished["test"]["nll"]["value"]
+            return _believed(found.finished, folder)
         if leads:
             run_folder.write_typed(folder)
         if not processes:
-            return _train(found.settings, folder, brief)
+            return _believed(_train(found.settings, folder, brief), folder)
         first = ranks.start(found.settings, processes, brief=brief or in_sweep(), lock=lock)
-        return results.read(folder)["test"]["nll"]["value"] if first else math.nan
+        return _believed(results.read(folder), folder) if first else math.nan
+
+
+def _believed(found: Mapping[str, Any], folder: Path) -> float:
+    """The test NLL. Raises `ImpossibleResult` where it cannot be true."""
+    if not found.get("valid", True):
+        raise ImpossibleResult(f"{folder}: {found['invalid_because']}")
+    return found["test"]["nll"]["value"]
 
 
 @threads.by_settings
-def _train(settings: Settings, folder: Path, brief: bool) -> float:
-    """One process of a run, or the only one."""
+def _train(settings: Settings, folder: Path, brief: bool) -> dict[str, Any]:
+    """One process of a run, or the only one. Returns what results.json holds."""
     from micro_lit import runs
     from micro_lit.reporting import results, terminal
 
@@ -53,7 +64,7 @@ def _train(settings: Settings, folder: Path, brief: bool) -> float:
             results.write(measured, folder)
             this.record(measured)
             terminal.show_results(measured, folder, brief=brief or in_sweep())
-    return measured["test"]["nll"]["value"]
+    return measured
 
 
 main = entry_point("train")(run)

@@ -1,5 +1,6 @@
 import inspect
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,11 @@ GROUPS = (
     "data", "backbone", "model", "model/head", "model/gate", "model/optimizer", "trainer", "logger", "callbacks",
     "report",
 )  # fmt: skip
-PROTOCOLS = ("micro", "protocol_dsp", "protocol_sparse", "protocol_rpr", "protocol_helpsteer2")  # of micro_lit.evaluate
-PEOPLE = ("people_planted", "people_polis", "people_ukp")  # experiments of micro_lit.people
+# Experiments of micro_lit.compare.
+COMPARISONS = (
+    "micro", "protocol_dsp", "protocol_sparse", "protocol_rpr", "protocol_helpsteer2", "people_planted", "people_polis",
+    "people_ukp",
+)  # fmt: skip
 ADDED = ("study", "rung", "regulariser", "ablation")  # +group=option: no default
 # What only the code can pass: data, backbones and sizes are made of other settings.
 PASSED = {"row", "rows", "backbone", "names", "references", "params", "width", "num_heads", "stage1", "sources"}
@@ -55,7 +59,7 @@ def test_every_option_composes_and_fits_the_signatures(choice, settings):
 
 
 @pytest.mark.parametrize("option", options("adaptation"))
-def test_every_adaptation_is_a_method_of_the_protocol(option, settings):
+def test_every_adaptation_is_a_method_of_the_comparison(option, settings):
     """Called as all are, with margins, users and a prior, it gives weights."""
     given = ["candidates={a: runs/a}", "baseline=a", f"+adaptation@adaptation.mine={option}"]
     method = config.build(settings(*given, config="evaluate")["adaptation"]["mine"])
@@ -96,7 +100,7 @@ def check_signature(node: dict) -> None:
 def test_every_experiment_says_how_to_run_it(experiment):
     lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"
-    command = "evaluate" if experiment in PROTOCOLS else "people" if experiment in PEOPLE else "train"
+    command = "compare" if experiment in COMPARISONS else "train"
     assert lines[1].startswith(f"# python -m micro_lit.{command} +experiment={experiment}")
 
 
@@ -166,9 +170,14 @@ def test_every_rule_has_a_key_somewhere(settings):
     """A rule for a key that no config has would never be applied."""
     known = set()
     for path in CONF.rglob("*.yaml"):
-        package = [] if path.parent == CONF else list(path.parent.relative_to(CONF).parts)
+        text = path.read_text()
+        named = re.match(r"# @package ([a-z.]+)", text)
+        package = named[1].split(".") if named else list(path.parent.relative_to(CONF).parts)
         known |= {".".join(package[:depth]) for depth in range(1, len(package) + 1)}
-        known |= set(dotted(yaml.safe_load(path.read_text()) or {}, ".".join(package)))
+        content = yaml.safe_load(text) or {}
+        known |= set(dotted(content, ".".join(package)))
+        chosen = [name for each in content.get("defaults", []) if isinstance(each, dict) for name in each]
+        known |= {".".join([*package, name.split("@")[1].split(".")[0]]) for name in chosen if "@" in name}
     assert set(config.RULES) <= known
 
 

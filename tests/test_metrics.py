@@ -70,9 +70,9 @@ def test_batches_of_any_size_give_the_same_numbers(sizes, seed):
     log_prob_B = log_probs(sum(sizes), seed)
     cell_B = torch.arange(len(log_prob_B)) % 3 - 1
     whole, parts = PreferenceMetrics(2), PreferenceMetrics(2)
-    whole.update(log_prob_B, cell_B)
+    whole.update(log_prob_B, None, cell_B)
     for log_prob, cell in zip(log_prob_B.split(sizes), cell_B.split(sizes), strict=True):
-        parts.update(log_prob, cell)
+        parts.update(log_prob, None, cell)
     for left, right in zip(whole.compute(), parts.compute(), strict=True):
         assert left.keys() == right.keys()
         for name in left:
@@ -83,7 +83,7 @@ def test_breakdown_equals_separate_metrics_and_skips_unknown():
     log_prob_B = log_probs(300, seed=2)
     cell_B = torch.arange(300) % 4 - 1
     metrics = PreferenceMetrics(4)
-    metrics.update(log_prob_B, cell_B)
+    metrics.update(log_prob_B, None, cell_B)
     cells = metrics.compute()
     assert cells[3] == {}
     for cell in range(3):
@@ -262,7 +262,7 @@ def test_excess_cancels_what_both_share():
     metrics = ExcessMetrics(2, bayes=0)
     metrics.update(log_prob_B, torch.stack([log_prob_B, log_prob_B + 0.25], dim=1))
     (same, better), risk = metrics.compute()
-    assert same == {"value": 0.0, "se": 0.0, "n": 200}
+    assert {key: same[key] for key in ("value", "se", "n")} == {"value": 0.0, "se": 0.0, "n": 200}
     assert better["value"] == pytest.approx(0.25, abs=1e-6)
     assert better["se"] == pytest.approx(0.0, abs=1e-6)
     assert risk["value"] == pytest.approx(0.0, abs=1e-15)

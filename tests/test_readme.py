@@ -12,7 +12,8 @@ from conftest import REPOSITORY, SMALL_TEXT
 from hydra.core.hydra_config import HydraConfig
 from run_folders import write_run
 
-from micro_lit import config, encode, evaluate, people, personalise, report, train
+from micro_lit import config, encode, personalise, report, train
+from micro_lit.compare import __main__ as compare
 from micro_lit.floors import __main__ as floors
 
 README = (REPOSITORY / "README.md").read_text()
@@ -23,8 +24,7 @@ ENTRIES = {
     "micro_lit.encode": encode,
     "micro_lit.report": report,
     "micro_lit.floors": floors,
-    "micro_lit.evaluate": evaluate,
-    "micro_lit.people": people,
+    "micro_lit.compare": compare,
     "micro_lit.personalise": personalise,
 }
 CANDIDATES = {"single_bt": ["model=single_bt"], "mixture": []}
@@ -35,7 +35,7 @@ LESS = {
     "people_planted": [
         *(f"candidates.{name}={[f'model={name}', 'trainer.max_epochs=1']}" for name in ("single_bt", "tied")),
         *(f"~candidates.{name}" for name in ("mixture", "maxmin", "lore", "pal_a", "pal_b", "vpl")),
-        "labels=[0,2]",
+        "subjects.user.labels=[0,2]",
         "draws=2",
     ],
     "micro_planted": SMALL,
@@ -45,8 +45,8 @@ LESS = {
         *(f"candidates.{name}={['+experiment=micro_planted', *SMALL, *own]}" for name, own in CANDIDATES.items()),
         *(f"~candidates.{name}" for name in ("mixture_static", "negation", "drm", "random_heads", "attribute_bt")),
         "draws=2",
-        "budget=5",
-        "budgets=[0,5]",
+        "subjects.attribute.budget=5",
+        "subjects.attribute.labels=[0,5]",
         "elicitation.labels=3",
         "elicitation.pool=10",
     ],
@@ -116,7 +116,7 @@ def test_command(command, newcomer, monkeypatch, request):
     if "polis" in command:
         monkeypatch.setenv("MICRO_LIT_DATA", str(request.getfixturevalue("data_dir")))
     entry = ENTRIES[arguments[1]]
-    trains = entry in (train, evaluate, people)
+    trains = entry in (train, compare)
     less = next((overrides for name, overrides in LESS.items() if name in command), []) if trains else []
     for folder, overrides in EARLIER.items():
         if {f"stage1={folder}", f"run={folder}"} & set(arguments):
@@ -143,10 +143,8 @@ def test_command(command, newcomer, monkeypatch, request):
         assert {"table.md", "table.tex", "figure.png", "figure.svg"} <= {path.name for path in written}
     elif entry is floors:
         assert [path.name for path in written if path.suffix == ".json"] == ["floors.json"]
-    elif entry is evaluate:
-        assert {"protocol.json", "tables.md", "figure.png", "heads.png"} <= {path.name for path in written}
-    elif entry is people:
-        assert {"people.json", "tables.md", "figure.png"} <= {path.name for path in written}
+    elif entry is compare:
+        assert {"compare.json", "scores.parquet", "tables.md", "figure.png"} <= {path.name for path in written}
     elif entry is personalise:
         assert (newcomer / "me.sqlite").is_file() == ("pairs=pairs.jsonl" in arguments)
     else:

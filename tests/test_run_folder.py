@@ -56,7 +56,9 @@ def test_a_new_folder_has_a_name_of_its_own_within_the_second():
     assert first.a[:5] == second.a[:5]
 
 
-@pytest.mark.parametrize("name", ["train", "encode", "evaluate", "people", "floors", "personalise", "report"])
+@pytest.mark.parametrize(
+    "name", ["train", "encode", "compare", "evaluate", "people", "floors", "personalise", "report"]
+)
 def test_every_command_writes_to_such_a_folder(name):
     from micro_lit.config import config_dir
 

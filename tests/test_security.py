@@ -164,6 +164,7 @@ def test_who_may_say_that_remote_code_is_trusted(settings):
     told = settings("backbone=hf", "backbone.model=x", "backbone.trust_remote_code=true", "packages=[mine]")
     assert Trust.of(told) == Trust(("mine",), True, "backbone.trust_remote_code")
     for name, needed in {
+        "compare": ["candidates={a: runs/a}", "baseline=a"],
         "evaluate": ["candidates={a: runs/a}", "baseline=a"],
         "people": ["candidates={a: runs/a}", "baseline=a"],
         "personalise": ["run=runs/a", "profile=me.json"],
@@ -280,8 +281,7 @@ def test_a_target_that_is_no_public_name_is_refused_before_any_import(target, se
         "micro_lit.files.write_text",
         "micro_lit.ranks.start",
         "micro_lit.runs.Run",
-        "micro_lit.protocol.measure.Protocol",
-        "micro_lit.protocol.people.People",
+        "micro_lit.compare.comparison.Comparison",
         "micro_lit.adaptation.Profiles.load",
         "micro_lit.adaptation.profiles.Profiles.save",
         "micro_lit.models.MixtureBT.load_from_checkpoint",

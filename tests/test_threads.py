@@ -234,6 +234,7 @@ def test_every_command_that_computes_has_the_setting():
     for name, given in {
         "train": [],
         "encode": ["data.train=x"],
+        "compare": ["candidates={a: b}", "baseline=a"],
         "evaluate": ["candidates={a: b}", "baseline=a"],
         "people": ["candidates={a: b}", "baseline=a"],
         "personalise": ["run=x", "profile=y"],

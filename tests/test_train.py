@@ -36,8 +36,8 @@ PROTOCOLS = [
     "protocol_sparse",
     "protocol_rpr",
     "protocol_helpsteer2",
-]  # of tests/protocol/test_measure.py
-PEOPLE = ["people_planted", "people_polis", "people_ukp"]  # run by tests/protocol/test_people.py
+]  # of tests/compare/test_attributes.py
+PEOPLE = ["people_planted", "people_polis", "people_ukp"]  # run by tests/compare/test_users.py
 FEATURES = ("+experiment=planted_floors_k8", *SMALL_FEATURES)
 QUICK = (*FEATURES, "data.population.attributes=[length,warmth]", "data.population.groups=2", "trainer.max_epochs=1")
 

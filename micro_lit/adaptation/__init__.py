@@ -1,6 +1,6 @@
 """Adaptation: labelled margins in, mixture weights out."""
 
-from micro_lit.adaptation.elicitation import Elicited, at_random, disagreement, elicit, information_gain
+from micro_lit.adaptation.elicitation import Elicited, Strategy, at_random, disagreement, elicit, information_gain
 from micro_lit.adaptation.fits import few_shot_logits, mixture_em
 from micro_lit.adaptation.online import HedgeState, OnlineHedge, online_hedge, regret
 from micro_lit.adaptation.profiles import Learned, Profiles
@@ -23,6 +23,7 @@ __all__ = [
     "OnlineHedge",
     "Profiles",
     "Sharpness",
+    "Strategy",
     "at_random",
     "best_head_oracle",
     "disagreement",

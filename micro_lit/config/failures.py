@@ -32,7 +32,7 @@ def describe(error: BaseException) -> Failure:
     if _interrupted(error):
         return Failure("interrupted", INTERRUPTED)
     if isinstance(error, UserError):
-        return Failure(f"error: {_one_line(error)}")
+        return Failure(f"error: {_one_line(error)}", error.status)
     if isinstance(error, MissingConfigException):  # an OSError too
         return Failure(f"error: {_missing_config(error)}")
     if isinstance(error, HydraException):

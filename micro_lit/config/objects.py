@@ -24,6 +24,7 @@ CLASSES = (
     "micro_lit.features.backbones",
     "micro_lit.features.pretrained",
     "micro_lit.features.tiny",
+    "micro_lit.metrics.contract",
     "micro_lit.models",
     "micro_lit.sharding",
     "micro_lit.track.csv",

@@ -27,6 +27,15 @@ from micro_lit.errors import UserError
 
 Settings = dict[str, Any]
 
+SIZES = Rule(
+    "a list of whole numbers of at least 0",
+    lambda value: isinstance(value, list) and bool(value) and all(type(each) is int and each >= 0 for each in value),
+)
+RISING_SIZES = Rule(
+    "a list of whole numbers that rise from 0, at its end maybe null for all labels",
+    lambda value: isinstance(value, list) and rise_from_0(value[:-1] if value[-1:] == [None] else value),
+)
+
 RULES: dict[str, Rule] = {
     "seed": whole(0, most=2**32 - 1),
     "threads": whole(1, most=1024, null=True),
@@ -47,17 +56,21 @@ RULES: dict[str, Rule] = {
     "columns": Rule("a mapping from our columns to theirs", lambda value: isinstance(value, Mapping)),
     "budget": whole(1),
     "budget_from": one_of("train", "test"),
-    "budgets": Rule(
-        "a list of whole numbers of at least 0",
-        lambda value: (
-            isinstance(value, list) and bool(value) and all(type(each) is int and each >= 0 for each in value)
-        ),
-    ),
-    "labels": Rule(
-        "a list of whole numbers that rise from 0, at its end maybe null for all labels",
-        lambda value: isinstance(value, list) and rise_from_0(value[:-1] if value[-1:] == [None] else value),
-    ),
+    "budgets": SIZES,
+    "labels": RISING_SIZES,
     "rows_left": whole(1),
+    "jobs": whole(1),
+    "subjects": Rule(
+        "attribute, user or all (a group: subjects=user)",
+        lambda value: isinstance(value, Mapping) and bool(value) and set(value) <= {"attribute", "user"},
+    ),
+    "subjects.attribute.budget": whole(1),
+    "subjects.attribute.labels": SIZES,
+    "subjects.attribute.labels_from": one_of("train", "test"),
+    "subjects.attribute.adaptation": nodes(),
+    "subjects.user.labels": RISING_SIZES,
+    "subjects.user.rows_left": whole(1),
+    "subjects.user.adaptation": nodes(),
     "common": Rule(
         "a list of overrides of micro_lit.train",
         lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value),
@@ -108,6 +121,7 @@ RULES: dict[str, Rule] = {
     "report.out": text(null=True),
     "logger": nodes(),
     "callbacks": nodes(),
+    "metrics": nodes(),
     "adaptation": nodes(),
     "elicitation.strategies": nodes(),
     "report.log": yes_or_no(),

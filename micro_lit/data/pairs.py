@@ -56,6 +56,17 @@ class Pairs:
     def to(self, device: torch.device, non_blocking: bool = False) -> "Pairs":
         return Pairs(*(column.to(device, non_blocking=non_blocking) for column in self._columns()))
 
+    def swapped(self) -> "Pairs":
+        """The pairs with the opposite labels: the rejected response as the chosen one."""
+        shown_N = self.first_shown_N
+        return Pairs(
+            self.triplets_N3[:, [0, 2, 1]],
+            self.labels_NC,
+            -self.rating_gap_N,
+            torch.log(-torch.expm1(self.reference_log_probs_NF)),
+            torch.where(shown_N >= 0, 1 - shown_N, shown_N),
+        )
+
     def _columns(self) -> Iterable[Tensor]:
         return (getattr(self, column.name) for column in dataclasses.fields(self))
 

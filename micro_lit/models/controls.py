@@ -61,6 +61,8 @@ class AttributeBT(MixtureBT):
     K is the number of attributes in the data. Raises `UserError` when they name none.
     """
 
+    knows = frozenset({"attribute"})
+
     def __init__(self, backbone: nn.Module, names: Mapping[str, list[str]], **settings: Any) -> None:
         if not names.get("attribute"):
             raise UserError(

@@ -16,11 +16,14 @@ from torchmetrics import Metric
 from micro_lit import objectives, sharding
 from micro_lit.errors import UserError
 from micro_lit.metrics import (
+    BUILT_IN,
+    ROWS,
     CategoryMetrics,
     ExcessMetrics,
     HeadMetrics,
     PreferenceMetrics,
     RaterMetrics,
+    Units,
     WeightMetrics,
 )
 from micro_lit.models.gates import SourceGate, StaticGate
@@ -78,7 +81,14 @@ class MixtureBT(pl.LightningModule):
         level.
     optimizer: parameters -> optimizer. warmup: share of all steps in which the learning rate rises to its value; it
         falls to zero along a cosine afterwards. name: what results call the model.
+
+    knows: what the model is told beyond prompt and responses (`attribute`, `user`, ...). by_user: whether it learns
+    codes of users. weighs_heads: whether such a code is log weights of heads, added to those of the gate.
     """
+
+    knows: frozenset[str] = frozenset()
+    by_user = False
+    weighs_heads = False
 
     def __init__(
         self,
@@ -124,12 +134,7 @@ class MixtureBT(pl.LightningModule):
         self.warmup = warmup
         self.names = {name: list(names.get(name, [])) for name in BREAKDOWNS}
         self.settings: dict[str, Any] = {}
-        self.validation_metrics = PreferenceMetrics()
         self.validation_weights = WeightMetrics(num_heads)
-        self.test_metrics = PreferenceMetrics()
-        self.test_breakdowns = nn.ModuleDict(
-            {name: PreferenceMetrics(len(values)) for name, values in self.names.items() if values}
-        )
         self.head_metrics = HeadMetrics(num_heads, len(self.names["group"]))
         self.category_metrics = nn.ModuleDict(
             {
@@ -140,10 +145,23 @@ class MixtureBT(pl.LightningModule):
         )
         self.rater_metrics = RaterMetrics(len(names.get("pair_id", [])))
         self.references, self.bayes = tuple(references), bayes
-        if self.references:
-            self.excess_metrics = ExcessMetrics(len(self.references), self.references.index(bayes))
+        self.measure()
         # Of a run, which sets it: other judgments of the model have no training pairs at hand.
         self.baseline_metrics: Metric | None = None
+
+    def measure(self, metrics: Sequence[Any] = BUILT_IN, units: Units = ROWS) -> None:
+        """Sets which metrics validation and test have, and over which units the intervals of a test are."""
+        self.validation_metrics = PreferenceMetrics(metrics=metrics)
+        self.test_metrics = PreferenceMetrics(metrics=metrics, units=units)
+        self.test_breakdowns = nn.ModuleDict(
+            {
+                name: PreferenceMetrics(len(values), metrics, units, name if name in BREAKDOWNS else None)
+                for name, values in self.names.items()
+                if values
+            }
+        )
+        if self.references:
+            self.excess_metrics = ExcessMetrics(len(self.references), self.references.index(self.bayes), units)
 
     def forward(self, pairs: Any, evidence_BK: Float[Tensor, "B K"] | None = None) -> Judgment:
         """Judges pairs by heads and gate. evidence_BK: what else is known of the heads, added to the log weights."""
@@ -277,7 +295,7 @@ class MixtureBT(pl.LightningModule):
 
     def validation_step(self, pairs: Any, batch_index: int) -> None:
         judgment = self.judge(pairs)
-        self.validation_metrics.update(self.log_prob(judgment))
+        self.validation_metrics.update(self.log_prob(judgment), pairs)
         self.validation_weights.update(judgment.log_weights_BK)
 
     def on_validation_epoch_end(self) -> None:
@@ -298,16 +316,16 @@ class MixtureBT(pl.LightningModule):
     def test_step(self, pairs: Any, batch_index: int) -> None:
         judgment = self.judge(pairs)
         log_prob_B = self.log_prob(judgment)
-        self.test_metrics.update(log_prob_B)
+        self.test_metrics.update(log_prob_B, pairs)
         for name, metrics in self.test_breakdowns.items():
-            metrics.update(log_prob_B, self.cell_of(name, pairs))
+            metrics.update(log_prob_B, pairs, self.cell_of(name, pairs))
         log_posterior_BK = objectives.head_log_posterior(judgment.margins_BK, judgment.log_weights_BK)
         self.head_metrics.update(judgment.margins_BK, judgment.log_weights_BK, log_posterior_BK, pairs.label_N("group"))
         for name, metrics in self.category_metrics.items():
             metrics.update(judgment.margins_BK, judgment.log_weights_BK, pairs.label_N(name))
         self.rater_metrics.update(log_prob_B, pairs.label_N("pair_id"), pairs.first_wins_N)
         if self.references:
-            self.excess_metrics.update(log_prob_B, pairs.reference_log_probs_NF)
+            self.excess_metrics.update(log_prob_B, pairs.reference_log_probs_NF, pairs)
         if self.baseline_metrics is not None:
             self.baseline_metrics.update(log_prob_B, pairs)
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from micro_lit import adaptation, objectives
 from micro_lit.errors import UserError
-from micro_lit.metrics import PreferenceMetrics
 from micro_lit.models.heads import PrototypeHeads
 from micro_lit.models.mixture import Judgment, MixtureBT
 from micro_lit.objectives import LOG_NEVER
@@ -33,6 +32,7 @@ class PeopleBT(MixtureBT):
     any, or one whom the data do not name, has the code 0: the prior.
     """
 
+    knows = frozenset({"user"})
     by_user = True
     rows_at_once = 4096  # in `learn`; where there is a Trainer, as many as it tests at once
 
@@ -42,7 +42,7 @@ class PeopleBT(MixtureBT):
         self.register_buffer("codes_UC", torch.zeros(self.num_users, self.code_width), persistent=False)
         self.register_buffer("seen_U", torch.zeros(self.num_users, dtype=torch.bool), persistent=False)
         self.names["user"] = ["seen", "unseen"]
-        self.test_breakdowns["user"] = PreferenceMetrics(2)
+        self.measure()
 
     @property
     def code_width(self) -> int:
@@ -99,6 +99,7 @@ class TiedMixture(PeopleBT):
         at 0 a user has the one head that loses least, π has no say and the gate learns nothing: see `MaxMinEM`.
     """
 
+    weighs_heads = True
     own_link: objectives.Link = "probability"
 
     def __init__(

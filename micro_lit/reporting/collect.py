@@ -29,6 +29,11 @@ class FinishedRun:
     chosen: Mapping[str, Any]
     labels: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def valid(self) -> bool:
+        """Whether nothing speaks against its results; of an older version nothing does."""
+        return self.results.get("valid", True)
+
     def setting(self, name: str) -> Any:
         """A setting in words: the option for a group, the value in config.yaml for a key; None for neither."""
         if name in self.labels:
@@ -94,12 +99,12 @@ def split_by_number(runs: Sequence[FinishedRun], name: str) -> dict[float, list[
 
 
 def values_of(runs: Sequence[FinishedRun], path: str) -> list[float]:
-    """The quantity at a dotted path of results.json, of the runs that measured it."""
-    return [facts["value"] for run in runs if (facts := look_up(run.results, path))]
+    """The quantity at a dotted path of results.json, of the runs that measured it and can be believed."""
+    return [facts["value"] for run in runs if run.valid and (facts := look_up(run.results, path))]
 
 
-def look_up(results: Mapping[str, Any], path: str) -> dict[str, float] | None:
-    """The quantity at a dotted path of results.json, as {value, maybe se and n}; None when it was not measured."""
+def look_up(results: Mapping[str, Any], path: str) -> dict[str, Any] | None:
+    """The quantity at a dotted path of results.json, with those of `QUANTITY` it has; None when it was not measured."""
     found: Any = results
     for part in path.split("."):
         if not isinstance(found, Mapping) or part not in found:

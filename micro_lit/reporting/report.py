@@ -38,10 +38,12 @@ def write(
     metrics = tables.measured(runs, spec["metrics"])
     if not metrics:
         raise UserError(f"report.metrics={spec['metrics']}: no run has measured any of these")
-    save_figure = _figure(runs, spec)
+    believed = [run for run in runs if run.valid]
+    save_figure = _figure(believed, spec) if believed else lambda folder: []
     summary = tables.summary(runs, metrics)
     shown = tables.shown(summary, metrics)
-    notes = [CAPTION, *filter(None, [tables.floors_line(runs, FLOORS)]), *_slope_lines(runs, spec)]
+    lines = [tables.interval_line(runs, metrics), tables.floors_line(runs, FLOORS)]
+    notes = [CAPTION, *filter(None, lines), *_slope_lines(runs, spec), *tables.invalid_lines(runs)]
     notes += [f"No run has measured {path}." for path in spec["metrics"] or () if path not in metrics]
     texts = {
         "table.md": "\n".join([tables.markdown(shown), *(f"{note}\n" for note in [*notes, *left_out])]),
@@ -60,7 +62,7 @@ def write(
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for line in left_out:
         console.print(line)
-    if not pictures:
+    if not pictures and believed:
         console.print("no figure: matplotlib is not installed (pip install 'micro-lit[report]')")
     console.print(f"wrote {folder}/: {', '.join(sorted([*texts, *(path.name for path in pictures)]))}")
     if settings is not None and settings.get("logger"):

@@ -57,15 +57,19 @@ BASELINES = {
 REQUIRED = ("seed", "seconds", "test", "floors", "excess", "excess_risk", "raters")
 FINITE = frozenset({"validation", "test", "test_by", "baselines", "floors", "excess", "excess_risk", "raters"})
 MEASURED = FINITE | {"data", "heads", "code"}
-QUANTITY = ("value", "se", "n")
+UNITS = ("users", "pairs", "prompts", "rows")
+# With fewer, intervals are rough; `python -m benchmarks coverage` says how rough.
+FEW_UNITS = 20
+QUANTITY = ("value", "se", "n", "se_units", "units", "n_units", "low", "high")
 
 
 def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any], seconds: float) -> dict[str, Any]:
     """One run's results as plain JSON types.
 
-    measured: `MixtureBT.test_results()`, and `checkpoint`: the file in the run folder whose weights were tested, or
-    None, and `validation`: the score they were chosen by (the NLL, unless a callback monitors another), by which
-    settings may be chosen too.
+    measured: `MixtureBT.test_results()`, `knows`: what the model was told of a row beyond prompt and responses,
+    `metrics`: unit and direction of each, `checkpoint`: the file in the run folder whose weights were tested, or None,
+    and `validation`: the score they were chosen by (the NLL, unless a callback monitors another), by which settings may
+    be chosen too.
 
     `baselines` holds the accuracy of each of `micro_lit.baselines` that applies, and the model's distance from it.
     `data.overlap` counts what training knows of the test rows, see `micro_lit.data.leaks.overlap`.
@@ -73,9 +77,17 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
     rows) and `excess_risk` (expected loss above the floor that applies, the label integrated out). `raters` holds the
     model's scores beside the floor of the raters themselves, when several judged a pair, `code` what a model that
     gives users codes says of these. Losses are in nats; `se` is a standard error over rows, of `raters` over pairs.
+    Of the others `se_units` is one over what is independent, of which there are `n_units`, named by `units` (users,
+    pairs, prompts or rows), and `low` and `high` are the 95 % interval over these. `metrics` names unit and direction
+    of each metric. Results that cannot be true are not `valid`, and `invalid_because` says why.
     """
     floors = data.population.floors if data.population is not None else {}
+    from micro_lit.metrics.validity import why_impossible  # it takes seconds to import
+
+    reason = why_impossible(measured, measured["knows"])
     return {
+        "valid": reason is None,
+        **({} if reason is None else {"invalid_because": reason}),
         "experiment": settings["name"],
         "model": measured["model"],
         "num_heads": len(measured["heads"]["mean_weight"]),
@@ -97,6 +109,7 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
         },
         "checkpoint": measured["checkpoint"],
         "validation": measured["validation"],
+        "metrics": measured["metrics"],
         "test": measured["test"],
         "test_by": measured["test_by"],
         "baselines": measured.get("baselines", {}),
@@ -171,10 +184,13 @@ def check(results: Any) -> None:
         raise ValueError(f"holds {results!r:.20}, which is no mapping")
     if missing := [key for key in REQUIRED if key not in results]:
         raise ValueError(f"{', '.join(missing)} missing")
+    valid = results.get("valid", True)
+    if not isinstance(valid, bool) or not (valid or isinstance(results.get("invalid_because"), str)):
+        raise ValueError("valid is neither true nor false with a reason in invalid_because")
     for part in sorted(MEASURED & results.keys()):
         if not isinstance(results[part], Mapping):
             raise ValueError(f"{part} is {results[part]!r:.20}, which is no mapping")
-        _check_numbers(results[part], part, part in FINITE)
+        _check_numbers(results[part], part, valid and part in FINITE)
     if type(results["seed"]) is not int:
         raise ValueError(f"seed is {results['seed']!r:.20}, which is no whole number")
     _check_numbers(results["seconds"], "seconds", finite=True)
@@ -209,9 +225,12 @@ def _check_numbers(node: Any, name: str, finite: bool) -> None:
     """Raises `ValueError` for a leaf that is no number; lists are for nobody to compute with."""
     if isinstance(node, Mapping):
         for key, child in node.items():
-            if isinstance(child, Mapping) and key in ("value", "se", "n"):
+            if isinstance(child, Mapping) and key in QUANTITY:
                 raise ValueError(f"{name}.{key} is {child!r:.20}, which is no number")
-            if name != "excess_risk" or key != "over":
+            if key == "units" and "value" in node:
+                if child not in UNITS:
+                    raise ValueError(f"{name}.units is {child!r:.20}, which is none of {', '.join(UNITS)}")
+            elif name != "excess_risk" or key != "over":
                 _check_numbers(child, f"{name}.{key}", finite or "value" in node)
     elif isinstance(node, list) and not finite:
         return

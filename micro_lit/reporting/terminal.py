@@ -1,7 +1,7 @@
 """What a run prints: the data it found, and tables that say where the model stands."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from rich.table import Table
 from micro_lit.data.mapping import meanings
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.floors.raters import RaterFloors
-from micro_lit.reporting.results import BASELINES, FLOORS, RATER_FLOORS
+from micro_lit.reporting.results import BASELINES, FEW_UNITS, FLOORS, RATER_FLOORS
 
 Z = 1.96
+USUAL = {"nll": "NLL", "accuracy": "accuracy", "brier": "Brier", "ece": "ECE"}
 KEPT = ("results.json", "metrics.csv", "metrics.jsonl", "tensorboard", "config.yaml", "checkpoints")
 # What training knows of test rows, as `micro_lit.data.leaks.overlap` counts it.
 KNOWN = {
@@ -88,8 +89,10 @@ def show_results(results: Mapping[str, Any], folder: Path, brief: bool = False) 
         nll = results["test"]["nll"]
         line = f"{folder.name}: test NLL {nll['value']:.4f}{_interval(nll, 4)}, {results['seconds']:.0f} s"
         console.print(line, markup=False, soft_wrap=True)
+        _show_invalid(console, results)
         return
     console.print()
+    _show_invalid(console, results)
     if results["floors"]:
         console.print(ladder(results), "")
     console.print(scores(results), "")
@@ -111,6 +114,12 @@ def show_results(results: Mapping[str, Any], folder: Path, brief: bool = False) 
         console.print(f"next: the same command with model={'mixture' if single else 'single_bt'}, to compare")
 
 
+def _show_invalid(console: Console, results: Mapping[str, Any]) -> None:
+    if not results.get("valid", True):
+        words = f"INVALID: {results['invalid_because']} These numbers cannot be true; rankings leave them out."
+        console.print(words, style="bold red", markup=False, soft_wrap=True)
+
+
 def ladder(results: Mapping[str, Any]) -> Table:
     """The model's test NLL among the floors of its population, best first."""
     test = results["test"]["nll"]
@@ -118,7 +127,7 @@ def ladder(results: Mapping[str, Any]) -> Table:
         (results["floors"][key]["value"], label, "", _distance(results["excess"][key])) for key, label in FLOORS.items()
     ]
     coin = math.log(2.0)
-    rows.append((coin, "a coin", "", _distance({"value": test["value"] - coin, "se": test["se"]})))
+    rows.append((coin, "a coin", "", _distance({**test, "value": test["value"] - coin})))
     rows.append((test["value"], "[bold]this model[/bold]", _interval(test, 4), ""))
     recovery = results["heads"].get("recovery")
     if recovery and results["num_heads"] > 1:
@@ -130,6 +139,7 @@ def ladder(results: Mapping[str, Any]) -> Table:
     table.caption = (
         "NLL in nats, with 95 % intervals. A distance compares, on the same test rows, the model with the predictor "
         "that reaches the floor. The ORACLE knows groups and test labels."
+        f"{_units_note(test)}"
     )
     table.add_column("")
     table.add_column("test NLL", justify="right")
@@ -142,32 +152,36 @@ def ladder(results: Mapping[str, Any]) -> Table:
 def scores(results: Mapping[str, Any]) -> Table:
     """NLL, accuracy, Brier score and calibration error of all test rows, then of each breakdown with few values."""
     table = Table(title=f"Test scores of {_title(results)}", title_justify="left", caption_justify="left")
-    table.caption = "± is a 95 % interval that takes rows as independent"
+    table.caption = f"± and brackets: 95 % intervals.{_units_note(results['test']['nll'])}"
     table.add_column("rows")
     table.add_column("n", justify="right")
-    for column in ("NLL", "accuracy", "Brier", "ECE"):
+    own = [name for name in results["test"] if name not in USUAL]
+    for column in (*USUAL.values(), *own):
         table.add_column(column, justify="right")
-    _add_scores(table, "all", results["test"])
+    for name in own:
+        facts = results["metrics"][name]
+        unit = f", in {facts['unit']}" if facts["unit"] else ""
+        table.caption += f" {name}{unit}: {facts['better']} is better."
+    _add_scores(table, "all", results["test"], own)
     baselines = results.get("baselines", {})
     for name, cell in baselines.items():
-        accuracy = f"{cell['value']:.3f}{_interval(cell, 3)}"
-        table.add_row(BASELINES[name][0], f"{cell['n']:,}", "", accuracy, "", "")
+        table.add_row(BASELINES[name][0], f"{cell['n']:,}", "", _share(cell), "", "", *[""] * len(own))
     for column, cells in results["test_by"].items():
         if 1 < len(cells) <= MAX_CELLS:
             table.add_section()
             for name, cell in cells.items():
-                _add_scores(table, f"{column} {name}", cell)
+                _add_scores(table, f"{column} {name}", cell, own)
     hidden = [f"{column} ({len(cells)})" for column, cells in results["test_by"].items() if len(cells) > MAX_CELLS]
     if hidden:
-        table.caption += f"; only in results.json, too many values to print: {', '.join(hidden)}"
+        table.caption += f" Only in results.json, too many values to print: {', '.join(hidden)}."
     if (rows := results["test"]["nll"]["n"]) < MIN_ROWS:
         table.caption = (
             f"{rows} test rows, fewer than {MIN_ROWS}: these numbers say nothing about the model. {table.caption}"
         )
     if "majority" in baselines:
         table.caption += (
-            f". majority: what most training raters of the same pair chose, known for "
-            f"{baselines['majority']['known']:.0%} of the rows; a coin on the others"
+            f" majority: what most training raters of the same pair chose, known for "
+            f"{baselines['majority']['known']:.0%} of the rows; a coin on the others."
         )
     return table
 
@@ -179,7 +193,7 @@ def unbeaten(results: Mapping[str, Any]) -> str | None:
         return None
     name = min(found, key=lambda each: found[each]["difference"]["value"])
     difference = found[name]["difference"]
-    if difference["value"] > Z * difference["se"]:
+    if difference["value"] > _reach(difference):
         return None
     words = "a coin" if found[name].get("known") == 0 else f"'{BASELINES[name][1]}'"
     rows = "" if difference["n"] == results["test"]["nll"]["n"] else f" on the {difference['n']:,} rows that tell"
@@ -211,14 +225,22 @@ def against_raters(results: Mapping[str, Any]) -> Table:
     return table
 
 
-def _add_scores(table: Table, name: str, cell: Mapping[str, Any]) -> None:
-    certain = (f"{cell[metric]['value']:.3f}{_interval(cell[metric], 3)}" for metric in ("nll", "accuracy"))
+def _add_scores(table: Table, name: str, cell: Mapping[str, Any], own: Sequence[str]) -> None:
+    nll = cell["nll"]
     table.add_row(
         escape(name),
-        f"{cell['nll']['n']:,}",
-        *certain,
+        f"{nll['n']:,}",
+        f"{nll['value']:.3f}{_interval(nll, 3)}",
+        _share(cell["accuracy"]),
         *(f"{cell[metric]['value']:.3f}" for metric in ("brier", "ece")),
+        *(_scored(cell[metric], nll["n"]) if metric in cell else "" for metric in own),
     )
+
+
+def _scored(facts: Mapping[str, Any], rows: int) -> str:
+    """The mean of a metric, its interval, and on how many rows where it does not score all."""
+    of = "" if facts["n"] == rows else f" (n {facts['n']:,})"
+    return f"{facts['value']:.3f}{_interval(facts, 3)}{of}"
 
 
 def heads(results: Mapping[str, Any]) -> Table:
@@ -284,12 +306,36 @@ def _title(results: Mapping[str, Any]) -> str:
     return escape(f"{results['experiment']} ({results['model']}, K = {results['num_heads']})")
 
 
-def _interval(facts: Mapping[str, float], digits: int) -> str:
-    return f" ± {Z * facts['se']:.{digits}f}"
+def _reach(facts: Mapping[str, Any]) -> float:
+    """Half the width of the 95 % interval; results of an older version know one over rows alone."""
+    return (facts["high"] - facts["low"]) / 2 if "low" in facts else Z * facts["se"]
 
 
-def _distance(facts: Mapping[str, float]) -> str:
-    return f"{facts['value']:+.4f} ± {Z * facts['se']:.4f}"
+def _interval(facts: Mapping[str, Any], digits: int) -> str:
+    return f" ± {_reach(facts):.{digits}f}"
+
+
+def _share(facts: Mapping[str, Any]) -> str:
+    """A proportion with the ends of its interval, which is not symmetric."""
+    if "low" not in facts:
+        return f"{facts['value']:.3f}{_interval(facts, 3)}"
+    low, high = (f"{facts[end]:.3f}".removeprefix("0") for end in ("low", "high"))
+    return f"{facts['value']:.3f} [{low} {high}]"
+
+
+def _distance(facts: Mapping[str, Any]) -> str:
+    return f"{facts['value']:+.4f}{_interval(facts, 4)}"
+
+
+def _units_note(facts: Mapping[str, Any]) -> str:
+    """What intervals take as independent, and a warning where that is little."""
+    if "units" not in facts:
+        return " They take rows as independent."
+    number, name = facts["n_units"], facts["units"]
+    if number == 1:
+        return f" A single unit ({name}): they take rows as independent, which these are not."
+    few = f" Fewer than {FEW_UNITS} {name}: too few for intervals to be exact." if number < FEW_UNITS else ""
+    return f" They take the {number:,} {name} as independent.{few}"
 
 
 GAPS = {

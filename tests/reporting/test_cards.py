@@ -96,9 +96,9 @@ def test_accuracies_and_correlations_are_those_of_the_other_reports():
         assert head["margin_correlation"] == pytest.approx(expected[number])
         for cells, codes in (([head["accuracy"]], None), (head["accuracy_by"].values(), attribute_N)):
             metrics = PreferenceMetrics(len(cells))
-            metrics.update(torch.nn.functional.logsigmoid(margins_NK[:, number]), codes)
+            metrics.update(torch.nn.functional.logsigmoid(margins_NK[:, number]), cell_B=codes)
             for cell, scores in zip(cells, metrics.compute(), strict=True):
-                assert cell == pytest.approx(scores["accuracy"])
+                assert cell == pytest.approx({key: scores["accuracy"][key] for key in cell})
 
 
 def test_a_tie_counts_one_half():

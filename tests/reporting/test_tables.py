@@ -34,7 +34,9 @@ def test_mean_sd_and_n_are_those_by_hand(runs):
     assert (first["model.num_heads"], first["n"]) == (1, 3)
     assert first["test.nll.mean"] == pytest.approx(2 / 3, rel=1e-12)
     assert first["test.nll.sd"] == pytest.approx((13 / 300) ** 0.5, rel=1e-12)
-    assert second == {"model.num_heads": 8, "n": 1, "test.nll.mean": 0.4, "test.nll.sd": None}
+    assert {key: value for key, value in second.items() if not key.endswith((".low", ".high"))} == {
+        "model.num_heads": 8, "n": 1, "invalid": 0, "test.nll.mean": 0.4, "test.nll.sd": None,
+    }  # fmt: skip
 
 
 def test_a_single_run_has_no_spread(runs):
@@ -173,3 +175,27 @@ def test_what_has_no_logarithm_or_was_not_measured_is_in_no_slope(tmp_path):
     assert tables.slopes(runs, "angle", "test.nll") == pytest.approx([1.0], rel=1e-9)
     assert tables.slopes(runs, "angle", "test.brier") == []
     assert tables.slopes(runs[:1], "angle", "test.nll") == []
+
+
+def test_a_single_run_shows_its_interval_and_what_it_rests_on(tmp_path):
+    nll = {"value": 0.5, "se": 0.01, "n": 400, "se_units": 0.03, "units": "users", "low": 0.44, "high": 0.56}
+    write_run(tmp_path / "few", settings={"lr": 1}, test={"nll": {**nll, "n_units": 12}})
+    write_run(tmp_path / "many", settings={"lr": 2}, test={"nll": {**nll, "n_units": 400}})
+    runs = collect([str(tmp_path)])
+    assert cells(runs, "test.nll")["NLL"].tolist() == ["0.5000 [0.4400, 0.5600]"] * 2
+    assert "12 users are fewer than 20" in tables.interval_line(runs, ["test.nll"])
+    assert "fewer" not in tables.interval_line(runs[1:], ["test.nll"])
+    row = tables.per_run(runs, ["test.nll"]).to_dict("records")[0]
+    assert (row["test.nll.se"], row["test.nll.se_units"], row["test.nll.n_units"]) == (0.01, 0.03, 12)
+
+
+def test_runs_that_cannot_be_true_enter_no_mean(tmp_path):
+    because = {"valid": False, "invalid_because": "test.nll is below 0."}
+    for seed, (value, more) in enumerate(((0.5, {}), (0.7, {}), (-0.3, because))):
+        write_run(tmp_path / f"run{seed}", seed=seed, settings={"lr": 1}, test={"nll": {"value": value}}, **more)
+    runs = collect([str(tmp_path)])
+    assert cells(runs, "test.nll").to_numpy().tolist() == [["2 (+ 1 INVALID)", "0.6000 ± 0.1414"]]
+    [line] = tables.invalid_lines(runs)
+    assert line.startswith("INVALID, left out: ")
+    assert "run2: test.nll is below 0." in line
+    assert tables.per_run(runs, ["test.nll"])["valid"].tolist() == [True, True, False]

@@ -220,3 +220,33 @@ def test_names_of_the_users_sets_are_no_markup_either(capsys, settings):
     assert "[/b]: 12 rows read, 1 bad rows dropped" in printed
     assert "dropped a.jsonl, row 1: [red] is wrong" in printed
     assert "'a [/text]'" in printed
+
+
+def clustered(value: float, low: float, high: float, units: str = "users", n_units: int = 40) -> dict:
+    return {**facts(value), "se_units": 0.03, "units": units, "n_units": n_units, "low": low, "high": high}
+
+
+def test_intervals_are_over_units_and_few_of_these_are_said():
+    test = {**made()["test"], "nll": clustered(0.5, 0.44, 0.56), "accuracy": clustered(0.75, 0.68, 0.81)}
+    table = terminal.scores(made(test=test))
+    assert rows_of(table)["all"][1:3] == ["0.500 ± 0.060", "0.750 [.680 .810]"]
+    assert "40 users as independent" in " ".join(text_of(table).split())
+    few = terminal.scores(made(test={**test, "nll": clustered(0.5, 0.44, 0.56, n_units=7)}))
+    assert "Fewer than 20 users: too few for intervals to be exact" in " ".join(text_of(few).split())
+    alone = {**facts(0.5), "units": "users", "n_units": 1}
+    assert "A single unit" in " ".join(text_of(terminal.scores(made(test={**test, "nll": alone}))).split())
+    old = " ".join(text_of(terminal.scores(made())).split())
+    assert "rows as independent" in old
+
+
+def test_a_model_beats_a_baseline_by_the_interval_over_units():
+    """By the rows the difference is ten standard errors, by the users not one."""
+    longer = {**facts(0.65), "difference": clustered(0.1, -0.05, 0.25)}
+    assert "does not beat" in terminal.unbeaten(made(baselines={"longer": longer}))
+    sure = {**facts(0.65), "difference": clustered(0.1, 0.05, 0.15)}
+    assert terminal.unbeaten(made(baselines={"longer": sure})) is None
+
+
+def test_what_cannot_be_true_is_shown_first(tmp_path, capsys):
+    terminal.show_results(made(valid=False, invalid_because="test.nll is below 0."), tmp_path)
+    assert capsys.readouterr().out.split("\n")[1].startswith("INVALID: test.nll is below 0.")

@@ -1,0 +1,253 @@
+"""Attributes as subjects: what systems know of them from nothing, from a criterion, and from some labels.
+
+Dimension letters: R draws, N test rows, K heads, A attributes, U attributes in all draws, L labels.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from micro_lit import adaptation
+from micro_lit.compare.bench import Bench, Row
+from micro_lit.compare.candidates import Candidate
+from micro_lit.compare.router import ROUTER, SHUFFLED, Router, mean_weights
+from micro_lit.compare.subjects import Subjects, draw_attributes
+from micro_lit.compare.systems import (
+    OWN_WEIGHTS,
+    TOLD,
+    AsTrained,
+    BestHead,
+    Reweighted,
+    System,
+    is_oracle,
+    judge,
+    of_candidate,
+)
+from micro_lit.config import Settings, build
+from micro_lit.data.pairs import PreferenceData
+from micro_lit.errors import UserError
+from micro_lit.reporting.explanations import explain
+from micro_lit.reporting.texts import PairTexts, in_words
+
+Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+NOTHING_TO_ADAPT = "nothing to adapt"
+
+# What the systems of a table are told.
+ALLOWED = {"none": set(), "criterion": {"criterion"}, "labels": set()}
+
+
+class Attributes:
+    """Three tables, curves over the number of labels, and checks that nothing flatters.
+
+    Args:
+        told: the data of the candidates, with criteria given or shuffled.
+    """
+
+    def __init__(
+        self, candidates: Mapping[str, Candidate], told: Callable[[str], PreferenceData], settings: Settings
+    ) -> None:
+        self.candidates, self.settings = candidates, settings
+        own = settings["subjects"]["attribute"]
+        self.budget, self.budgets = own["budget"], own["labels"]
+        asked = settings["elicitation"]["labels"] if settings["elicited"] else 0
+        self.data = next(iter(candidates.values())).data
+        self.subjects = draw_attributes(
+            self.data, own["labels_from"], max(self.budget, asked, *self.budgets), settings["draws"], settings["seed"]
+        )
+        self.names = [self.data.names["attribute"][code] for code in self.subjects.code_U]
+        self.bench = Bench(self.subjects, self.data, settings, by_subject=False)
+        methods = {name: build(node) for name, node in own["adaptation"].items()}
+        self.own = {
+            name: AsTrained(candidate, TOLD if "attribute" in candidate.model.knows else OWN_WEIGHTS)
+            for name, candidate in candidates.items()
+        }
+        self.adapted = {
+            name: of_candidate(candidate, methods, keeps_gate=False) for name, candidate in candidates.items()
+        }
+        self.baseline = self.bench.reduced(self.bench.log_prob(self.own[settings["baseline"]]))
+
+        @functools.cache
+        def router(name: str, criteria: str) -> Router:
+            method = ROUTER if criteria == "given" else SHUFFLED
+            return Router(candidates[name], told(criteria), self.subjects, settings, method)
+
+        self.router = router
+
+    def results(self) -> dict[str, Any]:
+        """`tables` holds `none` (no side information), `criterion` (its text and `budget` labels of each attribute, of
+        which a router is made) and `labels` (`budget` labels of the subject alone), `curves` and `elicitation` the same
+        over the number of labels. `attributes` says how many rows of each are judged.
+        """
+        return {
+            "budget": self.budget,
+            "budgets": self.budgets,
+            "budget_from": self.settings["subjects"]["attribute"]["labels_from"],
+            "attributes": dict(zip(self.names, self.bench.averages.counts_A().tolist(), strict=True)),
+            "tables": {
+                "none": [self.row("none", system, 0) for system in self.own.values()],
+                "criterion": [
+                    self.row("criterion", self.router(name, criteria), self.budget, check=criteria == "shuffled")
+                    for name in self.settings["routed"]
+                    for criteria in ("given", "shuffled")
+                ],
+                "labels": self.with_labels(),
+            },
+            "curves": self.curves(),
+            "elicitation": self.elicitation(),
+        }
+
+    def with_labels(self) -> list[Row]:
+        """Every candidate with every method, and with the head that is best on the test rows."""
+        rows = []
+        for name, candidate in self.candidates.items():
+            for system in self.adapted[name]:
+                if not system.learns:
+                    system.method = NOTHING_TO_ADAPT
+                    rows.append(self.row("labels", system, 0))
+                else:
+                    share = self.bench.turned(system, self.budget)
+                    rows.append(self.row("labels", system, self.budget, turned=share))
+            if candidate.num_heads > 1 and not candidate.model.by_user:
+                rows.append(self.row("labels", BestHead(candidate, self.subjects), 0))
+        return rows
+
+    def curves(self) -> list[Row]:
+        """Every method of table (c), and every router, over the number of labels."""
+        learning = [
+            system
+            for name, systems in self.adapted.items()
+            for system in systems
+            if system.learns and not is_oracle(self.own[name], ALLOWED["none"])
+        ]
+        return [
+            self.curve(system, self.budgets, (self.bench.log_prob(system, size) for size in self.budgets))
+            for system in [*learning, *(self.router(name, "given") for name in self.settings["routed"])]
+        ]
+
+    def elicitation(self) -> list[Row]:
+        """Posterior weights over the number of labels, for each way to choose which label to ask for."""
+        curves = []
+        for name in self.settings["elicited"]:
+            strategies = {key: build(node) for key, node in self.settings["elicitation"]["strategies"].items()}
+            generator = np.random.default_rng(self.settings["seed"])
+            strategies["at random"] = functools.partial(adaptation.at_random, generator=generator)
+            pool, labels = (self.settings["elicitation"][key] for key in ("pool", "labels"))
+            candidate = self.candidates[name]
+            system = Reweighted(name, "", candidate.margins_NK, candidate.prior_K, candidate.link, adaptation.posterior)
+            for strategy, weights_TUK in asked(system, self.subjects, strategies, pool, labels).items():
+                system.method = strategy
+                judged = (
+                    judge(system, self.subjects, torch.from_numpy(weights_UK), self.bench.batch_size)
+                    for weights_UK in weights_TUK
+                )
+                curves.append(self.curve(system, range(labels + 1), judged))
+        return curves
+
+    def row(self, table: str, system: System, size: int, **facts: Any) -> Row:
+        """One system in a table: scores with intervals, of each attribute too, and its distance from the baseline."""
+        log_prob_RN = self.bench.log_prob(system, size)
+        self.bench.keep(table, system, size, log_prob_RN, self.names)
+        row = {
+            "candidate": system.candidate,
+            "method": system.method,
+            "heads": system.heads,
+            "oracle": is_oracle(system, ALLOWED[table]),
+            **facts,
+        }
+        found = self.bench.reduced(log_prob_RN)
+        for score in self.bench.shown:
+            means = self.bench.summary(score, found[score])
+            row[score] = means.pop("mean")
+            row[f"{score}_by"] = dict(zip(self.names, means.values(), strict=True))
+            row[f"{score}_difference"] = self.bench.mean(score, found[score], self.baseline[score])
+        if reason := self.bench.why_impossible(system, size, log_prob_RN):
+            row |= {"valid": False, "invalid_because": reason}
+        return row
+
+    def curve(self, system: System, labels: Iterable[int], judged: Iterable[Array]) -> Row:
+        found = [self.bench.reduced(log_prob_RN) for log_prob_RN in judged]
+        points = {score: [self.bench.mean(score, each[score]) for each in found] for score in self.bench.shown}
+        return {"candidate": system.candidate, "method": system.method, "labels": list(labels), **points}
+
+    def card(self, name: str) -> tuple[dict[str, Any], list[PairTexts] | None]:
+        """Of a candidate's heads: what `micro_lit.reporting.cards.facts` takes in, and the texts of the test rows."""
+        candidate, rows_N, system = self.candidates[name], self.subjects.row_N, self.adapted[name][0]
+        drawn_UK = self.bench.codes(system, self.budget).numpy()
+        weights_AK = {
+            "before": mean_weights(candidate.log_weights_NK[rows_N], self.subjects),
+            f"{system.method}, {self.budget} labels": drawn_UK.reshape(-1, len(self.names), system.heads).mean(axis=0),
+        }
+        if name in self.settings["routed"]:
+            router = self.router(name, "given")
+            codes_U1 = self.bench.codes(router, self.budget)
+            weights_AK[f"router, {self.budget} labels"] = router.mean_weights(codes_U1, self.subjects)
+        known = {
+            "margins_NK": candidate.margins_NK[rows_N],
+            "attribute_N": self.subjects.user_N,
+            "attributes": self.names,
+            "prompt_N": self.subjects.prompt_N,
+            "weights_AK": weights_AK,
+        }
+        return known, self._texts(rows_N)
+
+    def explanation(self, name: str) -> dict[str, Any]:
+        """Of a candidate's heads: which moved for which attribute, and the labels that moved them.
+
+        By the first method and the first draw of `budget` labels; see `micro_lit.reporting.explanations.explain`.
+        """
+        candidate, num_attributes, system = self.candidates[name], len(self.names), self.adapted[name][0]
+        labels = self.bench.labels(self.budget)
+        first_L = labels.user_L < num_attributes
+        row_L = labels.row_L[first_L]
+        return explain(
+            candidate.margins_NK[row_L],
+            labels.user_L[first_L],
+            np.tile(candidate.prior_K, (num_attributes, 1)),
+            self.bench.codes(system, self.budget).numpy()[:num_attributes],
+            self.names,
+            [f"head {head}" for head in range(candidate.num_heads)],
+            row_L,
+            f"{system.method}, {self.budget} labels of each attribute, the first of {self.settings['draws']} draws",
+            self._texts(row_L),
+        )
+
+    def _texts(self, rows_N: Integers) -> list[PairTexts] | None:
+        """Of rows of the data; None when they are vectors."""
+        if self.data.is_vectors:
+            return None
+        texts = self.data.texts
+        return [
+            (in_words(texts[chosen].prompt), texts[chosen].response, texts[rejected].response)
+            for _, chosen, rejected in self.data.pairs.triplets_N3[torch.from_numpy(rows_N)].tolist()
+        ]
+
+
+def asked(
+    system: Reweighted, subjects: Subjects, strategies: Mapping[str, adaptation.Strategy], pool: int, labels: int
+) -> dict[str, Array]:
+    """For each strategy the weights [T, U, K] after 0, 1, ... labels that it asked for.
+
+    pool: how many rows of an attribute's may be asked for in a draw; each draw has its own.
+    """
+    drawn = subjects.labels(pool, every_draw=True)
+    rows_P, place = np.unique(drawn.row_L, return_inverse=True)
+    allowed_UP = np.zeros((drawn.num_users, len(rows_P)), dtype=bool)
+    allowed_UP[drawn.user_L, place] = True
+    start_UK = np.tile(system.prior_K, (drawn.num_users, 1))
+    return {
+        name: adaptation.elicit(system.margins_NK[rows_P], allowed_UP, start_UK, strategy, labels).weights_TUK
+        for name, strategy in strategies.items()
+    }
+
+
+def check(settings: Settings) -> None:
+    """Raises `UserError` where settings of elicitation do not fit each other."""
+    pool, asked = settings["elicitation"]["pool"], settings["elicitation"]["labels"]
+    if settings["elicited"] and pool < asked:
+        raise UserError(f"elicitation.pool={pool} is too small; {asked} labels are asked for: elicitation.labels")

@@ -1,0 +1,144 @@
+"""The bench: systems judged on the rows of some subjects, and scored by the metrics of all reports.
+
+Dimension letters: N test rows, U subjects, R draws, C numbers of a code, S metrics.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from micro_lit.compare.averages import Averages, Point
+from micro_lit.compare.subjects import Subjects
+from micro_lit.compare.systems import System, judge, learned, turned
+from micro_lit.config import Settings, build
+from micro_lit.data.pairs import PreferenceData
+from micro_lit.metrics import units_of, values, with_built_in
+from micro_lit.metrics.validity import why_impossible
+
+Array = NDArray[np.float64]
+Row = dict[str, Any]
+
+SHOWN = ("accuracy", "nll")  # of the built-in metrics; those of one's own follow
+
+
+class Bench:
+    """Judges and scores systems on the test rows of some subjects.
+
+    Args:
+        by_subject: whether the mean is over subjects, which are the units of the intervals too; else it is over the
+            rows of each subject and then over subjects, with units as in `micro_lit.metrics.units_of`.
+
+    Raises `UserError` for a metric that is none.
+    """
+
+    def __init__(self, subjects: Subjects, data: PreferenceData, settings: Settings, by_subject: bool) -> None:
+        self.subjects, self.by_subject, self.draws = subjects, by_subject, settings["draws"]
+        self.batch_size = settings["loader"]["eval_batch_size"]
+        self.metrics = {each.name: each for each in with_built_in([build(x) for x in settings["metrics"].values()])}
+        self.shown = [*SHOWN, *list(self.metrics)[3:]]
+        self.pairs, self.population = data.pairs[torch.from_numpy(subjects.row_N)], data.population
+        if by_subject:
+            self.averages = self.among(subjects.num_users)
+        else:
+            units = units_of(data, self.pairs)
+            keep_RN = np.broadcast_to(subjects.keep_RN, (self.draws, len(subjects.row_N)))
+            self.averages = Averages(subjects.user_N, _codes(units, self.pairs), keep_RN, units.name)
+        self.labels = functools.cache(subjects.labels)  # by the number of labels, and whether every draw counts
+        self.codes = functools.cache(self._learned)
+        self.kept: list[pd.DataFrame] = []
+
+    def among(self, num_users: int) -> Averages:
+        """Averages over some users, each one unit."""
+        keep_RU = np.ones((self.draws, num_users), dtype=bool)
+        return Averages(np.zeros(num_users, dtype=np.int64), np.arange(num_users), keep_RU, "users")
+
+    def _learned(self, system: System, size: int | None, flipped: bool = False) -> torch.Tensor:
+        return learned(system, self.labels(size, system.random), flipped)
+
+    def log_prob(self, system: System, size: int | None = 0, flipped: bool = False) -> Array:
+        """[R, N] after so many labels of each subject; None: after all."""
+        return judge(system, self.subjects, self.codes(system, size if system.learns else 0, flipped), self.batch_size)
+
+    def scores(self, log_prob_RN: Array) -> dict[str, Array]:
+        """[R, N] by each metric, NaN for rows that it does not score."""
+        found = []
+        for log_prob_N in log_prob_RN:
+            values_NS, counts_NS = values(list(self.metrics.values()), torch.from_numpy(log_prob_N), self.pairs)
+            found.append(values_NS.where(counts_NS > 0, torch.nan).numpy())
+        return dict(zip(self.metrics, np.stack(found, axis=-1).transpose(1, 2, 0), strict=True))
+
+    def reduced(self, log_prob_RN: Array) -> dict[str, Array]:
+        """Scores of rows [R, N], or of subjects [R, U] where these are the units."""
+        found = self.scores(log_prob_RN)
+        return {name: self.subjects.mean_by_user(each) for name, each in found.items()} if self.by_subject else found
+
+    def summary(self, score: str, found: Array, baseline: Array | None = None) -> dict[str, Point]:
+        """The mean with its interval, under `mean`, and that of each subject where rows are averaged first."""
+        return self.averages.summary(found, baseline, self.metrics[score].proportion)
+
+    def mean(self, score: str, found: Array, baseline: Array | None = None) -> Point:
+        return self.summary(score, found, baseline)["mean"]
+
+    def turned(self, system: System, size: int | None) -> float | None:
+        """See `systems.turned`: the check with the labels of all subjects flipped."""
+        judged = (self.log_prob(system, each, flipped) for each, flipped in ((0, False), (size, False), (size, True)))
+        return turned(*judged, self.subjects.keep_RN)
+
+    def why_impossible(self, system: System, size: int | None, log_prob_RN: Array) -> str | None:
+        """Why what a system judges cannot be true; None where nothing speaks against it.
+
+        Labels of a subject tell which group it is of, as a criterion does: then F0 is the floor that is open.
+        """
+        found = self.scores(log_prob_RN)
+        results = {"test": {name: self.mean_of_rows(found[name]) for name in SHOWN}, "excess": {}}
+        if self.population is not None:
+            for column, name in enumerate(("oracle", "marginal")):
+                reference_N = self.pairs.reference_log_probs_NF[:, column].double().numpy()
+                results["excess"][name] = self.mean_of_rows(found["nll"], -reference_N[None])
+        told = system.knows | ({"user"} if system.learns and size != 0 else set())
+        return why_impossible(results, told)
+
+    def mean_of_rows(self, values_RN: Array, baseline_RN: Array | None = None) -> Point:
+        """The mean over subjects of rows, as `why_impossible` takes it."""
+        subjects = self.subjects
+        unit_N = subjects.user_N if self.by_subject else self.averages.cell_N // self.averages.shape[1]
+        keep_RN = np.broadcast_to(subjects.keep_RN, (self.draws, len(unit_N)))
+        rows = Averages(np.zeros_like(unit_N), unit_N, keep_RN, "")
+        found = rows.summary(values_RN, baseline_RN)["mean"]
+        return found | {"se": found["se_units"] or 0.0, "se_units": found["se_units"] or 0.0, "n": len(unit_N)}
+
+    def keep(self, part: str, system: System, size: int | None, log_prob_RN: Array, names: Sequence[str]) -> None:
+        """Notes the scores of every subject in every draw for the file of scores. names: of the subjects."""
+        found = {name: self.subjects.mean_by_user(each) for name, each in self.scores(log_prob_RN).items()}
+        num_draws, num_users = found["nll"].shape
+        self.kept.append(
+            pd.DataFrame(
+                {
+                    "part": part,
+                    "candidate": system.candidate,
+                    "method": system.method,
+                    "labels": "all" if size is None else str(size),
+                    "draw": np.repeat(np.arange(num_draws), num_users),
+                    "subject": np.tile(names, num_draws),
+                    **{name: each_RU.ravel() for name, each_RU in found.items()},
+                }
+            )
+        )
+
+
+def _codes(units: Any, pairs: Any) -> NDArray[np.int64]:
+    """A code of each row's unit; rows without one are units of their own."""
+    if not units.size:
+        return np.arange(len(pairs))
+    code_N = units.code(pairs).numpy()
+    return np.where(code_N >= 0, code_N, units.size + np.arange(len(code_N)))
+
+
+def baseline_of(settings: Settings, systems: Sequence[System]) -> System:
+    """The system that all others are compared with."""
+    return next(system for system in systems if system.candidate == settings["baseline"])

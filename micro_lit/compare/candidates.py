@@ -1,0 +1,174 @@
+"""Candidates of the comparison: trained models, and what each says of every row.
+
+Dimension letters: N pairs, K heads.
+"""
+
+import contextlib
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.errors import HydraException
+from numpy.typing import NDArray
+
+from micro_lit import run_folder, runs, threads, train
+from micro_lit.config import Settings, build, compose
+from micro_lit.data.pairs import PreferenceData
+from micro_lit.errors import ImpossibleResult, UserError
+from micro_lit.models import MixtureBT
+from micro_lit.objectives import Link
+from micro_lit.redaction import hidden_in
+from micro_lit.reporting.results import flatten
+from micro_lit.restored import ALONE, Trust
+
+Array = NDArray[np.float64]
+
+JUDGED = ("margins_BK", "log_weights_BK", "dense_log_weights_BK")
+
+
+class Candidate:
+    """A trained model and its judgments of all rows of the data, made when they are first asked for.
+
+    Args:
+        data: what the model reads; for the comparison criteria are hidden in it.
+    """
+
+    def __init__(self, name: str, folder: Path, model: MixtureBT, data: PreferenceData, batch_size: int) -> None:
+        self.name, self.folder, self.model, self.data = name, folder, model, data
+        self.batch_size = batch_size
+
+    @property
+    def link(self) -> Link:
+        return self.model.link
+
+    @property
+    def num_heads(self) -> int:
+        return self.model.num_heads
+
+    @cached_property
+    def _judged(self) -> dict[str, Array]:
+        return judge_rows(self.model, self.data, self.batch_size)
+
+    @property
+    def margins_NK(self) -> Array:
+        """Reward margins of every head."""
+        return self._judged["margins_BK"]
+
+    @property
+    def log_weights_NK(self) -> Array:
+        """Log weights of the model's own gate."""
+        return self._judged["log_weights_BK"]
+
+    @property
+    def dense_log_weights_NK(self) -> Array:
+        """The same before any head is set aside, by a model that does so."""
+        return self._judged["dense_log_weights_BK"]
+
+    @cached_property
+    def prior_K(self) -> Array:
+        """The mean weights over training pairs."""
+        weights_K = np.exp(self.log_weights_NK[self.data.splits["train"].numpy()]).mean(axis=0)
+        return weights_K / weights_K.sum()
+
+
+def train_missing(candidates: Mapping[str, str | Sequence[str]], settings: Settings) -> dict[str, Path]:
+    """The run folder of every candidate: the one named, or that of the run its overrides of `micro_lit.train` describe.
+
+    Such runs lie under `candidates/`, by the comparison's name and seed, and are trained unless they have been; one
+    that was stopped goes on. When the settings or the data of a candidate have changed, it gets another folder.
+    """
+    folders = {}
+    for name, given in candidates.items():
+        if isinstance(given, str):
+            folders[name] = Path(given)
+            continue
+        folder = Path(settings["paths"]["output_dir"]) / "candidates" / settings["name"] / str(settings["seed"]) / name
+        print(f"\n== {name}")
+        run = _compose(name, given, settings, folder)
+        if (folder / run_folder.CONFIG).is_file() and run_folder.differences(folder, run):
+            folder = folder.with_name(f"{name}-{run_folder.fingerprint(run)}")
+            run = _compose(name, given, settings, folder)
+        with contextlib.suppress(ImpossibleResult):  # said by then; the comparison judges for itself
+            train.run(run, brief=True)
+        folders[name] = folder
+    return folders
+
+
+def _compose(name: str, given: Sequence[str], settings: Settings, folder: Path) -> Settings:
+    """Settings of the run that is to make a candidate in a folder."""
+    own = {**settings["paths"], "run_dir": str(folder)}
+    shared = [f"seed={settings['seed']}", f"packages={settings['packages']}", "ckpt_path=last"]
+    try:
+        return compose("train", [*given, *shared, *(f"paths.{key}={_quoted(path)}" for key, path in own.items())])
+    except (HydraException, UserError) as error:
+        raise UserError(f"candidates.{name}={list(given)}: {str(error).splitlines()[0]}") from error
+
+
+def _quoted(text: str) -> str:
+    """A value that an override takes as it is, whatever its characters."""
+    # Hydra reads backslashes as they are, but before a quote.
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
+
+
+def load_data(folders: Mapping[str, Path], criteria: str | None = None, trust: Trust = ALONE) -> PreferenceData:
+    """The pairs that all runs share, with the criteria given, hidden or shuffled; None: as all runs were told them.
+
+    trust: what the settings of the runs may run.
+
+    Raises `UserError` when the runs do not share their pairs: their test rows would not be the same.
+    """
+    [(name, first), *others] = [(name, _rows(folder, criteria, trust)) for name, folder in folders.items()]
+    known = flatten(first)
+    for other, settings in others:
+        found = flatten(settings)
+        if differing := sorted(key for key in known.keys() | found.keys() if known.get(key) != found.get(key)):
+            raise UserError(
+                f"candidates {name} and {other} were not trained on the same data ({', '.join(differing)} differ); "
+                "compare runs of one data set and one seed"
+            )
+    return build(first["data"]).load(first["seed"])
+
+
+def restore_all(folders: Mapping[str, Path], data: PreferenceData, settings: Settings) -> dict[str, Candidate]:
+    """Every run restored. settings: those of the command."""
+    features_dir, batch_size = Path(settings["paths"]["features_dir"]), settings["loader"]["eval_batch_size"]
+    trust = Trust.of(settings)
+    return {
+        name: Candidate(name, folder, runs.restore(folder, data, features_dir, trust), data, batch_size)
+        for name, folder in folders.items()
+    }
+
+
+@torch.no_grad()
+def judge_rows(model: MixtureBT, data: PreferenceData, batch_size: int) -> dict[str, Array]:
+    """Margins and log weights [N, K] of all rows, in float64, by their names in a `Judgment`."""
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in JUDGED}
+    with threads.using(model.backbone):
+        for row_B in torch.arange(len(data.pairs)).split(batch_size):
+            judgment = model(data.pairs[row_B])
+            for name, parts in found.items():
+                parts.append(getattr(judgment, name).double())
+    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+
+
+def _rows(folder: Path, criteria: str | None, trust: Trust) -> Settings:
+    """What makes the rows of a run what they are, with such criteria."""
+    settings = runs.read_settings(folder, trust)
+    if hidden := hidden_in({"data": settings["data"]}):
+        raise UserError(
+            f"{folder}: its data cannot be read again, {', '.join(hidden)} held a secret that config.yaml does not; "
+            "train it on a path or address without one"
+        )
+    data = settings["data"] if criteria is None else _with_criteria(settings["data"], criteria)
+    return {"seed": settings["seed"], "data": data}
+
+
+def _with_criteria(data: Mapping[str, Any], criteria: str) -> dict[str, Any]:
+    """Settings of a set, or of every set of a mixture, with criteria hidden, given or shuffled."""
+    if "sets" in data:
+        return {**data, "sets": {name: _with_criteria(each, criteria) for name, each in data["sets"].items()}}
+    return {**data, "criteria": criteria}

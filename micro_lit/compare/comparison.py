@@ -1,0 +1,82 @@
+"""The comparison from settings to results: candidates are trained where they are missing, then judged."""
+
+import functools
+import time
+from typing import Any
+
+import pandas as pd
+
+from micro_lit.compare import attributes
+from micro_lit.compare.attributes import Attributes
+from micro_lit.compare.candidates import Candidate, load_data, restore_all, train_missing
+from micro_lit.compare.users import Users
+from micro_lit.config import Settings
+from micro_lit.data.pairs import PreferenceData
+from micro_lit.errors import UserError
+from micro_lit.restored import Trust
+from micro_lit.runs import quiet_libraries
+
+ATTRIBUTE, USER = "attribute", "user"
+NONE_NAMED = {
+    ATTRIBUTE: "name no attributes; map a column (+data.columns.attribute=theirs), or for a planted population set "
+    "data.criteria=hidden",
+    USER: "name no users; map a column (+data.columns.user_id=theirs), or for a planted population set "
+    "data.users_per_group",
+}
+COLUMNS = {ATTRIBUTE: "attribute", USER: "user_id"}
+
+
+class Comparison:
+    """The candidates, and the parts of the comparison: of attributes, of users, or of both.
+
+    Making one trains the candidates that are missing. Raises `UserError` for what the user can mend.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        quiet_libraries()
+        self.settings = settings
+        names = settings["candidates"]
+        asked = {settings["baseline"]}.union(*(settings[key] for key in ("routed", "elicited", "cards", "explained")))
+        if missing := asked - set(names):
+            raise UserError(f"{', '.join(sorted(missing))}: not among the candidates, which are {', '.join(names)}")
+        attributes.check(settings)
+        given = {name: each if isinstance(each, str) else [*settings["common"], *each] for name, each in names.items()}
+        self.folders = train_missing(given, settings)
+        self.started = time.perf_counter()
+        self.load = functools.cache(functools.partial(load_data, self.folders, trust=Trust.of(settings)))
+        self.restored = functools.cache(self._restored)
+        kinds = self._kinds()
+        self.attributes = Attributes(self.restored("hidden"), self.load, settings) if ATTRIBUTE in kinds else None
+        self.users = Users(self.restored(None), settings) if USER in kinds else None
+
+    def _restored(self, criteria: str | None) -> dict[str, Candidate]:
+        return restore_all(self.folders, self.load(criteria), self.settings)
+
+    def _kinds(self) -> list[str]:
+        """The kinds of subjects that are asked for and that the data name.
+
+        Raises `UserError` when the data name none of them.
+        """
+        asked = list(self.settings["subjects"])
+        data: PreferenceData = self.load("hidden" if asked == [ATTRIBUTE] else None)
+        named = [kind for kind in asked if data.names[COLUMNS[kind]]]
+        if not named:
+            raise UserError(f"candidates: their data {' and '.join(NONE_NAMED[kind] for kind in asked)}")
+        return named
+
+    def results(self) -> dict[str, Any]:
+        """Everything that is measured, as plain JSON types; see `Attributes.results` and `Users.results`."""
+        parts = [part for part in (self.attributes, self.users) if part is not None]
+        candidates = next(iter(parts)).candidates.values()
+        return {
+            **{name: self.settings[name] for name in ("name", "seed", "baseline", "draws")},
+            "candidates": {each.name: {"run": str(each.folder), "heads": each.num_heads} for each in candidates},
+            **{key: value for part in parts for key, value in part.results().items()},
+            "seconds": round(time.perf_counter() - self.started, 1),
+        }
+
+    def scores(self) -> pd.DataFrame:
+        """The scores of every subject, a row each for every system, number of labels and draw; after `results`."""
+        benches = [self.attributes.bench] if self.attributes else []
+        benches += self.users.benches.values() if self.users else []
+        return pd.concat([frame for bench in benches for frame in bench.kept], ignore_index=True)

@@ -1,0 +1,339 @@
+"""What a comparison leaves behind: all that was measured, tables, every number as CSV, and a figure over labels."""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from micro_lit import track
+from micro_lit.compare import sections
+from micro_lit.compare.sections import NAMES, SCORES, Results, Section
+from micro_lit.config import Settings
+from micro_lit.errors import UserError
+from micro_lit.files import write_text, write_whole
+from micro_lit.redaction import redact
+from micro_lit.reporting import explanations, tables
+from micro_lit.reporting.results import flatten
+
+try:
+    from micro_lit.compare import figure
+    from micro_lit.reporting import cards, figures
+except ImportError:  # the extra report is not installed: all but the pictures comes
+    cards, figure, figures = None, None, None
+
+Heads = tuple[Mapping[str, Any], Sequence[tuple[str, str, str]] | None]
+
+FILE_NAME, SCORES_FILE = "compare.json", "scores.parquet"
+WIDE = 120  # characters
+PARTS = ("value", "low", "high", "sd")
+SYSTEM = ["regime", "candidate", "method", "heads"]
+
+
+def folder_for(settings: Settings) -> Path:
+    """Makes the folder that is written to: `out`, or the run's own. Raises `UserError` when it cannot be made."""
+    with writable(settings) as folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def writable(settings: Settings) -> Iterator[Path]:
+    """The folder, with the setting that names it in the error of whatever cannot be written there."""
+    key, folder = ("out", settings["out"]) if settings["out"] else ("paths.run_dir", settings["paths"]["run_dir"])
+    try:
+        yield Path(folder)
+    except OSError as error:
+        raise UserError(f"{key}={folder}: cannot be written ({error.strerror})") from error
+
+
+def write(
+    results: Results,
+    settings: Settings,
+    scores: pd.DataFrame | None = None,
+    heads: Mapping[str, Heads] | None = None,
+    explained: Mapping[str, Mapping[str, Any]] | None = None,
+    file_name: str = FILE_NAME,
+) -> Path:
+    """Writes and shows what a `Comparison` found; returns the folder: `out`, or the run's own.
+
+    There are then compare.json (all of it), tables.md, systems.csv (a row a system), curves.csv (a row a point),
+    scores.parquet (a row for each system, number of labels, draw and subject) and, where matplotlib is installed,
+    figure.png and figure.svg; a folder `cards` with one for each of `heads`, and `explanations`; the run's own folder
+    has config.yaml. Loggers get tables and pictures.
+
+    Args:
+        scores: `Comparison.scores()`.
+        heads: by candidate what a card of its heads shows: the arguments of `cards.facts`, and texts.
+        explained: by candidate what `explanations.explain` found.
+        file_name: of all that was measured.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder = folder_for(settings)
+    judged = [Path(facts["run"]) for facts in results["candidates"].values()]
+    results = redact(results)
+    parts = sections_of(results, settings)
+    with writable(settings):
+        drawing = draw(results, settings) if figure else None
+        pictures = figures.save(drawing, folder) if drawing else []
+        titled = {name: redact(f"{results['name']}: {name}") for name in results["candidates"]}
+        drawn = {
+            name: cards.write(folder / "cards" / name, cards.facts(**known), titled[name], texts)
+            for name, (known, texts) in (heads or {}).items()
+            if cards
+        }
+        argued = {
+            name: explanations.write(folder / "explanations" / name, found, titled[name])
+            for name, found in (explained or {}).items()
+        }
+        texts = {
+            file_name: json.dumps(results, indent=2) + "\n",
+            "systems.csv": systems(results).to_csv(index=False),
+            "curves.csv": curves(results).to_csv(index=False),
+            "tables.md": markdown(results, parts, with_figure=bool(pictures)),
+        }
+        for name, text in texts.items():
+            write_text(folder / name, text)
+        if scores is not None:
+            frame = redact_frame(scores)
+            write_whole(folder / SCORES_FILE, lambda path: frame.to_parquet(path, index=False))
+        own = Path(settings["paths"]["run_dir"])
+        own.mkdir(parents=True, exist_ok=True)
+        write_text(own / "config.yaml", yaml.safe_dump(redact(settings), sort_keys=False))
+    _show(results, parts)
+    written = [*texts, *([] if scores is None else [SCORES_FILE]), *(path.name for path in pictures)]
+    written += [*(f"cards/{name}" for name in drawn), *(f"explanations/{name}" for name in argued)]
+    _say_what_is_next(results, settings, folder, written)
+    if settings.get("logger"):
+        frames = {each.key: pd.concat([each.fair, each.apart]) for part in parts for each in part.tables}
+        images = {"figure": pictures[0]} if pictures else {}
+        images |= {f"heads/{name}": paths[0] for name, paths in drawn.items()}
+        images |= {f"explanations/{name}": paths[0] for name, paths in argued.items() if cards}
+        used = [track.Artifact("model", path) for path in judged]
+        track.publish(track.RunRecord("compare", results["name"], folder, settings, {}, frames, images, used))
+    return folder
+
+
+def draw(results: Results, settings: Settings) -> Any:
+    """The figure of all parts that were measured; None where nothing was over the number of labels."""
+    return figure.draw(results, _leaders(results, settings), _first_method(settings))
+
+
+def redact_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """The names in a table without secrets."""
+    return frame.assign(**{name: frame[name].map(redact) for name in ("candidate", "subject")})
+
+
+def sections_of(results: Results, settings: Settings) -> list[Section]:
+    """The sections of all parts that were measured."""
+    found = []
+    if "tables" in results:
+        found += sections.of_attributes(results, _leaders(results, settings), _first_method(settings))
+    return found + (sections.of_users(results) if "regimes" in results else [])
+
+
+def systems(results: Results) -> pd.DataFrame:
+    """A row a system, of users at the most labels; columns are the dotted keys of compare.json, attributes last."""
+    rows = [
+        {"table": table, "check": False, "turned": None, **flatten(row)}
+        for table, rows in results.get("tables", {}).items()
+        for row in rows
+    ]
+    frame = pd.DataFrame(rows, dtype=object)
+    first = ["table", "candidate", "method", "heads", "oracle", "check", "turned"] if rows else []
+    scores = sorted((column for column in frame if column not in first), key=lambda column: "_by." in column)
+    points = _points(results)
+    last = points.groupby(SYSTEM, sort=False).tail(1) if len(points) else points
+    return _joined(frame[[*first, *scores]], last)
+
+
+def curves(results: Results) -> pd.DataFrame:
+    """A row a point: of kind `curve`, where labels are drawn at random, or `elicitation`, where they are asked for; of
+    users, by regime."""
+    rows = []
+    for kind, name in (("curve", "curves"), ("elicitation", "elicitation")):
+        for curve in results.get(name) or ():
+            for labels, *points in zip(curve["labels"], *(curve[score] for score in SCORES), strict=True):
+                system = {"kind": kind, "candidate": curve["candidate"], "method": curve["method"], "labels": labels}
+                rows.append(system | flatten(dict(zip(SCORES, points, strict=True))))
+    columns = ["kind", *SYSTEM[1:3], "labels", *(f"{score}.{part}" for score in SCORES for part in PARTS)]
+    drawn = pd.DataFrame(rows, columns=columns if "tables" in results else None, dtype=object)
+    return _joined(drawn, _points(results))
+
+
+def _joined(*frames: pd.DataFrame) -> pd.DataFrame:
+    """Tables one below the other, without columns of those that have none."""
+    return pd.concat([frame for frame in frames if frame.columns.size], ignore_index=True)
+
+
+def _points(results: Results) -> pd.DataFrame:
+    """A row for each system of one kind of users after so many labels."""
+    rows = []
+    for regime, found in results.get("regimes", {}).items():
+        for system in [*found["systems"], *sections.bayes(found)]:
+            measured = {key: points for key, points in system.items() if isinstance(points, list)}
+            for place, (size, given) in enumerate(zip(found["labels"], found["given"], strict=True)):
+                known = {"regime": regime, **{key: system[key] for key in SYSTEM[1:]}}
+                known |= {"labels": sections.size_name(size), "given": given}
+                rows.append(known | flatten({key: points[place] for key, points in measured.items()}))
+    empty = [*SYSTEM, "labels", "given"] if "regimes" in results else None
+    return pd.DataFrame(rows, columns=None if rows else empty, dtype=object)
+
+
+def markdown(results: Results, parts: Sequence[Section], with_figure: bool) -> str:
+    """All sections as a page. with_figure: figure.png lies beside it."""
+    page = [f"# {escaped(results['name'])}", *map(escaped, _facts(results))]
+    if with_figure:
+        page.append("![Accuracy and NLL over the number of labels](figure.png)")
+    for part in parts:
+        page += [f"## {part.title}", part.caption]
+        for table in part.tables:
+            page += [f"{table.heading}:"] if table.heading else []
+            for frame, words in ((table.fair, ""), (table.apart, part.apart)):
+                if len(frame):
+                    page += [words] if words else []
+                    page.append(tables.markdown(escaped_names(frame)).rstrip())
+    words = _words(results) | {"baseline": escaped(results["baseline"])}
+    page += ["## Columns", "\n".join(f"- {name}: {text.format(**words)}" for name, text in _columns(results).items())]
+    if "tables" in results:
+        many = len(results["attributes"]) > sections.MAX_ATTRIBUTES
+        by_attribute = "is in systems.csv" if many else "has a column here, and its interval and NLL are in systems.csv"
+        page.append(f"The accuracy of each attribute {by_attribute}.")
+    return "\n\n".join(page) + "\n"
+
+
+def _columns(results: Results) -> dict[str, str]:
+    """The meaning of columns; where both kinds of tables have one of a name, that of users is named so."""
+    attribute = sections.ATTRIBUTE_COLUMNS if "tables" in results else {}
+    user = sections.USER_COLUMNS if "regimes" in results else {}
+    shared = {f"{name} (users)": text for name, text in user.items() if attribute.get(name, text) != text}
+    return attribute | {name: text for name, text in user.items() if name not in attribute} | shared
+
+
+def _words(results: Results) -> dict[str, str]:
+    """What the meanings of columns speak of."""
+    number, units = sections.units(results) if "tables" in results else (0, "users")
+    return {"baseline": results["baseline"], "units": f"{number:,} {units}"}
+
+
+def invalid(results: Results) -> list[Mapping[str, Any]]:
+    """The systems whose results cannot be true."""
+    rows = [row for rows in results.get("tables", {}).values() for row in rows]
+    rows += [row for found in results.get("regimes", {}).values() for row in found["systems"]]
+    return [row for row in rows if not row.get("valid", True)]
+
+
+def _facts(results: Results) -> list[str]:
+    """What was measured, in some lines."""
+    end = f"Baseline: {results['baseline']}. Seed {results['seed']}. Measured in {results['seconds']:.0f} s."
+    lines = []
+    if "tables" in results:
+        from_test = results["budget_from"] == "test"
+        judged = "test rows judged, on average over draws" if from_test else "test rows judged"
+        source = "test rows, which nobody is judged on in that draw" if from_test else "training rows"
+        counts = ", ".join(f"{name} {count:,}" for name, count in results["attributes"].items())
+        lines = [
+            f"{len(results['attributes'])} attributes ({judged}): {counts}.",
+            f"Budget: {results['budget']} labels of each attribute, drawn {results['draws']} times from the {source}. "
+            f"{end}",
+        ]
+    if "regimes" in results:
+        left_out = [f"{count:,} {name}" for name, count in results["left_out"].items() if count]
+        lines += [
+            f"Labels of each user were drawn {results['draws']} times. {end}",
+            f"Left out: {', '.join(left_out) or 'nobody'}.",
+        ]
+    return lines
+
+
+def _show(results: Results, parts: Sequence[Section]) -> None:
+    """Prints what sections have for a terminal."""
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:  # a file or a pipe has no width of its own
+        console.width = max(console.width, WIDE)
+    console.print("", *_facts(results), "", sep="\n")
+    for part in parts:
+        if not any(table.terminal for table in part.tables):
+            console.print(part.title, part.caption, "", sep="\n")
+        for table in part.tables:
+            if table.terminal is not None:
+                console.print(on_terminal(part.title, *table.terminal), "")
+    named = {column for part in parts for each in part.tables if each.terminal for column in each.terminal[1]}
+    wanted = [name for name in _columns(results) if name in named or name not in sections.ATTRIBUTE_COLUMNS]
+    console.print(*(f"{name}: {_columns(results)[name].format(**_words(results))}" for name in wanted), sep="\n")
+    for row in invalid(results):
+        console.print(f"INVALID: {row['candidate']}, {row['method']}: {row['invalid_because']}", style="bold red")
+    console.print("tables.md has more columns and the NLL after each number of labels, the CSV files every number", "")
+
+
+def on_terminal(title: str, caption: str, fair: pd.DataFrame, apart: pd.DataFrame) -> RichTable:
+    """A table of two blocks with the same columns, what stands apart in the lower one."""
+    table = RichTable(title=title, caption=caption, title_justify="left", caption_justify="left")
+    for column in fair:
+        named = column in NAMES
+        table.add_column(column, justify="left" if named else "right", overflow="fold", no_wrap=column == "model")
+    for block in (fair, apart):
+        table.add_section()
+        for cells in block.to_numpy().tolist():
+            table.add_row(*cells, style="dim" if block is apart else None)
+    return table
+
+
+def _say_what_is_next(results: Results, settings: Settings, folder: Path, written: Sequence[str]) -> None:
+    """Prints what was written, why there is no figure where there is none, and a next step."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if "figure.png" not in written:
+        drawable = any(results.get(key) for key in ("curves", "elicitation", "regimes"))
+        missing = "matplotlib is not installed (pip install 'micro-lit[report]')"
+        console.print(f"no figure: {missing if drawable else 'nothing was measured over the number of labels'}")
+    console.print(f"wrote {folder}/ in {results['seconds']:.0f} s: {', '.join(sorted(written))}")
+    console.print(f"next: {_next_step(results, settings)}")
+
+
+def _next_step(results: Results, settings: Settings) -> str:
+    if "tables" not in results:
+        rows = [row for found in results["regimes"].values() for row in found["systems"]]
+        if not any(row["method"] == "its own" for row in rows):
+            return "the same command with a model of people among the candidates, such as one with model=tied"
+        return "the same command with another seed and out, to see how much of this is luck"
+    leaders = _leaders(results, settings)
+    if not leaders:
+        return "the same command with a mixture among the candidates, to compare"
+    if not results.get("elicitation"):
+        return f"the same command with elicited=[{leaders[0]}], to see which labels are worth asking for"
+    run = results["candidates"][leaders[0]]["run"]
+    return f"python -m micro_lit.personalise run={run} profile=me.json user=me pairs=<your labelled pairs>"
+
+
+def _leaders(results: Results, settings: Settings) -> list[str]:
+    """The candidates that are shown with every method: those routed, or else the first rival with several heads."""
+    if "tables" not in results:
+        return []
+    oracles = {row["candidate"] for row in results["tables"]["none"] if row["oracle"]}
+    several = [name for name, facts in results["candidates"].items() if facts["heads"] > 1 and name not in oracles]
+    rivals = [name for name in several if name != results["baseline"]]
+    return settings["routed"] or (rivals or several)[:1]
+
+
+def _first_method(settings: Settings) -> list[str]:
+    """The method by which candidates are compared where only one is shown; none when there is none."""
+    return list(settings["subjects"].get("attribute", {}).get("adaptation", {}))[:1]
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is; tables escape `|` themselves. An underscore inside a word needs no escape."""
+    return re.sub(r"[\\`*\[\]<>~$&#]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
+
+
+def escaped_names(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table whose columns, models and adaptations are shown as they are named."""
+    names = {column: frame[column].map(escaped) for column in NAMES}
+    return frame.assign(**names).rename(columns=escaped)

@@ -1,0 +1,90 @@
+"""Routers as systems: trained on the labels of all attributes of a draw, they read prompt and criterion.
+
+Dimension letters: N rows, B rows at once, U subjects in all draws, K heads.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from micro_lit import runs, threads
+from micro_lit.compare.candidates import Candidate, judge_rows
+from micro_lit.compare.subjects import Labels, Subjects
+from micro_lit.compare.systems import Array, System
+from micro_lit.config import Settings, build
+from micro_lit.data.datamodule import PreferenceDataModule
+from micro_lit.data.pairs import PreferenceData
+from micro_lit.objectives import preference_log_prob
+from micro_lit.restored import Trust
+
+ROUTER, SHUFFLED = "router", "router, criteria shuffled"
+
+
+class Router(System):
+    """Routers over a candidate's frozen heads, one for each draw.
+
+    Without labels the gate of stage 1 reads the criteria.
+
+    Args:
+        data: with criteria given, or shuffled. subjects: whose test rows are judged.
+    """
+
+    knows = frozenset({"criterion"})
+    random = True
+
+    def __init__(
+        self, candidate: Candidate, data: PreferenceData, subjects: Subjects, settings: Settings, method: str = ROUTER
+    ) -> None:
+        super().__init__(candidate.name, method, candidate.num_heads)
+        self.link, self.data, self.settings = candidate.link, data, settings
+        features_dir = Path(settings["paths"]["features_dir"])
+        self.stage1 = runs.restore(candidate.folder, data, features_dir, Trust.of(settings))
+        self.test_N = torch.from_numpy(subjects.row_N)
+        self.place_of_row = torch.zeros(len(data.pairs), dtype=torch.int64)
+        self.place_of_row[self.test_N] = torch.arange(len(self.test_N))
+        # What the routers that were trained last judge, by the rows of a draw's labels.
+        self.judged: list[tuple[Tensor, Tensor]] = []
+
+    def learn(self, labels: Labels, flipped: bool = False) -> Int64[Tensor, "U 1"]:
+        """Trains the routers. The code of a subject is the number of its router."""
+        assert not flipped, "a router learns from pairs as they are"
+        first = len(self.judged)
+        self.judged += [self._train(labels.of_draw(draw), draw) for draw in range(labels.num_draws)]
+        return first + torch.arange(labels.num_draws).repeat_interleave(labels.num_subjects)[:, None]
+
+    def _train(self, row_L: np.ndarray, draw: int) -> tuple[Tensor, Tensor]:
+        """Margins and log weights [N, K] of the test rows by a router of these labels."""
+        seed = self.settings["seed"] + draw
+        pl.seed_everything(seed, verbose=False)
+        stage1 = self.stage1
+        model = build(self.settings["router"], backbone=stage1.backbone, names=self.data.names, stage1=stage1)
+        if len(row_L):
+            own = dataclasses.replace(self.data, splits={**self.data.splits, "train": torch.from_numpy(row_L)})
+            loader = PreferenceDataModule(own, **self.settings["loader"], seed=seed)
+            with torch.enable_grad(), threads.using(stage1.backbone):
+                build(self.settings["trainer"], logger=False).fit(model, loader)
+        model.eval()
+        test = dataclasses.replace(self.data, pairs=self.data.pairs[self.test_N])
+        found = judge_rows(model, test, self.settings["loader"]["eval_batch_size"])
+        return torch.from_numpy(found["margins_BK"]), torch.from_numpy(found["log_weights_BK"])
+
+    def log_prob(self, row_B: Int64[Tensor, " B"], codes_BC: Int64[Tensor, "B 1"]) -> Float[Tensor, " B"]:
+        [number] = codes_BC.unique().tolist()
+        margins_BK, log_weights_BK = (each_NK[self.place_of_row[row_B]] for each_NK in self.judged[int(number)])
+        return preference_log_prob(margins_BK, log_weights_BK, self.link)
+
+    def mean_weights(self, codes_U1: Tensor, subjects: Subjects) -> Array:
+        """[A, K] the mean weights of the test rows of each attribute, over draws."""
+        numbers = codes_U1[:: subjects.num_users, 0].tolist()
+        return np.mean([mean_weights(self.judged[number][1].numpy(), subjects) for number in numbers], axis=0)
+
+
+def mean_weights(log_weights_NK: Array, subjects: Subjects) -> Array:
+    """[A, K] the mean weights of the test rows of each attribute."""
+    weights_NK = np.exp(log_weights_NK)
+    return np.stack([weights_NK[subjects.user_N == code].mean(axis=0) for code in range(subjects.num_users)])

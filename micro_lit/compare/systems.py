@@ -1,0 +1,282 @@
+"""Systems: whatever gives log-probabilities of comparisons, by codes that it learns from labels of subjects.
+
+Your own system is a subclass of `System`. The comparison asks nothing else of it, and checks what it gives.
+
+Dimension letters: N rows of the data, B rows at once, L labels, U subjects in all draws, R draws, K heads, C numbers of
+a code.
+"""
+
+from collections.abc import Callable, Mapping, Set
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from micro_lit import adaptation
+from micro_lit.compare.candidates import Candidate
+from micro_lit.compare.subjects import Integers, Labels, Subjects
+from micro_lit.errors import UserError
+from micro_lit.models.people import prior_of_users
+from micro_lit.objectives import LOG_NEVER, Link, preference_log_prob
+
+Array = NDArray[np.float64]
+Method = Callable[[Array, Integers, Array], Array]
+
+OWN_WEIGHTS, TOLD, NOTHING, OWN, BEST_HEAD = "own weights", "told the attribute", "nothing", "its own", "best head"
+TEST_LABELS = "test labels"
+
+SUM_TOLERANCE = 1e-4  # of weights; that of float32 and of bfloat16 gates
+LOG_PROB_TOLERANCE = 1e-6  # a sum of float32 probabilities may round to a little more than 1
+
+
+class System:
+    """What judges comparisons: a model, a model with an adaptation, a router, an oracle.
+
+    Attributes:
+        candidate, method: what tables call the model, and how it learns what a subject wants.
+        heads: number of heads, for tables.
+        knows: what it is told beyond prompt, responses and the labels that all systems learn from, such as
+            `attribute`, `group` or `test labels`. In a table of systems that are not told this, it is an ORACLE.
+        learns: whether labels change its judgments. random: whether the same labels may teach it something else in
+            another draw.
+        weighs_heads: whether codes are log weights of heads, to be added to those of a gate.
+    """
+
+    knows: frozenset[str] = frozenset()
+    learns = True
+    random = False
+    weighs_heads = False
+
+    def __init__(self, candidate: str, method: str, heads: int) -> None:
+        self.candidate, self.method, self.heads = candidate, method, heads
+
+    def learn(self, labels: Labels, flipped: bool = False) -> Float[Tensor, "U C"]:
+        """The code of every subject in every draw, from its labels; flipped: from the opposite labels."""
+        return torch.zeros(labels.num_users, 0)
+
+    def log_prob(self, row_B: Int64[Tensor, " B"], codes_BC: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
+        """Log-probability of the labels of these rows of the data, each judged by a code of its own, in nats."""
+        raise NotImplementedError
+
+
+class AsTrained(System):
+    """A candidate with the weights of its own gate. It learns nothing from labels."""
+
+    learns = False
+
+    def __init__(self, candidate: Candidate, method: str) -> None:
+        super().__init__(candidate.name, method, candidate.num_heads)
+        # Without codes of users a model of people knows nobody.
+        self.knows = candidate.model.knows - ({"user"} if candidate.model.by_user else set())
+        margins_NK, log_weights_NK = (torch.from_numpy(x) for x in (candidate.margins_NK, candidate.log_weights_NK))
+        self.log_prob_N = preference_log_prob(margins_NK, log_weights_NK, candidate.link)
+
+    def log_prob(self, row_B: Int64[Tensor, " B"], codes_BC: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
+        return self.log_prob_N[row_B]
+
+
+class Reweighted(System):
+    """Frozen heads that an adaptation weighs, the same for every prompt: the weights of a gate are not used.
+
+    Args:
+        margins_NK: of every head on all rows of the data. prior_K: weights before any label.
+        adapt: a rule of `micro_lit.adaptation`, or one of the same signature.
+    """
+
+    def __init__(
+        self,
+        candidate: str,
+        method: str,
+        margins_NK: Array,
+        prior_K: Array,
+        link: Link,
+        adapt: Method,
+        knows: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__(candidate, method, margins_NK.shape[1])
+        self.margins_NK, self.prior_K, self.link, self.adapt, self.knows = margins_NK, prior_K, link, adapt, knows
+
+    def learn(self, labels: Labels, flipped: bool = False) -> Float[Tensor, "U K"]:
+        margins_LK = self.margins_NK[labels.row_L]
+        prior_UK = np.tile(self.prior_K, (labels.num_users, 1))
+        return torch.from_numpy(
+            adapted(self.adapt, self.method, -margins_LK if flipped else margins_LK, labels.user_L, prior_UK)
+        )
+
+    def log_prob(self, row_B: Int64[Tensor, " B"], codes_BC: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
+        margins_BK = torch.from_numpy(self.margins_NK)[row_B]
+        return preference_log_prob(margins_BK, codes_BC.log(), self.link)
+
+
+class BestHead(Reweighted):
+    """ORACLE: each subject judged by the head that loses least on all of its TEST rows, labelled or not."""
+
+    learns = False
+
+    def __init__(self, candidate: Candidate, subjects: Subjects) -> None:
+        uniform_K = np.full(candidate.num_heads, 1 / candidate.num_heads)
+        knows = candidate.model.knows | {TEST_LABELS}
+        super().__init__(
+            candidate.name, BEST_HEAD, candidate.margins_NK, uniform_K, candidate.link, adaptation.best_head_oracle,
+            knows,
+        )  # fmt: skip
+        self.test = Labels(subjects.row_N, subjects.user_N, 1, subjects.num_users)
+
+    def learn(self, labels: Labels, flipped: bool = False) -> Float[Tensor, "U K"]:
+        return super().learn(self.test).repeat(labels.num_draws, 1)
+
+
+class Evidence(System):
+    """A mixture whose gate stays: an adaptation adds what labels say of the heads to the gate's log weights."""
+
+    weighs_heads = True
+
+    def __init__(self, candidate: Candidate, method: str, adapt: Method) -> None:
+        super().__init__(candidate.name, method, candidate.num_heads)
+        self.source, self.adapt, self.knows = candidate, adapt, candidate.model.knows
+
+    def learn(self, labels: Labels, flipped: bool = False) -> Float[Tensor, "U K"]:
+        margins_LK, log_weights_LK = (
+            torch.from_numpy(each_NK[labels.row_L])
+            for each_NK in (self.source.margins_NK, self.source.dense_log_weights_NK)
+        )
+        user_L = torch.from_numpy(labels.user_L)
+        prior_UK = prior_of_users(log_weights_LK, user_L, labels.num_users).exp()
+        margins_LK = -margins_LK if flipped else margins_LK
+        weights_UK = adapted(self.adapt, self.method, margins_LK.numpy(), labels.user_L, prior_UK.numpy())
+        after_UK, before_UK = (
+            each_UK.log().clamp(min=LOG_NEVER) for each_UK in (torch.from_numpy(weights_UK), prior_UK)
+        )
+        return after_UK - before_UK
+
+    def log_prob(self, row_B: Int64[Tensor, " B"], codes_BC: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
+        model = self.source.model
+        return model.log_prob(model(self.source.data.pairs[row_B], codes_BC.float()))
+
+
+class PeopleModel(System):
+    """A model of people, which learns the codes of subjects by itself."""
+
+    def __init__(self, candidate: Candidate) -> None:
+        super().__init__(candidate.name, OWN, candidate.num_heads)
+        self.model, self.pairs = candidate.model, candidate.data.pairs
+        self.weighs_heads = candidate.model.weighs_heads
+
+    def learn(self, labels: Labels, flipped: bool = False) -> Float[Tensor, "U C"]:
+        pairs = self.pairs[torch.from_numpy(labels.row_L)]
+        return self.model.learn(
+            pairs.swapped() if flipped else pairs, torch.from_numpy(labels.user_L), labels.num_users
+        )
+
+    def log_prob(self, row_B: Int64[Tensor, " B"], codes_BC: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
+        return self.model.log_prob(self.model(self.pairs[row_B], codes_BC))
+
+
+def adapted(adapt: Method, name: str, margins_LK: Array, user_L: Integers, prior_UK: Array) -> Array:
+    """[U, K] the weights that an adaptation gives. Raises `UserError` unless they are weights."""
+    weights_UK = adapt(margins_LK, user_L, prior_UK)
+    wrong = ""
+    if not isinstance(weights_UK, np.ndarray) or weights_UK.shape != prior_UK.shape:
+        wrong = (
+            f"an array of shape {np.shape(weights_UK)} for {prior_UK.shape[0]} subjects and {prior_UK.shape[1]} heads"
+        )
+    elif not np.isfinite(weights_UK).all() or (weights_UK < 0).any():
+        wrong = "weights below 0, or none that are numbers"
+    elif (off_U := np.abs(weights_UK.sum(axis=1) - 1) > SUM_TOLERANCE).any():
+        wrong = f"weights that sum to {weights_UK[off_U][0].sum():.4g}"
+    if wrong:
+        raise UserError(
+            f"adaptation {name} ({_named(adapt)}) gave {wrong}; an adaptation gives weights of at least 0 that sum to "
+            "one, a row a subject"
+        )
+    return weights_UK.astype(np.float64)
+
+
+def _named(adapt: Any) -> str:
+    """The function of an adaptation, without the settings that it has been given."""
+    function = getattr(adapt, "func", adapt)
+    return getattr(function, "__qualname__", type(function).__name__)
+
+
+@torch.no_grad()
+def learned(system: System, labels: Labels, flipped: bool = False) -> Tensor:
+    """[U, C] the codes that a system learns. Raises `UserError` unless there is a row for each subject and draw."""
+    codes_UC = system.learn(labels, flipped)
+    if codes_UC.ndim != 2 or len(codes_UC) != labels.num_users:
+        raise UserError(
+            f"{type(system).__name__} ({system.candidate}) learned codes of shape {tuple(codes_UC.shape)}; give a row "
+            f"for each of {labels.num_users} subjects and draws"
+        )
+    return codes_UC
+
+
+@torch.no_grad()
+def judge(system: System, subjects: Subjects, codes_UC: Tensor, batch_size: int) -> Array:
+    """[R, N] how a system judges the test rows of its subjects, each by the code of its subject in every draw.
+
+    Raises:
+        UserError: the system gives what is no log-probability.
+    """
+    codes_RUC = codes_UC.view(-1, subjects.num_users, codes_UC.shape[1]) if codes_UC.numel() else codes_UC[None]
+    codes_RUC = codes_RUC[:, : subjects.num_users]  # of a system without codes all draws are alike
+    log_prob_RN = np.empty((len(codes_RUC), len(subjects.row_N)))
+    row_N, user_N = torch.from_numpy(subjects.row_N), torch.from_numpy(subjects.user_N)
+    for place_B in torch.arange(len(row_N)).split(batch_size):
+        for log_prob_N, codes_UC in zip(log_prob_RN, codes_RUC, strict=True):
+            found_B = system.log_prob(row_N[place_B], codes_UC[user_N[place_B]])
+            _check(system, found_B, len(place_B))
+            log_prob_N[place_B] = found_B
+    return log_prob_RN
+
+
+def _check(system: System, log_prob_B: Tensor, rows: int) -> None:
+    """Raises `UserError` unless these are log-probabilities, one for each row."""
+    if log_prob_B.shape != (rows,):
+        wrong = f"{tuple(log_prob_B.shape)} numbers for {rows} rows"
+    elif log_prob_B.isnan().any():
+        wrong = "log-probabilities that are no numbers"
+    elif (log_prob_B > LOG_PROB_TOLERANCE).any():
+        wrong = f"a log-probability of {float(log_prob_B.max()):.4g}; none is above 0"
+    else:
+        return
+    raise UserError(f"{type(system).__name__} ({system.candidate}, {system.method}) gave {wrong}")
+
+
+def is_oracle(system: System, told: Set[str]) -> bool:
+    """Whether a system knows more than it and its rivals are told."""
+    return bool(system.knows - told)
+
+
+def turned(before_RN: Array, after_RN: Array, opposite_RN: Array, keep_RN: NDArray[np.bool_]) -> float | None:
+    """Of the predictions that the labels turned to the other response, the share that opposite labels do not.
+
+    The three are log-probabilities without labels, with them, and with every label flipped. None: no prediction turned.
+    """
+    side_RN, after_side_RN, opposite_side_RN = (each > np.log(0.5) for each in (before_RN, after_RN, opposite_RN))
+    moved_RN = keep_RN & (after_side_RN != side_RN)
+    opposite_side_RN, after_side_RN = np.broadcast_arrays(opposite_side_RN, after_side_RN, moved_RN)[:2]
+    return float((opposite_side_RN != after_side_RN)[moved_RN].mean()) if moved_RN.any() else None
+
+
+def of_candidate(candidate: Candidate, methods: Mapping[str, Method], keeps_gate: bool) -> list[System]:
+    """The systems that learn from labels, by a candidate's own way or by each of the adaptations; or one that learns
+    nothing.
+
+    Args:
+        keeps_gate: whether adaptations add to the weights of the gate (`Evidence`) or replace them (`Reweighted`).
+    """
+    if candidate.model.by_user:
+        return [PeopleModel(candidate)]
+    if candidate.num_heads == 1:
+        return [AsTrained(candidate, NOTHING)]
+    if keeps_gate:
+        return [Evidence(candidate, name, adapt) for name, adapt in methods.items()]
+    return [
+        Reweighted(
+            candidate.name, name, candidate.margins_NK, candidate.prior_K, candidate.link, adapt, candidate.model.knows
+        )
+        for name, adapt in methods.items()
+    ]

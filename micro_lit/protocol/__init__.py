@@ -1,1 +1,0 @@
-"""The protocol: models, routers and adaptations compared on the same rows, with the same labels to adapt to."""
