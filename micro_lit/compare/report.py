@@ -112,14 +112,28 @@ def write(
     written = [*texts, *([] if scores is None else [SCORES_FILE]), *(path.name for path in pictures)]
     written += [*(f"cards/{name}" for name in drawn), *(f"explanations/{name}" for name in argued)]
     _say_what_is_next(results, settings, folder, written)
-    if settings["logger"]:
+    if settings.get("logger"):
         frames = {each.key: pd.concat([each.fair, each.apart]) for part in parts for each in part.tables}
         images = {"figure": pictures[0]} if pictures else {}
         images |= {f"heads/{name}": paths[0] for name, paths in drawn.items()}
         images |= {f"explanations/{name}": paths[0] for name, paths in argued.items() if cards}
         used = [track.Artifact("model", path) for path in judged]
-        track.publish(track.RunRecord("compare", results["name"], folder, settings, {}, frames, images, used))
+        track.publish(
+            track.RunRecord("compare", results["name"], folder, settings, summary(results), frames, images, used)
+        )
     return folder
+
+
+def summary(results: Results) -> dict[str, float]:
+    """Accuracy and NLL of every system, of users at the most labels, by part, candidate and method."""
+    rows = [(part, row) for part, rows in results.get("tables", {}).items() for row in rows]
+    rows += [(part, row) for part, found in results.get("regimes", {}).items() for row in found["systems"]]
+    found = {}
+    for part, row in rows:
+        for score in SCORES:
+            point = row[score] if part not in results.get("regimes", {}) else row[score][-1]
+            found[f"{part}/{row['candidate']}/{row['method']}/{score}"] = point["value"]
+    return found
 
 
 def draw(results: Results, settings: Settings) -> Any:

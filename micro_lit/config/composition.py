@@ -62,14 +62,14 @@ def to_settings(config: DictConfig, config_name: str) -> Settings:
     return settings
 
 
-NOTHING = ({"_target_": None, "_partial_": True}, {"_target_": None})
+NOTHING = ({"_target_": None, "_partial_": True}, {"_target_": None, "_partial_": False})
 
 
 def _without_nothing(node: Any) -> Any:
     """Replaces each node that is one of `NOTHING` by null.
 
     A YAML file holds such a node where no function or object is set, so that a command line sets its `_target_`
-    without a plus.
+    without a plus. `_partial_` is said, so that a `_target_` that somebody has set to null is refused.
     """
     if isinstance(node, list):
         return [_without_nothing(child) for child in node]

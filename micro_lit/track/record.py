@@ -27,7 +27,7 @@ class Artifact:
 class RunRecord:
     """What a command hands to its loggers: at its beginning without outcome, at its end once with it.
 
-    command: train, evaluate, people or report. name: of the run, as tables show it. folder: what it writes to.
+    command: train, compare or report. name: of the run, as tables show it. folder: what it writes to.
     settings: all of the command, as plain containers. summary: numbers by name, such as `test/nll`. tables, figures:
     by name; a figure is a file. artifacts: folders written or used. group: the sweep that it belongs to.
     failed: the command ended with an error; there is no outcome then.

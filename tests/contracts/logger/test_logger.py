@@ -107,4 +107,4 @@ def test_a_comparison_hands_its_tables_to_a_logger_of_ones_own(command):
     [tables], [artifacts] = of("tables"), of("artifacts")
     assert any(name.endswith("nll") for name in tables)
     assert [kind for kind, _, written in artifacts if not written] == ["model", "model"]
-    assert of("command") == ["people"]
+    assert of("command") == ["compare"]
