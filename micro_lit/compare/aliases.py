@@ -33,7 +33,8 @@ def translated(command: str, settings: Settings) -> Settings:
     missing = ["candidates={a: b}", "baseline=a", "paths.run_dir=none", f"subjects={kind}"]
     kept = {name: value for name, value in settings.items() if name not in (*moved, *GONE)}
     own = {new: settings[old] for old, new in moved.items()}
-    return {**compose("compare", missing), **kept, "subjects": {kind: own}}
+    defaults = compose("compare", missing)
+    return {**defaults, **kept, "loader": {**defaults["loader"], **kept["loader"]}, "subjects": {kind: own}}
 
 
 def typed(command: str, arguments: list[str]) -> list[str]:
