@@ -22,6 +22,9 @@ class CSVLogger(loggers.CSVLogger, Recorder):
     Tables are written as `tables/<name>.csv`; the summary of a run is in results.json already.
     """
 
+    def log_hyperparams(self, params: Any = None, *arguments: Any, **named: Any) -> None:
+        """Does nothing: config.yaml holds all settings."""
+
     def record(self, record: RunRecord) -> None:
         for name, frame in record.tables.items():
             path = Path(self.log_dir, "tables", f"{name.replace('/', '-')}.csv")
