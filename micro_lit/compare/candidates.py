@@ -4,7 +4,6 @@ Dimension letters: N pairs, K heads.
 """
 
 import contextlib
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from hydra.errors import HydraException
 from numpy.typing import NDArray
 
 from micro_lit import run_folder, runs, threads, train
-from micro_lit.config import Settings, build, compose
+from micro_lit.config import Settings, build, compose, quoted
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import ImpossibleResult, UserError
 from micro_lit.likelihood import Link
@@ -103,15 +102,9 @@ def _compose(name: str, given: Sequence[str], settings: Settings, folder: Path) 
     own = {**settings["paths"], "run_dir": str(folder)}
     shared = [f"seed={settings['seed']}", f"packages={settings['packages']}", "ckpt_path=last"]
     try:
-        return compose("train", [*given, *shared, *(f"paths.{key}={_quoted(path)}" for key, path in own.items())])
+        return compose("train", [*given, *shared, *(f"paths.{key}={quoted(path)}" for key, path in own.items())])
     except (HydraException, UserError) as error:
         raise UserError(f"candidates.{name}={list(given)}: {str(error).splitlines()[0]}") from error
-
-
-def _quoted(text: str) -> str:
-    """A value that an override takes as it is, whatever its characters."""
-    # Hydra reads backslashes as they are, but before a quote.
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
 
 
 def load_data(folders: Mapping[str, Path], criteria: str | None = None, trust: Trust = ALONE) -> PreferenceData:
