@@ -1,4 +1,7 @@
-"""`python -m micro_lit.rank`: one process of a run, as `ranks.start` starts it; nobody types this."""
+"""`python -m micro_lit.rank`: a run in a process of its own, or one process of it; nobody types this.
+
+`ranks.start` starts the processes of one run, `compare.side_by_side.train` one process each of several runs.
+"""
 
 import ctypes
 import os
@@ -16,7 +19,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(path: str, parent: str, *brief: str) -> None:
-    """One process of a run. It ends when the command that has started it does."""
+    """One process. It ends when the command that has started it does."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a cluster tells all processes; the one that waits passes it on
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -4,7 +4,6 @@ Dimension letters: N pairs, K heads.
 """
 
 import contextlib
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +15,14 @@ from hydra.errors import HydraException
 from numpy.typing import NDArray
 
 from micro_lit import run_folder, runs, threads, train
-from micro_lit.config import Settings, build, compose
+from micro_lit.compare import side_by_side
+from micro_lit.config import Settings, build, compose, quoted
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import ImpossibleResult, UserError
 from micro_lit.likelihood import Link
 from micro_lit.models import MixtureBT
 from micro_lit.redaction import hidden_in
-from micro_lit.reporting.results import flatten
+from micro_lit.reporting.results import FILE_NAME, flatten
 from micro_lit.restored import ALONE, Trust
 
 Array = NDArray[np.float64]
@@ -79,22 +79,30 @@ def train_missing(candidates: Mapping[str, str | Sequence[str]], settings: Setti
     """The run folder of every candidate: the one named, or that of the run its overrides of `micro_lit.train` describe.
 
     Such runs lie under `candidates/`, by the comparison's name and seed, and are trained unless they have been; one
-    that was stopped goes on. When the settings or the data of a candidate have changed, it gets another folder.
+    that was stopped goes on. When the settings or the data of a candidate have changed, it gets another folder. With
+    `jobs` above 1 several are trained side by side.
     """
-    folders = {}
+    folders, made = {}, {}
     for name, given in candidates.items():
         if isinstance(given, str):
             folders[name] = Path(given)
             continue
         folder = Path(settings["paths"]["output_dir"]) / "candidates" / settings["name"] / str(settings["seed"]) / name
-        print(f"\n== {name}")
         run = _compose(name, given, settings, folder)
         if (folder / run_folder.CONFIG).is_file() and run_folder.differences(folder, run):
             folder = folder.with_name(f"{name}-{run_folder.fingerprint(run)}")
             run = _compose(name, given, settings, folder)
+        folders[name], made[name] = folder, run
+    missing = {name: run for name, run in made.items() if run["overwrite"] or not (folders[name] / FILE_NAME).is_file()}
+    beside = missing if settings["jobs"] > 1 and len(missing) > 1 else {}
+    for name in [name for name in made if name not in beside]:
+        print(f"\n== {name}")
         with contextlib.suppress(ImpossibleResult):  # said by then; the comparison judges for itself
-            train.run(run, brief=True)
-        folders[name] = folder
+            train.run(made[name], brief=True)
+    if beside:
+        print(f"\n== {', '.join(beside)}, {min(settings['jobs'], len(beside))} at once", flush=True)
+        given = {name: run | {"threads": run["threads"] or settings["threads"]} for name, run in beside.items()}
+        side_by_side.train(given, settings["jobs"])
     return folders
 
 
@@ -103,15 +111,9 @@ def _compose(name: str, given: Sequence[str], settings: Settings, folder: Path) 
     own = {**settings["paths"], "run_dir": str(folder)}
     shared = [f"seed={settings['seed']}", f"packages={settings['packages']}", "ckpt_path=last"]
     try:
-        return compose("train", [*given, *shared, *(f"paths.{key}={_quoted(path)}" for key, path in own.items())])
+        return compose("train", [*given, *shared, *(f"paths.{key}={quoted(path)}" for key, path in own.items())])
     except (HydraException, UserError) as error:
         raise UserError(f"candidates.{name}={list(given)}: {str(error).splitlines()[0]}") from error
-
-
-def _quoted(text: str) -> str:
-    """A value that an override takes as it is, whatever its characters."""
-    # Hydra reads backslashes as they are, but before a quote.
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
 
 
 def load_data(folders: Mapping[str, Path], criteria: str | None = None, trust: Trust = ALONE) -> PreferenceData:

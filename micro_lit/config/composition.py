@@ -33,7 +33,13 @@ def config_dir() -> Path:
 
 
 def compose(config_name: str, overrides: list[str]) -> Settings:
-    """The settings that `python -m micro_lit.<config_name> <overrides>` would run with; inside another command too."""
+    """The settings that `python -m micro_lit.<config_name> <overrides>` would run with.
+
+    Inside another command the folders in which that one finds YAML files count too, unless overrides name their own.
+    """
+    folders = _folders_of_the_command()
+    if folders and not any(each.startswith("hydra.searchpath=") for each in overrides):
+        overrides = [*overrides, f"hydra.searchpath=[{','.join(map(quoted, folders))}]"]
     around = GlobalHydra.instance()
     command, around.hydra = around.hydra, None
     try:
@@ -43,6 +49,17 @@ def compose(config_name: str, overrides: list[str]) -> Settings:
         raise UserError(str(refused).removeprefix("error: ")) from None
     finally:
         around.hydra = command
+
+
+def _folders_of_the_command() -> list[str]:
+    """Where the command that runs finds YAML files beside ours: `--config-dir` and `hydra.searchpath`."""
+    if not HydraConfig.initialized():
+        return []
+    return [
+        f"{source.schema}://{source.path}"
+        for source in HydraConfig.get().runtime.config_sources
+        if source.provider == "command-line" or source.provider.startswith("hydra.searchpath")
+    ]
 
 
 def to_settings(config: DictConfig, config_name: str) -> Settings:
@@ -111,6 +128,12 @@ def text_setting(key: str, value: str | Path) -> str:
     """`key=value` as Hydra reads it back: quoted where the text holds what has a meaning there."""
     plain = re.fullmatch(r"[\w./:@%+-]+", text := str(value))
     return f"{key}={text}" if plain else "{}='{}'".format(key, text.replace("\\", "\\\\").replace("'", "\\'"))
+
+
+def quoted(text: str) -> str:
+    """A value that an override takes as it is, whatever its characters."""
+    # Hydra reads backslashes as they are, but before a quote.
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
 
 
 def _resumed_dir(checkpoint: str | None, new: str, *, _root_: DictConfig) -> str:
