@@ -283,6 +283,29 @@ def test_checks_and_oracles_are_marked_and_never_among_the_others():
     ]
 
 
+def test_what_cannot_be_true_is_marked_apart_and_said(write, capsys):
+    results = made()
+    [best] = [row for row in results["tables"]["labels"] if (row["candidate"], row["method"]) == ("mixture", "hedge")]
+    best |= {"valid": False, "invalid_because": "test.nll is -0.37 nats, below 0"}
+    folder = write(results)
+    fair, apart = sections((folder / "tables.md").read_text())["(c)"]
+    assert ["mixture", "hedge"] not in [row[:2] for row in fair]
+    assert ["INVALID: mixture", "hedge"] in [row[:2] for row in apart]
+    assert "INVALID: mixture, hedge: test.nll is -0.37 nats, below 0" in capsys.readouterr().out
+
+
+def test_few_units_are_said_and_nothing_is_starred(write):
+    results = made()
+    for rows in results["tables"].values():
+        for row in rows:
+            for key, point in row.items():
+                if isinstance(point, dict) and "value" in point:
+                    row[key] = {**point, "n_units": 19, "units": "users"}
+    page = (write(results) / "tables.md").read_text()
+    assert "Only 19 users: too few for intervals to be exact, and nothing is starred." in page
+    assert "]*" not in page
+
+
 @given(st.lists(st.tuples(st.floats(0.0, 1.0), st.booleans(), st.booleans()), min_size=1, max_size=12))
 @checked(max_examples=50)
 def test_whatever_the_scores_blocks_hold_every_row_once_in_order(drawn):

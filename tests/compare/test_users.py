@@ -16,7 +16,7 @@ from micro_lit import adaptation, runs
 from micro_lit.compare.comparison import Comparison
 from micro_lit.compare.diagnostics import Groups, bayes_evidence
 from micro_lit.compare.subjects import Labels, draw_users
-from micro_lit.compare.systems import NOTHING, OWN, Evidence
+from micro_lit.compare.systems import NOTHING, OWN, Evidence, System
 from micro_lit.compare.users import Users
 from micro_lit.config import compose
 from micro_lit.data.planted import PlantedFeatures
@@ -262,6 +262,33 @@ def test_evidence_of_users_without_labels_is_exactly_none(seed, adapt):
     prior_UK = prior_of_users(log_weights_LK, torch.from_numpy(user_L), 6)
     expected_UK = adapt(margins_LK, user_L, prior_UK.exp().numpy())
     np.testing.assert_allclose((prior_UK + found_UK).exp(), expected_UK, atol=1e-9)
+
+
+# Nothing impossible is believed
+
+
+class TooGood(System):
+    """Judges rows a hundredth of a nat from certainty, which no one can who is not told the labels."""
+
+    def log_prob(self, row_B, codes_BC):
+        return torch.full((len(row_B),), -0.01)
+
+
+@pytest.mark.parametrize(("size", "floor"), [(0, "F1"), (4, "F0")])
+@pytest.mark.parametrize("name", ["seen", "unseen"])
+def test_a_result_below_the_floor_that_is_open_is_called_impossible(people, name, size, floor):
+    bench = people.benches[name]
+    system = TooGood("flatterer", "its own", 1)
+    reason = bench.why_impossible(system, size, bench.log_prob(system, size))
+    assert f"nats below {floor}" in reason
+    system.knows = frozenset({"group"})
+    assert "nats below F0" in bench.why_impossible(system, size, bench.log_prob(system, size))
+
+
+def test_honest_systems_are_possible(results):
+    rows = [row for found in results["regimes"].values() for row in found["systems"]]
+    assert not any("invalid_because" in row for row in rows)
+    assert not any(row["oracle"] for row in rows)
 
 
 # Raters
