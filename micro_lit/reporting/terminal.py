@@ -319,8 +319,8 @@ def _share(facts: Mapping[str, Any]) -> str:
     """A proportion with the ends of its interval, which is not symmetric."""
     if "low" not in facts:
         return f"{facts['value']:.3f}{_interval(facts, 3)}"
-    low, high = (f"{facts[end]:.3f}".removeprefix("0") for end in ("low", "high"))
-    return f"{facts['value']:.3f} [{low} {high}]"
+    value, low, high = (f"{facts[part]:.3f}".removeprefix("0") for part in ("value", "low", "high"))
+    return f"{value} [{low} {high}]"
 
 
 def _distance(facts: Mapping[str, Any]) -> str:
