@@ -11,7 +11,7 @@ from micro_lit.config.composition import (
     text_setting,
     to_settings,
 )
-from micro_lit.config.objects import ALLOWED_TARGETS, build, check_objects
+from micro_lit.config.objects import ALLOWED_TARGETS, build, check_objects, find
 from micro_lit.config.rules import RULES, Settings, validate
 
 hydra_nodes.install()
@@ -26,6 +26,7 @@ __all__ = [
     "compose",
     "config_dir",
     "entry_point",
+    "find",
     "in_sweep",
     "run_folder_of",
     "text_setting",
