@@ -18,13 +18,12 @@ def run(settings: Settings) -> int:
     """
     from rich.console import Console
 
-    from micro_lit.features.pretrained import Pretrained
     from micro_lit.reporting import terminal
 
     check_objects(settings)
     data = build(settings["data"]).load(settings["seed"])
     backbone = build(settings["backbone"])
-    if data.is_vectors or not isinstance(backbone, Pretrained):
+    if data.is_vectors or not backbone.encodes:
         raise UserError("nothing to encode: give data that are texts and a pretrained backbone")
     table = backbone.encode(data.texts, Path(settings["paths"]["features_dir"]), data.digests_M2)
     if ranks.rank() == 0:

@@ -27,7 +27,7 @@ TOKENIZER = "tokenizer.json"
 BUILT = ("data", "backbone", "model")
 
 # Settings that change no judgment of a trained model.
-TRAINING = (*COSTS, "backbone.trust_remote_code", "backbone.lora.dropout", "model.optimizer")
+TRAINING = (*COSTS, "backbone.trust_remote_code", "backbone.lora.dropout", "model.optimizer", "model.terms")
 
 REMOTE = "trust_remote_code"
 
@@ -148,7 +148,9 @@ def restore(
     else:
         stage1 = restore(Path(settings["stage1"]), data, features_dir, trust, (*routers, folder.resolve()))
         backbone = stage1.backbone
-    model = make_model(settings, data, backbone, stage1, sources=checkpoint.get("sources"))
+    # What a gate that reads criteria or users counts: only such a gate has it in its checkpoint.
+    subjects = {"subjects": checkpoint["subjects"]} if "subjects" in checkpoint else {}
+    model = make_model(settings, data, backbone, stage1, sources=checkpoint.get("sources"), **subjects)
     checkpoints.load(path, model)
     return model.requires_grad_(False).eval()
 

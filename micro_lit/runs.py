@@ -19,16 +19,14 @@ from micro_lit import checkpoints, ranks, run_folder, sharding
 from micro_lit.baselines import BaselineMetrics, Baselines
 from micro_lit.callbacks import Begun, EnoughBatches
 from micro_lit.checkpoints import CheckpointFiles
-from micro_lit.config import Settings, build, check_objects, command_with, text_setting
+from micro_lit.config import Settings, build, check_objects, command_with, find, text_setting
 from micro_lit.data.datamodule import PreferenceDataModule
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
-from micro_lit.features.backbones import TrainableBackbone
 from micro_lit.files import write_text
 from micro_lit.metrics import units_of, with_built_in
 from micro_lit.models import MixtureBT
 from micro_lit.models.mixture import heads_for
-from micro_lit.models.people import PeopleBT
 from micro_lit.preemption import PREEMPTED
 from micro_lit.redaction import redact
 from micro_lit.reporting import results
@@ -91,11 +89,12 @@ class Run:
         own = (settings.get("metrics") or {}).values()
         self.metrics = with_built_in([build(node) for node in own if node is not None])
         self.loggers = Loggers(settings)
-        routes = settings["model"]["_target_"].endswith(".ContextRouter")
+        # A function of a user's package may make the model: then of no stage 1.
+        routes = getattr(find(settings["model"]["_target_"]), "is_router", False)
         if routes != (settings["stage1"] is not None):
             raise UserError("model=router and stage1=<folder of a run> go together: a router weighs its heads")
         loader = settings["loader"]
-        if loader["unlabelled"] and not (routes and settings["model"]["pooled"] and loader["budget"]):
+        if loader["unlabelled"] and not (routes and settings["model"].get("pooled", True) and loader["budget"]):
             raise UserError("loader.unlabelled needs model=router, model.pooled=true and a loader.budget of labels")
         self.folder = Path(settings["paths"]["run_dir"])
         pl.seed_everything(settings["seed"], verbose=False)
@@ -113,14 +112,12 @@ class Run:
         pl.seed_everything(settings["seed"], verbose=False)
         self.model = make_model(settings, self.data, self.backbone, stage1)
         self.model.settings = settings
-        if loader["token_budget"] is not None and (
-            not isinstance(self.backbone, TrainableBackbone) or getattr(self.model, "by_user", False)
-        ):
+        if loader["token_budget"] is not None and (not self.backbone.is_trained or self.model.by_user):
             raise UserError(
                 "loader.token_budget counts the tokens of a backbone in training; a frozen one has none, and a model "
                 "of people takes whole users: leave it null"
             )
-        if isinstance(self.model, PeopleBT) and not self.data.names["user_id"]:
+        if self.model.by_user and not self.data.names["user_id"]:
             print(
                 "note: the data name no users, so that every pair has a user of its own; map a column "
                 "(+data.columns.user_id=theirs), or for a planted population set data.users_per_group"

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from micro_lit import ranks
 from micro_lit.errors import UserError
-from micro_lit.features.backbones import TrainableBackbone
+from micro_lit.features.backbones import Backbone, TrainableBackbone
 
 
 class FullySharded(ModelParallelStrategy):
@@ -26,11 +26,11 @@ class FullySharded(ModelParallelStrategy):
         )
 
 
-def check(trainer: pl.Trainer, backbone: nn.Module) -> None:
+def check(trainer: pl.Trainer, backbone: Backbone) -> None:
     """Raises `UserError` when a sharding strategy has nothing to shard, or cannot do what else is asked for."""
     wraps_all = isinstance(trainer.strategy, FSDPStrategy)
     sharded = wraps_all or isinstance(trainer.strategy, ModelParallelStrategy)
-    if sharded and not isinstance(backbone, TrainableBackbone):
+    if sharded and not backbone.is_trained:
         raise UserError(
             "trainer=fsdp shards a backbone in training, and this one is frozen: its features are looked up; use "
             "trainer=ddp, or train it (backbone.frozen=false)"

@@ -12,7 +12,7 @@ from micro_lit.config.composition import (
     text_setting,
     to_settings,
 )
-from micro_lit.config.objects import ALLOWED_TARGETS, build, check_objects
+from micro_lit.config.objects import ALLOWED_TARGETS, build, check_objects, find
 from micro_lit.config.rules import RULES, Settings, validate
 
 hydra_nodes.install()
@@ -27,6 +27,7 @@ __all__ = [
     "compose",
     "config_dir",
     "entry_point",
+    "find",
     "in_sweep",
     "quoted",
     "run_folder_of",

@@ -134,6 +134,7 @@ RULES: dict[str, Rule] = {
     "model.head": node(),
     "model.gate": node(),
     "model.optimizer": node(),
+    "model.terms": nodes(),
     "trainer": node("accelerator", "devices", "num_nodes"),
     "loader.batch_size": whole(1),
     "loader.eval_batch_size": whole(1),

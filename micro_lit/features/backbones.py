@@ -49,16 +49,30 @@ def _distinct_responses(pairs: Pairs) -> tuple[Int64[Tensor, " R"], Int64[Tensor
     return rows_R, place_B2[:, 0], place_B2[:, 1]
 
 
-class CachedBackbone(nn.Module):
+class Backbone(nn.Module):
+    """What models and runs ask of a backbone: `forward(pairs, with_context)` gives `Representations`.
+
+    width: D. is_trained: whether gradients reach its weights. untrained: names of the weights that are not trained, and
+    that checkpoints need not hold. reading: what became of the texts on their way to it, where the data are texts.
+    example: one as the backbone reads it. learned_tokenizer: as JSON, where it was learned on these texts and is
+    nowhere else. store_folder: of the feature store that holds the features, if one does.
+    """
+
+    width: int
+    is_trained = False
+    untrained: frozenset[str] = frozenset()
+    reading: Reading | None = None
+    example: str | None = None
+    learned_tokenizer: str | None = None
+    store_folder: Path | None = None
+
+
+class CachedBackbone(Backbone):
     """Looks representations up in a table: a tensor that moves with the model, or a mapped store that stays on disk.
 
     standardise: bring every dimension of contexts and of responses to mean 0 and standard deviation 1 over the training
         texts. Heads on raw sentence embeddings learn slowly: a few dimensions are many times larger than the rest.
-    reading: what became of the texts on their way to it, where the data are texts. example: one as the backbone read
-        it. store_folder: of the feature store that holds the table, if one does.
     """
-
-    learned_tokenizer: str | None = None
 
     def __init__(
         self,
@@ -117,18 +131,16 @@ class CachedBackbone(nn.Module):
         return mean_D.float(), torch.where(std_D > 1e-6, std_D, 1.0)
 
 
-class TrainableBackbone(nn.Module):
+class TrainableBackbone(Backbone):
     """Runs a transformer over the texts of the batch, each once, and a prompt once for all its responses if it can.
 
     Gradients reach its weights. In a network with dropout, what is dropped of a prompt is the same for its responses.
 
     token_budget: tokens of one pass, padding included; None: each batch is one pass. passes_alike: whether all devices
         are to run as many passes for a batch as the one that needs most.
-    learned_tokenizer: the tokenizer as JSON, where it was learned on these texts and is nowhere else.
-    untrained: names of the weights that are not trained, and that checkpoints need not hold.
     """
 
-    store_folder: Path | None = None  # no feature store is read
+    is_trained = True
 
     def __init__(
         self,
@@ -191,7 +203,19 @@ class TrainableBackbone(nn.Module):
         return texts_TD
 
 
-class Identity:
+class BackboneFactory:
+    """What `conf/backbone` names: makes the backbone of a data set.
+
+    encodes: whether it has `encode`, which fills the feature store.
+    """
+
+    encodes = False
+
+    def prepare(self, data: PreferenceData, features_dir: Path) -> Backbone:
+        raise NotImplementedError(f"{type(self).__name__} has no prepare(data, features_dir)")
+
+
+class Identity(BackboneFactory):
     """The data are vectors already."""
 
     def __init__(self, standardise: bool = False) -> None:

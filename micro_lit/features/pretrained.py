@@ -16,7 +16,7 @@ from micro_lit.data.pairs import PreferenceData
 from micro_lit.data.texts import Text, text_digests
 from micro_lit.errors import UserError
 from micro_lit.features import fitness
-from micro_lit.features.backbones import CachedBackbone, TrainableBackbone
+from micro_lit.features.backbones import BackboneFactory, CachedBackbone, TrainableBackbone
 from micro_lit.features.encoder import encode_into
 from micro_lit.features.network import PooledTransformer, Pooling
 from micro_lit.features.store import PARTS, FeatureStore, MappedTable
@@ -43,7 +43,7 @@ class LoRA(NamedTuple):
     targets: str | Sequence[str] = "all-linear"
 
 
-class Pretrained:
+class Pretrained(BackboneFactory):
     """A pretrained transformer, frozen (encoded once into the feature store) or trained.
 
     model: hub id or local folder; the name `minilm` stands for the sentence encoder of the extra of that name.
@@ -58,6 +58,8 @@ class Pretrained:
     store_dtype: of the numbers in the feature store.
     resident_gb: features up to this size are held in memory (on the device that trains); larger ones stay mapped.
     """
+
+    encodes = True
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from typing import Any
 
 from micro_lit.data.pairs import PreferenceData, Text
 from micro_lit.errors import UserError
-from micro_lit.features.backbones import TrainableBackbone
+from micro_lit.features.backbones import BackboneFactory, TrainableBackbone
 from micro_lit.features.network import PooledTransformer, Pooling
 from micro_lit.features.tokens import TextTokenizer
 
@@ -16,7 +16,7 @@ CHAT_TEMPLATE = (
 CHAT_TOKENS = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"]
 
 
-class Tiny:
+class Tiny(BackboneFactory):
     """A small causal transformer made from nothing, with a tokenizer learned on the training texts; always trained.
 
     hidden, layers, heads: its shape. vocabulary: tokens, at most. max_length: tokens a text may have.

@@ -1,5 +1,6 @@
 """Reward models under the names people look for."""
 
+from micro_lit.models.contracts import Gate, Head
 from micro_lit.models.controls import AttributeBT, SharedBaseEnsemble
 from micro_lit.models.gates import LinearGate, MLPGate, SourceGate, StaticGate, UniformGate
 from micro_lit.models.heads import (
@@ -24,6 +25,8 @@ __all__ = [
     "VPL",
     "AttributeBT",
     "ContextRouter",
+    "Gate",
+    "Head",
     "LinearGate",
     "LinearHeads",
     "LoRe",

@@ -5,23 +5,59 @@ A gate without a log-softmax would otherwise report a likelihood above 1, which 
 Shape letters: B pairs in the batch, K heads.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from micro_lit.errors import UserError
+from micro_lit.models.contracts import of_class
 
 SUM_TOLERANCE = 1e-4  # of the weights of a pair
 LOG_TOLERANCE = 1e-6  # of log-probabilities above 0, which float32 sums may round to
 
 
-def check_rewards(head: nn.Module, rewards_BK: Tensor, num_heads: int) -> None:
-    """Raises `UserError` unless a head gives floating-point rewards [.., K]. Reads the shape alone, no value."""
-    if rewards_BK.ndim != 2 or rewards_BK.shape[-1] != num_heads or not rewards_BK.is_floating_point():
-        found = f"{str(rewards_BK.dtype).removeprefix('torch.')} rewards of shape {list(rewards_BK.shape)}"
+def check_rewards(head: nn.Module, rewards_NK: Any, rows: int, num_heads: int) -> None:
+    """Raises `UserError` unless a head gives floating-point rewards [rows, K]. Reads the shape alone, no value."""
+    if not _fits(rewards_NK, (rows,), num_heads):
         raise UserError(
-            f"model.head: {type(head).__name__} gives {found}; give floating-point numbers of shape [rows, {num_heads}]"
+            f"model.head: {type(head).__name__} gives {_described(rewards_NK, 'rewards')} for {rows} responses; give "
+            f"floating-point numbers of shape [rows, {num_heads}]"
         )
+
+
+def check_log_weights(gate: nn.Module, log_weights_BK: Any, rows: int, num_heads: int) -> None:
+    """Raises `UserError` unless a gate gives floating-point numbers [B, K] or [1, K]. Reads no value."""
+    if not _fits(log_weights_BK, (1, rows), num_heads):
+        raise UserError(
+            f"model.gate: {type(gate).__name__} gives {_described(log_weights_BK, 'log weights')} for {rows} pairs; "
+            f"give floating-point numbers of shape [pairs, {num_heads}], or [1, {num_heads}] for all alike"
+        )
+
+
+@torch.no_grad()
+def check_term(name: str, term: object, value: Any) -> None:
+    """Raises `UserError` unless a term of the loss is one finite number of floating point."""
+    is_scalar = isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()
+    if not is_scalar or not value.isfinite():
+        found = f"{float(value)}" if is_scalar else _described(value, "numbers")
+        raise UserError(
+            f"model.terms.{name}: {of_class(term)} gives {found}; give one finite number in nats a pair, a "
+            "floating-point tensor of shape []"
+        )
+
+
+def _fits(found: Any, rows: tuple[int, ...], num_heads: int) -> bool:
+    if not isinstance(found, Tensor) or found.ndim != 2 or not found.is_floating_point():
+        return False
+    return found.shape[0] in rows and found.shape[1] == num_heads
+
+
+def _described(found: Any, what: str) -> str:
+    if not isinstance(found, Tensor):
+        return f"an object of {type(found).__name__}"
+    return f"{str(found.dtype).removeprefix('torch.')} {what} of shape {list(found.shape)}"
 
 
 @torch.no_grad()

@@ -1,22 +1,22 @@
-"""Gates: log mixture weights over K heads from the representation of a prompt.
+"""Gates: log mixture weights over K heads.
 
 Dimension letters: B rows, D representation width, K heads, S sources.
 
-Your own gate is a module built with (width, num_heads) that maps contexts [B, D] to log weights [B, K]. A gate that
-does not read the prompt says so with `needs_context = False`; it is called with None and answers [1, K].
+Your own gate is a `Gate` (`micro_lit.models.contracts`), built with (width, num_heads), that declares what it reads.
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from micro_lit.models.contracts import Gate
 
-class StaticGate(nn.Module):
+
+class StaticGate(Gate):
     """The same weights for every prompt: softmax(b)."""
-
-    needs_context = False
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -25,11 +25,14 @@ class StaticGate(nn.Module):
     def forward(self, context_BD: None) -> Float[Tensor, "1 K"]:
         return torch.log_softmax(self.logits_K, dim=-1)[None]
 
+    def zero_(self) -> bool:
+        for weight in self.parameters():
+            nn.init.zeros_(weight)
+        return True
 
-class UniformGate(nn.Module):
+
+class UniformGate(Gate):
     """Equal weights, which nothing trains."""
-
-    needs_context = False
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -38,17 +41,21 @@ class UniformGate(nn.Module):
     def forward(self, context_BD: None) -> Float[Tensor, "1 K"]:
         return self.log_weights_1K
 
+    def zero_(self) -> bool:
+        return True
+
 
 class SourceGate(StaticGate):
     """Weights for each source of the data, such as a conversation, as differences from those of a source never seen.
 
-    It is called with the number of each row's source, -1 where that is unknown, and answers [B, K]; called with None it
-    answers as a `StaticGate` does, with the weights of an unknown source.
+    Called with None it gives [1, K], as a `StaticGate` does: the weights of an unknown source.
     """
 
-    def know(self, num_sources: int) -> None:
-        """Makes room for so many sources, which start alike."""
-        self.difference_SK = nn.Parameter(torch.zeros(num_sources, len(self.logits_K)))
+    reads = ("source",)
+
+    def make_room(self, counts: Mapping[str, int]) -> None:
+        """Adds the differences of all sources, which start at 0."""
+        self.difference_SK = nn.Parameter(torch.zeros(counts["source"], len(self.logits_K)))
 
     def forward(self, source_B: Int64[Tensor, " B"] | None) -> Float[Tensor, "B K"]:
         if source_B is None:
@@ -57,10 +64,10 @@ class SourceGate(StaticGate):
         return torch.log_softmax(self.logits_K + padded_SK[source_B], dim=-1)
 
 
-class LinearGate(nn.Module):
+class LinearGate(Gate):
     """softmax(W φ(prompt) + b)."""
 
-    needs_context = True
+    reads = ("prompt",)
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -68,6 +75,12 @@ class LinearGate(nn.Module):
 
     def forward(self, context_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
         return torch.log_softmax(self.logits(context_BD), dim=-1)
+
+    def zero_(self) -> bool:
+        *_, last = (layer for layer in self.logits.modules() if isinstance(layer, nn.Linear))
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        return True
 
 
 class MLPGate(LinearGate):

@@ -3,12 +3,7 @@
 Dimension letters: B rows, D representation width, K heads, H hidden width of a head, C components, F features,
 P numbers of a point.
 
-Your own head is a module built with (width, num_heads) that maps [B, D] to [B, K]. It may have, too:
-`prepare(differences)`, when it is made of the training data: before training it gets φ(chosen) - φ(rejected) of all
-training pairs, in batches [B, D]; `penalty()`, when its weights cost something: nats beside the sum of the losses of
-all training pairs, as the negative log-density of a prior is; `needs_context = True`, when the reward depends on the
-prompt beside the response: it is then called with the representations of responses and of their pairs' contexts, both
-[B, D].
+Your own head is a `Head` (`micro_lit.models.contracts`), built with (width, num_heads), that maps [B, D] to [B, K].
 """
 
 import itertools
@@ -20,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from micro_lit.errors import UserError
+from micro_lit.models.contracts import Head
 
 Distribution = Literal["gaussian", "uniform"]
 
@@ -28,14 +24,14 @@ Distribution = Literal["gaussian", "uniform"]
 UNIT = 128.0
 
 
-class LinearHeads(nn.Linear):
+class LinearHeads(nn.Linear, Head):
     """K linear rewards r_k = v_k · φ, without a bias: a constant cancels in every margin."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__(width, num_heads, bias=False)
 
 
-class MLPHeads(nn.Module):
+class MLPHeads(Head):
     """K independent rewards of one hidden layer each: r_k = v_k · gelu(W_k φ + b_k)."""
 
     def __init__(self, width: int, num_heads: int, hidden: int = 64) -> None:
@@ -63,7 +59,7 @@ class NegatedHeads(LinearHeads):
         return torch.cat([reward_BC, -reward_BC], dim=-1)
 
 
-class SharedHeads(nn.Module):
+class SharedHeads(Head):
     """r_k = (v + u_k) · ψ(φ): what all heads have in common, and what each adds, so that heads borrow strength.
 
     features: ψ. 0: ψ = φ / √D, linear rewards. Otherwise so many random Fourier features, √(2/F) cos(Ω φ + b) [Rahimi &
@@ -135,7 +131,7 @@ class PriorHeads(LinearHeads):
         return nn.functional.linear(response_BD, self.weight + self.prior_KD)
 
 
-class DirectionHeads(nn.Module):
+class DirectionHeads(Head):
     """K linear rewards along given directions, which training moves only if `trained`. The checkpoint holds them."""
 
     def __init__(self, directions_KD: Float[Tensor, "K D"], trained: bool = False) -> None:
@@ -218,7 +214,7 @@ class PrincipalHeads(DirectionHeads):
         return super().forward(response_BD)
 
 
-class PrototypeHeads(nn.Module):
+class PrototypeHeads(Head):
     """Closeness to K prototypes, r_k = -|f(φ) - p_k|²: model A of PAL [arXiv 2406.08469] under link `reward`.
 
     With weights that sum to one Σ_k w_k r_k is -|f(φ) - Σ_k w_k p_k|² and a constant, which cancels in every margin: a
@@ -239,14 +235,14 @@ class PrototypeHeads(nn.Module):
         return 2 * point_BP @ self.prototypes_KP.T - squares_BK
 
 
-class PromptPrototypeHeads(nn.Module):
+class PromptPrototypeHeads(Head):
     """Prototypes that the prompt sets, r_k = f(φ) · g_k(prompt): model B of PAL [arXiv 2406.08469] under link `reward`.
 
     dim, layers: of f and of every g_k, as in `PrototypeHeads`. PAL has 2 layers here too; its released code compares
         directions alone, by a cosine times a learned scale.
     """
 
-    needs_context = True
+    reads_context = True
 
     def __init__(self, width: int, num_heads: int, dim: int = 32, layers: int = 1) -> None:
         super().__init__()

@@ -26,14 +26,17 @@ from micro_lit.metrics import (
     Units,
     WeightMetrics,
 )
-from micro_lit.models.checks import check_log_prob, check_rewards, check_weights
-from micro_lit.models.gates import SourceGate, StaticGate
+from micro_lit.models.checks import check_log_prob, check_log_weights, check_rewards, check_term, check_weights
+from micro_lit.models.contracts import COLUMNS, LossTerm, as_gate, as_head, asked, named_terms
+from micro_lit.models.gates import StaticGate
 from micro_lit.models.heads import LinearHeads
 from micro_lit.models.schedules import rise_and_fall
 from micro_lit.redaction import redact
 
 BREAKDOWNS = ("source", "attribute", "group")
 
+# What a gate may read that decides what a model knows.
+KNOWN = frozenset({"criterion", "user"})
 
 # Training pairs that a head needs, and the heads of a mixture of which nobody has set the number.
 PAIRS_A_HEAD, MOST_HEADS = 500, 8
@@ -73,24 +76,29 @@ class MixtureBT(pl.LightningModule):
     backbone: pairs -> representations (`micro_lit.features.backbones`).
     names: values of each label column, for the breakdowns of the test. references: names of the reference predictors
         whose log-probabilities the pairs bring along. bayes: which of these knows all that the data show.
-    sources: the values of the column `source` that the model was trained on; None: those in `names`.
-    num_heads: K. head, gate: modules built with (width, num_heads).
+    sources: the values of the column `source` that the model was trained on; None: those in `names`. subjects: likewise
+        of criteria and users, by the names `criterion` and `user`.
+    num_heads: K. head, gate: built with (width, num_heads), see `micro_lit.models.contracts`.
     link: `probability` mixes Bradley-Terry models, `reward` mixes rewards inside one; or a link of your own.
     entropy_weight: of the mean negative entropy of each example's weights; MiCRo sets 0.5, which pulls all to uniform.
     balance_weight: of the divergence of the batch's mean weights from uniform, which lets examples choose sharply.
     label_smoothing: probability that a label is wrong. rating_gap_weight: the margin must exceed the rating gap times
         this, where the data hold gaps. centring_weight: of the mean squared sum of a pair's rewards, which ties their
         level.
+    terms: terms of the loss of your own, by name: see `micro_lit.models.contracts.LossTerm`.
     optimizer: parameters -> optimizer. warmup: share of all steps in which the learning rate rises to its value; it
         falls to zero along a cosine afterwards. name: what results call the model.
 
-    knows: what the model is told beyond prompt and responses (`attribute`, `user`, ...). by_user: whether it learns
-    codes of users. weighs_heads: whether such a code is log weights of heads, added to those of the gate.
+    knows: what the model is told beyond prompt and responses (`attribute`, `user`, ...): by its class, and what its
+    gate reads of criterion and user. by_user: whether it learns
+    codes of users. weighs_heads: whether such a code is log weights of heads, added to those of the gate. is_router:
+    whether it weighs the heads of a model of stage 1, its argument `stage1`.
     """
 
     knows: frozenset[str] = frozenset()
     by_user = False
     weighs_heads = False
+    is_router = False
 
     def __init__(
         self,
@@ -100,6 +108,7 @@ class MixtureBT(pl.LightningModule):
         references: Sequence[str] = (),
         bayes: str | None = None,
         sources: Sequence[str] | None = None,
+        subjects: Mapping[str, Sequence[str]] | None = None,
         head: Callable[..., nn.Module] = LinearHeads,
         gate: Callable[..., nn.Module] = StaticGate,
         link: Link | LinkName = "probability",
@@ -111,21 +120,18 @@ class MixtureBT(pl.LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
         warmup: float = 0.05,
         name: str = "mixture",
+        terms: Mapping[str, LossTerm | None] | None = None,
     ) -> None:
         super().__init__()
         self.name = name
         self.backbone = backbone
-        self.strict_loading = not getattr(backbone, "untrained", ())
+        self.strict_loading = not backbone.untrained
         # Heads before the gate: with K = 1 they start the same whatever the gate, so every gate is single BT.
-        self.head = head(width=backbone.width, num_heads=num_heads)
-        self.gate = gate(width=backbone.width, num_heads=num_heads)
-        self.sources = list(names.get("source", [])) if sources is None else list(sources)
-        self.reads_source = isinstance(self.gate, SourceGate)
-        if self.reads_source:
-            self.gate.know(len(self.sources))
-            row = {source: number for number, source in enumerate(self.sources)}
-            code_rows = torch.tensor([row.get(source, -1) for source in names.get("source", [])] or [-1])
-            self.register_buffer("source_of_code", code_rows, persistent=False)
+        self.head = as_head(head(width=backbone.width, num_heads=num_heads))
+        self.gate = as_gate(gate(width=backbone.width, num_heads=num_heads))
+        self.knows = type(self).knows | (KNOWN & frozenset(self.gate.reads))
+        self.values = values_of(names, {"source": sources, **(subjects or {})})
+        self._make_room(names)
         self.num_heads = num_heads
         self.link = link_of(link)
         self.entropy_weight, self.balance_weight = entropy_weight, balance_weight
@@ -134,6 +140,9 @@ class MixtureBT(pl.LightningModule):
         self.centring_weight = centring_weight
         self.make_optimizer = optimizer
         self.warmup = warmup
+        self.terms = named_terms(terms)
+        # Of terms that are modules: weights of theirs move with the model and are trained and saved with it.
+        self.term_modules = nn.ModuleList(term for term in self.terms.values() if isinstance(term, nn.Module))
         self.names = {name: list(names.get(name, [])) for name in BREAKDOWNS}
         self.settings: dict[str, Any] = {}
         self.num_pairs: int | None = None
@@ -169,21 +178,21 @@ class MixtureBT(pl.LightningModule):
 
     def forward(self, pairs: Any, evidence_BK: Float[Tensor, "B K"] | None = None) -> Judgment:
         """Judges pairs by heads and gate. evidence_BK: what else is known of the heads, added to the log weights."""
-        reads_context = getattr(self.head, "needs_context", False)
-        shown = self.backbone(pairs, with_context=self.gate.needs_context or reads_context)
+        shown = self.backbone(pairs, with_context="prompt" in self.gate.reads or self.head.reads_context)
         # Heads and gate are cheap and decide everything: in float32 whatever precision the backbone runs in.
         with torch.autocast(self.device.type, enabled=False):
             context_BD = None if shown.context_BD is None else shown.context_BD.float()
-            if reads_context:
+            if self.head.reads_context:
                 chosen_BK = self.head(shown.chosen_BD.float(), context_BD)
+                check_rewards(self.head, chosen_BK, len(pairs), self.num_heads)
                 rejected_BK = self.head(shown.rejected_BD.float(), context_BD)
             else:
                 rewards_RK = self.head(shown.responses_RD.float())
+                check_rewards(self.head, rewards_RK, len(shown.responses_RD), self.num_heads)
                 chosen_BK, rejected_BK = rewards_RK[shown.chosen_B], rewards_RK[shown.rejected_B]
-            read_BD = context_BD if self.gate.needs_context else None
-            log_weights_BK = self.gate(self._known_source(pairs) if self.reads_source else read_BD)
-        check_rewards(self.head, chosen_BK, self.num_heads)
+            log_weights_BK = self.gate(*self.gate_inputs(pairs, context_BD))
         margins_BK = self.link.margin(chosen_BK, rejected_BK)
+        check_log_weights(self.gate, log_weights_BK, len(pairs), self.num_heads)
         log_weights_BK = log_weights_BK.expand_as(margins_BK)
         if evidence_BK is not None:
             log_weights_BK = torch.log_softmax(log_weights_BK + evidence_BK, dim=-1)
@@ -193,10 +202,23 @@ class MixtureBT(pl.LightningModule):
         """How pairs are judged when they are not to be learned from: with all that is known of who judges them."""
         return self(pairs)
 
-    def _known_source(self, pairs: Any) -> Int64[Tensor, " B"]:
-        """The source of each pair as the gate counts them, -1 where it has seen none."""
-        source_B = pairs.label_N("source")
-        return torch.where(source_B >= 0, self.source_of_code[source_B.clamp(min=0)], -1)
+    def gate_inputs(self, pairs: Any, context_BD: Float[Tensor, "B D"] | None) -> Sequence[Tensor | None]:
+        """The arguments of the gate for some pairs."""
+        read = {name: self._codes(name, pairs) for name in COLUMNS if name in self.gate.reads}
+        return asked(self.gate, {"prompt": context_BD, **read})
+
+    def _make_room(self, names: Mapping[str, list[str]]) -> None:
+        """Lets the gate count the values of the training data, and maps the codes of the data at hand to its own."""
+        self.gate.make_room({name: len(values) for name, values in self.values.items()})
+        for name in COLUMNS.keys() & set(self.gate.reads):
+            code_of = {value: code for code, value in enumerate(self.values[name])}
+            codes = [code_of.get(value, -1) for value in names.get(COLUMNS[name], [])]
+            self.register_buffer(f"{name}_of_code", torch.tensor(codes or [-1]), persistent=False)
+
+    def _codes(self, name: str, pairs: Any) -> Int64[Tensor, " B"]:
+        """The source, criterion or user of each pair as the gate counts them, -1 where it has seen none."""
+        label_B = pairs.label_N(COLUMNS[name])
+        return torch.where(label_B >= 0, self.get_buffer(f"{name}_of_code")[label_B.clamp(min=0)], -1)
 
     def log_prob(self, judgment: Judgment) -> Float[Tensor, " B"]:
         """Log-probability that the chosen response is preferred, in nats."""
@@ -220,9 +242,18 @@ class MixtureBT(pl.LightningModule):
         if self.centring_weight:
             level_BK = judgment.chosen_BK + judgment.rejected_BK
             terms["centring"] = self.centring_weight * level_BK.square().mean()
-        if hasattr(self.head, "penalty"):
-            terms["penalty"] = self.head.penalty() / self.pairs_of_loss(pairs)
-        return terms
+        penalty = self.head.penalty()
+        if penalty is not None:
+            terms["penalty"] = penalty / self.pairs_of_loss(pairs)
+        return terms | self.own_terms(judgment, pairs)
+
+    def own_terms(self, judgment: Judgment, pairs: Any) -> dict[str, Tensor]:
+        """The terms of the loss that the settings add, checked on the first batch."""
+        found = {name: term(judgment, pairs) for name, term in self.terms.items()}
+        if not self.is_checked:
+            for name, value in found.items():
+                check_term(name, self.terms[name], value)
+        return found
 
     def pairs_of_loss(self, pairs: Any) -> int:
         """n: all pairs that the losses of a fit are summed over, on all devices; outside of a fit the pairs at hand."""
@@ -242,8 +273,7 @@ class MixtureBT(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Counts the labelled pairs. Heads that are made of the training data, and not learned, are made now."""
         self.num_pairs = len(self.trainer.datamodule.labelled_pairs)
-        if hasattr(self.head, "prepare"):
-            self.head.prepare(self._differences(self.trainer.datamodule))
+        self.head.prepare(self._differences(self.trainer.datamodule))
 
     def _differences(self, data: pl.LightningDataModule) -> Iterator[Float[Tensor, "B D"]]:
         """φ(chosen) - φ(rejected) of all training pairs, a batch at a time."""
@@ -259,7 +289,7 @@ class MixtureBT(pl.LightningModule):
         )
 
     def training_step(self, pairs: Any, batch_index: int) -> Tensor:
-        if hasattr(self.backbone, "untrained"):  # a transformer in training
+        if self.backbone.is_trained:
             # Of dropout, on every device another: a resumed run drops what the whole run would have.
             step = self.trainer.fit_loop.epoch_loop.total_batch_idx * self.trainer.world_size + self.trainer.global_rank
             torch.manual_seed(1_000_003 * self.settings.get("seed", 0) + step)
@@ -384,13 +414,15 @@ class MixtureBT(pl.LightningModule):
         return results
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint |= {"settings": redact(self.settings), "sources": self.sources}
+        checkpoint |= {"settings": redact(self.settings), "sources": self.values["source"]}
+        if read := [name for name in ("criterion", "user") if name in self.gate.reads]:
+            checkpoint["subjects"] = {name: self.values[name] for name in read}
         for name in [name for name in checkpoint["state_dict"] if not self.saves(name)]:
             del checkpoint["state_dict"][name]
 
     def saves(self, name: str) -> bool:
         """Whether a checkpoint holds the weight of this name: not those that a backbone has from elsewhere."""
-        return name.removeprefix("backbone.") not in getattr(self.backbone, "untrained", ())
+        return name.removeprefix("backbone.") not in self.backbone.untrained
 
     def configure_optimizers(self) -> torch.optim.Optimizer | dict[str, Any]:
         trained = sharding.split([weight for weight in self.parameters() if weight.requires_grad])
@@ -405,6 +437,12 @@ class MixtureBT(pl.LightningModule):
             return optimizer
         schedule = rise_and_fall(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def values_of(names: Mapping[str, list[str]], given: Mapping[str, Sequence[str] | None]) -> dict[str, list[str]]:
+    """The values of source, criterion and user that a gate counts: those given, otherwise those of the data."""
+    found = {name: given.get(name) for name in COLUMNS}
+    return {name: list(names.get(COLUMNS[name], []) if values is None else values) for name, values in found.items()}
 
 
 class SingleBT(MixtureBT):

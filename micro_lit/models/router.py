@@ -8,34 +8,59 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from micro_lit.adaptation import sharpness
 from micro_lit.errors import UserError
 from micro_lit.likelihood import hedge_log_targets
+from micro_lit.models.checks import SUM_TOLERANCE
+from micro_lit.models.contracts import COLUMNS, Gate, LossTerm, as_gate, asked
 from micro_lit.models.gates import LinearGate
-from micro_lit.models.mixture import Judgment, MixtureBT
+from micro_lit.models.mixture import Judgment, MixtureBT, values_of
 
 
-class RouterGate(nn.Module):
-    """log w = log softmax(log w_1 + g), w_1 the weights of a trained gate and g another gate, which starts at 0.
+class RouterGate(Gate):
+    """log w = log softmax(log w_1 + g), w_1 the weights of a trained gate and g what another gate adds: 0 at the start.
 
-    So a router of any shape starts from the gate of stage 1, and that gate stays as it is.
+    So a router of any shape starts from the gate of stage 1, and that gate stays as it is. g starts at equal weights
+    (`Gate.zero_`); of a gate that cannot, a frozen copy of its start is subtracted: g = change - start.
+
+    Args:
+        stage1: the trained gate.
+        change: the gate to be trained.
+        counts: the number of values that the trained gate has codes for; higher codes are unknown to it.
     """
 
-    needs_context = True
-
-    def __init__(self, stage1: nn.Module, change: nn.Module) -> None:
+    def __init__(self, stage1: nn.Module, change: nn.Module, counts: Mapping[str, int] | None = None) -> None:
         super().__init__()
         self.stage1, self.change = stage1.requires_grad_(False), change
-        *_, last = (layer for layer in change.modules() if isinstance(layer, nn.Linear))
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        self.counts = dict(counts or {})
+        self.reads = tuple(dict.fromkeys((*stage1.reads, *change.reads)))
+        self._begin()
 
-    def forward(self, context_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
-        log_weights_BK = self.stage1(context_BD if self.stage1.needs_context else None)
-        return torch.log_softmax(log_weights_BK + self.change(context_BD), dim=-1)
+    def make_room(self, counts: Mapping[str, int]) -> None:
+        self.change.make_room(counts)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.start = None
+        if not self.change.zero_():
+            self.start = copy.deepcopy(self.change).requires_grad_(False).eval()
+
+    def forward(self, *inputs: Tensor | None) -> Float[Tensor, "B K"]:
+        given = dict(zip(self.reads, inputs, strict=False))  # None alone where nothing is read
+        change_BK = self.change(*asked(self.change, given))
+        if self.start is not None:
+            change_BK = change_BK - self.start(*asked(self.change, given))
+        return torch.log_softmax(self.trained(*inputs) + change_BK, dim=-1)
+
+    def trained(self, *inputs: Tensor | None) -> Float[Tensor, "B K"]:
+        """The log weights of stage 1."""
+        given = dict(zip(self.reads, inputs, strict=False))
+        for name in self.counts.keys() & given.keys():
+            given[name] = torch.where(given[name] < self.counts[name], given[name], -1)
+        return self.stage1(*asked(self.stage1, given))
 
 
 class ContextRouter(MixtureBT):
@@ -51,13 +76,16 @@ class ContextRouter(MixtureBT):
         look at (`loader.unlabelled`): their contexts teach it to read criteria.
 
     stage1: the trained model whose backbone, heads and gate are taken over, frozen.
-    gate: what is learned, a module built with (width, num_heads) that ends in a linear layer: see `RouterGate`.
+    gate: what is learned, any gate: see `RouterGate`. Codes that it shares with the gate of stage 1 are those of stage
+        1, and values that only the data of the router have come after them.
     tau: nats. MiCRo sets 1e-3 and 1e-4, where targets are one head alone. At 1, not pooled, the rounds are those of
         EM. Logged as train/target_largest and train/target_effective: means of a target's largest weight, and of the
         heads that it uses.
 
     Raises `UserError` when there is one head only.
     """
+
+    is_router = True
 
     def __init__(
         self,
@@ -67,28 +95,35 @@ class ContextRouter(MixtureBT):
         references: Sequence[str] = (),
         bayes: str | None = None,
         sources: Sequence[str] | None = None,
+        subjects: Mapping[str, Sequence[str]] | None = None,
         gate: Callable[..., nn.Module] = LinearGate,
         tau: float = 1.0,
         pooled: bool = True,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
         warmup: float = 0.05,
         name: str = "router",
+        terms: Mapping[str, LossTerm | None] | None = None,
     ) -> None:
         if stage1.num_heads == 1:
             raise UserError("stage1: a model of one head, nothing to weigh; give the run of a mixture")
+        values = values_of(names, {"source": sources, **(subjects or {})})
+        values = {name: list(dict.fromkeys([*stage1.values[name], *values[name]])) for name in COLUMNS}
+        counts = {name: len(stage1.values[name]) for name in COLUMNS}
         super().__init__(
             backbone,
             names,
             stage1.num_heads,
             references,
             bayes,
-            sources,
+            values.pop("source"),
+            values,
             head=lambda **sizes: stage1.head,
-            gate=lambda **sizes: RouterGate(stage1.gate, gate(**sizes)),
+            gate=lambda **sizes: RouterGate(stage1.gate, as_gate(gate(**sizes)), counts),
             link=stage1.link,
             optimizer=optimizer,
             warmup=warmup,
             name=name,
+            terms=terms,
         )
         self.tau, self.pooled = tau, pooled
         self.register_buffer("pooled_losses_AK", torch.zeros(len(self.names["attribute"]), self.num_heads))
@@ -113,6 +148,20 @@ class ContextRouter(MixtureBT):
             self.pooled_losses_AK.index_add_(0, attribute_B[known_B], losses_BK[known_B])
             count_A1.index_add_(0, attribute_B[known_B], torch.ones_like(losses_BK[known_B, :1]))
         self.pooled_losses_AK /= count_A1.clamp(min=1)
+        if self.epoch < 0:
+            first_B = torch.arange(min(len(data.labelled_pairs), data.eval_batch_size))
+            self._check_start(data.labelled_pairs[first_B].to(self.device))
+
+    def _check_start(self, pairs: Any) -> None:
+        """Raises `UserError` when the router does not start at the weights of stage 1."""
+        gate = copy.deepcopy(self.gate).eval()  # without dropout
+        inputs = self.gate_inputs(pairs, self(pairs).context_BD)
+        moved_B = (gate(*inputs).exp() - gate.trained(*inputs).exp()).abs().amax(dim=-1)
+        if not (moved_B <= SUM_TOLERANCE).all():
+            raise UserError(
+                f"model.gate: {type(gate.change).__name__} does not start at equal weights: it moves a weight of stage "
+                f"1 by {float(moved_B.max()):.3g}; let zero_() return False where it cannot make all weights equal"
+            )
 
     def on_train_epoch_start(self) -> None:
         if int(self.epoch) != self.current_epoch:
@@ -121,16 +170,19 @@ class ContextRouter(MixtureBT):
 
     def losses(self, judgment: Judgment, pairs: Any) -> dict[str, Tensor]:
         """The cross-entropy from targets to router, in nats."""
-        target_BK = self.targets(judgment, pairs.label_N("attribute"))
+        target_BK = self.targets(judgment, pairs)
         for name, value in sharpness(target_BK.double().cpu().numpy())._asdict().items():
             self.log(f"train/target_{name}", value, on_step=False, on_epoch=True, batch_size=len(pairs))
-        return {"cross_entropy": -(target_BK * judgment.log_weights_BK).sum(dim=-1).mean()}
+        cross_entropy = -(target_BK * judgment.log_weights_BK).sum(dim=-1).mean()
+        return {"cross_entropy": cross_entropy} | self.own_terms(judgment, pairs)
 
     @torch.no_grad()
-    def targets(self, judgment: Judgment, attribute_B: Int64[Tensor, " B"]) -> Float[Tensor, "B K"]:
+    def targets(self, judgment: Judgment, pairs: Any) -> Float[Tensor, "B K"]:
         """The Hedge targets of the epoch, one for each pair."""
+        attribute_B = pairs.label_N("attribute")
         losses_BK = self.link.head_losses(judgment.margins_BK)
         if self.pooled:
             known_B = attribute_B >= 0
             losses_BK[known_B] = self.pooled_losses_AK[attribute_B[known_B]]
-        return hedge_log_targets(losses_BK, self.epoch_gate(judgment.context_BD), self.tau).exp()
+        log_weights_BK = self.epoch_gate(*self.gate_inputs(pairs, judgment.context_BD))
+        return hedge_log_targets(losses_BK, log_weights_BK, self.tau).exp()

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from micro_lit.likelihood import sum_by
+from micro_lit.models.contracts import Head
 from micro_lit.models.gates import UniformGate
 from micro_lit.models.heads import perceptron
 from micro_lit.models.mixture import Judgment
@@ -22,7 +23,7 @@ from micro_lit.models.people import PeopleBT, number_users
 ACTIVE = 0.01
 
 
-class CodeDecoder(nn.Module):
+class CodeDecoder(Head):
     """Rewards of responses to users: a network of two hidden layers that reads [φ, z]; at z = 0, one of φ."""
 
     def __init__(self, width: int, num_heads: int, code_width: int, hidden: int) -> None:

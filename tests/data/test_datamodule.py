@@ -211,7 +211,7 @@ def test_a_token_budget_bounds_the_batches(data):
     length_N = torch.arange(1, 21)
     module = PreferenceDataModule(data, 20, 6, seed=0, token_budget=30)
     backbone = SimpleNamespace(lengths=lambda pairs: length_N[pairs.rating_gap_N.long()])
-    batches = numbers(trained_by(module, backbone=backbone).train_dataloader())
+    batches = numbers(trained_by(module, backbone=backbone, by_user=False).train_dataloader())
     assert sorted(joined(batches)) == list(range(20))
     assert all(len(batch) * (max(batch) + 1) <= 30 for batch in batches)
 

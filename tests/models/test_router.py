@@ -15,6 +15,7 @@ from conftest import SMALL_FEATURES
 from micro_lit import adaptation, config, runs, train
 from micro_lit.errors import UserError
 from micro_lit.models import LinearGate, MixtureBT, MLPGate, StaticGate
+from micro_lit.models.contracts import asked
 from micro_lit.models.router import RouterGate
 
 SMALL = (*SMALL_FEATURES, "data.train=4000")
@@ -46,7 +47,7 @@ def test_a_router_of_any_shape_starts_from_the_gate_of_stage_1_and_leaves_it_alo
     gate = before(6, 4)
     for weight in gate.parameters():
         torch.nn.init.normal_(weight)
-    expected_BK = gate(context_BD if gate.needs_context else None).detach().expand(9, 4)
+    expected_BK = gate(*asked(gate, {"prompt": context_BD})).detach().expand(9, 4)
     router = RouterGate(gate, change(6, 4))
     torch.testing.assert_close(router(context_BD), expected_BK)
     (router(context_BD) * torch.randn(9, 4)).sum().backward()
@@ -90,14 +91,14 @@ def test_targets_are_those_of_the_adaptation_of_the_same_name(tau, settings, sta
     with torch.no_grad():
         omega_NK = router.epoch_gate(judgment.context_BD).exp().double().numpy()
     expected_NK = adaptation.hedge_targets(margins_NK, omega_NK, tau)
-    np.testing.assert_allclose(router.targets(judgment, attribute_N).numpy(), expected_NK, atol=2e-4)
+    np.testing.assert_allclose(router.targets(judgment, pairs).numpy(), expected_NK, atol=2e-4)
 
     losses_NK = -torch.nn.functional.logsigmoid(judgment.margins_BK)
     means_AK = torch.stack([losses_NK[attribute_N == code].mean(0) for code in range(4)])
     router.pooled, router.pooled_losses_AK = True, means_AK
     router.epoch_gate = EvenGate()
     weights_AK = adaptation.hedge(margins_NK, attribute_N.numpy(), np.full((4, 8), 0.125), tau)
-    found_NK = router.targets(judgment, attribute_N).numpy()
+    found_NK = router.targets(judgment, pairs).numpy()
     np.testing.assert_allclose(found_NK, weights_AK[attribute_N.numpy()], atol=2e-4)
 
 
