@@ -18,6 +18,7 @@ from micro_lit.adaptation.profiles import RULES, Profiles
 from micro_lit.config import build, compose
 from micro_lit.data.records import parse_record
 from micro_lit.errors import UserError
+from micro_lit.likelihood import link_of
 from micro_lit.reporting import explanations
 
 HEAD = 3
@@ -149,7 +150,7 @@ def test_whatever_the_labels_they_cost_at_most_log_two_against_the_model_as_trai
 
 @pytest.mark.parametrize("link", ["probability", "reward"])
 def test_the_model_as_everybody_gets_it_is_the_first_judge(link, model, data, judgment, monkeypatch):
-    monkeypatch.setattr(model, "link", link)
+    monkeypatch.setattr(model, "link", link_of(link))
     judged = judges.judge(model, data.split("test"), 50)
     log_prob_N = model.log_prob(judgment)
     assert_allclose(-np.logaddexp(0.0, -judged.margins_BJ[:, 0]), log_prob_N.numpy(), atol=1e-5)
@@ -286,7 +287,7 @@ def test_the_fingerprint_is_that_of_all_that_judges(model, run, data, monkeypatc
         assert judges.fingerprint(model) != name
         weights[key].copy_(before)
     assert judges.fingerprint(model) == name
-    monkeypatch.setattr(model, "link", "reward")
+    monkeypatch.setattr(model, "link", link_of("reward"))
     assert judges.fingerprint(model) != name
 
 
