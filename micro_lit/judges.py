@@ -4,23 +4,32 @@ Dimension letters: B pairs in a batch, K heads, J = 1 + K judges.
 """
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from micro_lit.adaptation.labels import Array
 from micro_lit.adaptation.profiles import Profiles
+from micro_lit.config import build
 from micro_lit.data.pairs import Pairs
 from micro_lit.errors import UserError
 from micro_lit.models import MixtureBT
 
 
-def nobody(model: MixtureBT, rule: str) -> Profiles:
-    """Profiles over the judges, of nobody yet: one half of the weight on the model, the other on its heads alike."""
+def nobody(model: MixtureBT, rule: str | Mapping[str, Any]) -> Profiles:
+    """Profiles over the judges, of nobody yet: one half of the weight on the model, the other on its heads alike.
+
+    rule: the name of a rule of ours, or the node of an adaptation, which is called by its dotted name and settings.
+    """
     if model.num_heads == 1:
         raise UserError("run: a model of one head, nothing to personalise; give the run of a mixture")
-    return Profiles(np.repeat([0.5, 0.5 / model.num_heads], [1, model.num_heads]), fingerprint(model), rule)
+    prior_J = np.repeat([0.5, 0.5 / model.num_heads], [1, model.num_heads])
+    if isinstance(rule, str):
+        return Profiles(prior_J, fingerprint(model), rule)
+    told = ", ".join(f"{name}={value!r}" for name, value in rule.items() if name not in ("_target_", "_partial_"))
+    return Profiles(prior_J, fingerprint(model), f"{rule['_target_']}{told and f'({told})'}", build(rule))
 
 
 def names(model: MixtureBT) -> list[str]:

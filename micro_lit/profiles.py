@@ -13,6 +13,7 @@ Dimension letters: N labelled pairs, M responses to rank, U users, K heads, J = 
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,10 +48,10 @@ def sitting(settings: Settings) -> Iterator[dict[str, Any]]:
     until then nobody else learns into the same profiles, so that what is given is what is kept.
 
     `users` holds labels and weights before and after; with pairs `labels` counts those given, known and learned; with
-    labels to learn `stream` holds the log-probability of each, regret and bound after it, `running` mean scores up to
-    so many labels of each user, `scores` those of all with their standard errors; with labels of one user
-    `explanation` says which judges' weights they moved; with responses there is `responses`. Raises `UserError` for
-    what the user can mend.
+    labels to learn `stream` holds the log-probability of each, regret and bound (None: unknown) after it, `running`
+    mean scores up to so many labels of each user, `scores` those of all with their standard errors; with labels of
+    one user `explanation` says which judges' weights they moved; with responses there is `responses`. Raises
+    `UserError` for what the user can mend.
     """
     run, profile = Path(str(settings["run"])), Path(str(settings["profile"])).expanduser()
     user = None if settings["user"] is None else str(settings["user"])
@@ -130,7 +131,7 @@ def lesson(pairs: Sequence[Record], given: Labels, taught: Taught, judge_names: 
         "personalised": log_prob(margins_NJ, learned.weights_NK).tolist(),
         "as_trained": (-losses(margins_NJ[:, 0])).tolist(),
         "regret": learned.regret_N.tolist(),
-        "bound": learned.bound_N.tolist(),
+        "bound": [None if math.isnan(bound) else bound for bound in learned.bound_N.tolist()],
     }
     found |= {"stream": stream, **summarise(stream)}
     if len(names) == 1:

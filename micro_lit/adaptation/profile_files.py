@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from micro_lit.adaptation.profile_store import ProfileStore
-from micro_lit.adaptation.profiles import REMEDY, Profiles
+from micro_lit.adaptation.profiles import REMEDY, RULES, Profiles
 from micro_lit.errors import UserError
 from micro_lit.file_systems import network_file_system
 from micro_lit.sqlite_files import is_sqlite
@@ -40,7 +40,7 @@ def open_store(profile: Path, start: Profiles | None, make: bool) -> ProfileStor
     path, source = locate(profile)
     try:
         if path.exists():
-            store = ProfileStore(path)
+            store = ProfileStore(path, None if start is None else start.adapt)
             _check_fit(path, store, start)
             print(f"profiles: {path}")
             if source is not None and source.is_file() and not store.knows_json(digest(source)):
@@ -102,6 +102,7 @@ def _check_fit(path: Path, kept: Profiles | ProfileStore, start: Profiles | None
             f"{path}: its profiles are of other heads ({kept.heads}) than the run's ({start.heads}); {REMEDY}"
         )
     if kept.rule != start.rule:
-        raise UserError(f"{path}: kept by the rule {kept.rule}; give rule={kept.rule}, or another file")
+        remedy = f"rule={kept.rule}" if kept.rule in RULES else f"rule with _target_ {kept.rule.split('(')[0]}"
+        raise UserError(f"{path}: kept by the rule {kept.rule}; give {remedy}, or another file")
     if not np.array_equal(kept.prior_K, start.prior_K):
         raise UserError(f"{path}: its profiles began with other weights than those of this run; {REMEDY}")

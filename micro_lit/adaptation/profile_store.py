@@ -19,8 +19,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from micro_lit.adaptation.checked import Method
 from micro_lit.adaptation.labels import Array, Floats
-from micro_lit.adaptation.profiles import REMEDY, Kept, Learned, Profiles
+from micro_lit.adaptation.profiles import REMEDY, RULES, Kept, Learned, Profiles
 from micro_lit.errors import UserError
 from micro_lit.files import write_new
 from micro_lit.sqlite_files import connect, in_one_line, journal_mode, transaction, wipe
@@ -77,10 +78,13 @@ class ProfileStore:
 
     Every method raises `UserError`, one line with the file and a remedy, when the file cannot be read or written, is
     damaged, or no store of this version.
+
+    Args:
+        adapt: the adaptation that the rule names, where it is none of ours.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, adapt: Method | None = None) -> None:
+        self.path, self.adapt = path, adapt
         if path.is_dir():
             raise UserError(f"{path}: a folder; give a file")
         with in_one_line(path):
@@ -119,12 +123,13 @@ class ProfileStore:
             except FileExistsError:
                 if not path.exists():
                     raise
-        return cls(path)
+        return cls(path, start.adapt)
 
     @classmethod
     def in_memory(cls, start: Profiles) -> "ProfileStore":
         """A store that leaves no file."""
         store = cls.__new__(cls)
+        store.adapt = start.adapt
         store.path, store._connection = Path(":memory:"), sqlite3.connect(":memory:", isolation_level=None)
         _fill(store._connection, start, None)
         store._check()
@@ -164,7 +169,17 @@ class ProfileStore:
             states[row] = np.frombuffer(facts[-1], dtype="<f8")
         counts = np.array([row[3] for row in rows], dtype=np.int64)
         profiles.keep([row[0] for row in rows], Kept(states[:, :-1], counts, states[:, -1]))
+        if self.adapt is not None:
+            for user in profiles.users:
+                profiles.keep_margins(user, self._margins(user))
         return profiles
+
+    def _margins(self, user: str) -> Array:
+        """[n, K] of all labels of a user, in their order."""
+        query = "SELECT margins FROM labels WHERE user = (SELECT number FROM users WHERE name = ?) ORDER BY number"
+        with in_one_line(self.path):
+            rows = [np.frombuffer(margins, dtype="<f8") for (margins,) in self._connection.execute(query, (user,))]
+        return np.array(rows).reshape(-1, len(self.prior_K))
 
     def learn(self, labels: Labels, repeated: Repeated = "skip") -> Taught:
         """Learns labels, all or none: they are on the disk when it returns. See `learning`."""
@@ -212,6 +227,10 @@ class ProfileStore:
 
     def export(self, path: Path) -> None:
         """Writes all profiles as `Profiles.save` does, without labels. Raises `OSError`."""
+        if self.rule not in RULES:
+            raise UserError(
+                f"{self.path}: kept by the rule {self.rule}, whose weights follow from labels; these are not exported"
+            )
         self.profiles().save(path)
 
     def knows_json(self, digest: str) -> bool:
@@ -250,7 +269,7 @@ class ProfileStore:
             self._wipe()
 
     def _nobody(self) -> Profiles:
-        return Profiles(self.prior_K, self.heads, self.rule)
+        return Profiles(self.prior_K, self.heads, self.rule, self.adapt)
 
     def _compare(self, labels: Labels, repeated: Repeated) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which labels are new, and which are known by their id but of other content."""

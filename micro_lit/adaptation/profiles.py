@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from micro_lit.adaptation import labels
+from micro_lit.adaptation.checked import Method, adapted
 from micro_lit.adaptation.labels import Array, Floats, Integers
 from micro_lit.adaptation.online import HedgeState, OnlineHedge
 from micro_lit.adaptation.weights import reweigh
@@ -77,6 +78,13 @@ class Hedge(OnlineHedge):
         return (weights_SK * losses_SK).sum(axis=1)
 
 
+class Unknown(Posterior):
+    """Of an adaptation of a user's own: losses are those of the mixture; nothing is promised."""
+
+    def bound(self, counts: Integers, num_heads: int, prior_weight: float) -> Array:
+        return np.full(counts.shape, np.nan)
+
+
 RULES = {"posterior": Posterior(), "hedge": Hedge()}
 
 
@@ -85,7 +93,8 @@ class Learned(NamedTuple):
 
     weights_NK: of its user before the label was seen. label_N: which label of its user it was, from 1.
     regret_N: of its user after it, in nats: what the weights have lost so far beyond what the best single head has, by
-        the loss of the rule. bound_N: what the rule promises that it does not exceed.
+        the loss of the rule. bound_N: what the rule promises that it does not exceed; NaN
+        where it promises nothing.
     """
 
     weights_NK: Array
@@ -111,13 +120,16 @@ class Profiles:
     `users` are names, one or several; one without a profile stands for a user without labels.
 
     prior_K: weights before any label. heads: says which heads these are (`micro_lit.profiles.fingerprint`), so that
-        profiles in a file never meet others. rule: how weights follow from labels, one of `RULES`.
+        profiles in a file never meet others. rule: how weights follow from labels, one of `RULES`,
+        or the name of `adapt`, an adaptation of one's own. Its weights follow from all labels, which are kept for it.
     """
 
-    def __init__(self, prior_K: Floats, heads: str, rule: str = "posterior") -> None:
+    def __init__(self, prior_K: Floats, heads: str, rule: str = "posterior", adapt: Method | None = None) -> None:
         labels.check_prior(prior_K[None])
-        if rule not in RULES:
+        if rule not in RULES and adapt is None:
             raise ValueError(f"rule is {rule!r}; allowed are {', '.join(RULES)}")
+        self.adapt, self._margins = adapt, {}
+        self._rule = RULES[rule] if adapt is None else Unknown()
         self.prior_K = prior_K.astype(np.float64)
         self.heads, self.rule = heads, rule
         self._row_of: dict[str, int] = {}
@@ -136,7 +148,17 @@ class Profiles:
 
     def weights(self, users: Users) -> Array:
         """[S, K] with which to judge each user's next pair; without labels the prior to the last bit."""
-        return RULES[self.rule].weights(self._state(users))
+        if self.adapt is None:
+            return self._rule.weights(self._state(users))
+        return self._adapted([self.margins(user) for user in _names(users)])
+
+    def margins(self, user: str) -> Array:
+        """[n, K] of all labels of a user, where an adaptation of one's own needs them."""
+        return self._margins.get(user, np.empty((0, len(self.prior_K))))
+
+    def keep_margins(self, user: str, margins_nK: Array) -> None:
+        """Sets all labels of a user."""
+        self._margins[user] = margins_nK
 
     def rewards(self, users: Users, rewards_SK: Floats) -> Array:
         """[S] Σ_k w_k r_k of a response for each user, to compare with other responses to the same prompt."""
@@ -157,12 +179,15 @@ class Profiles:
         names = list(code)
         state, lost_U = self._state(names), self._lost_U[self._rows(names)]
         labels.check_margins(margins_NK, user_N, state.prior_UK)
-        rule, losses_NK = RULES[self.rule], RULES[self.rule].losses(np.ascontiguousarray(margins_NK))
+        rule, losses_NK = self._rule, self._rule.losses(np.ascontiguousarray(margins_NK))
+        own_NK = None if self.adapt is None else self._before_each(names, user_N, margins_NK)
         weights_NK, label_N, best_N = np.empty(margins_NK.shape), np.empty_like(user_N), np.empty_like(user_N)
         regret_N, bound_N = np.empty(len(user_N)), np.empty(len(user_N))
         for row_S in _rounds(user_N):
             user_S = user_N[row_S]
-            weights_NK[row_S] = weights_SK = rule.weights(HedgeState(*(column[user_S] for column in state)))
+            weights_NK[row_S] = weights_SK = (
+                rule.weights(HedgeState(*(column[user_S] for column in state))) if own_NK is None else own_NK[row_S]
+            )
             lost_U[user_S] += rule.lost(weights_SK, losses_NK[row_S])
             state.loss_UK[user_S] += losses_NK[row_S]
             state.steps_U[user_S] += 1
@@ -175,6 +200,31 @@ class Profiles:
             bound_N[rows] = rule.bound(label_N[rows], len(self.prior_K), float(self.prior_K[head]))
         self.keep(names, Kept(state.loss_UK, state.steps_U, lost_U))
         return Learned(weights_NK, label_N, rule.nats * regret_N, rule.nats * bound_N)
+
+    def _before_each(self, names: Sequence[str], user_N: Integers, margins_NK: Floats) -> Array:
+        """[N, K] weights by an adaptation of one's own before each label, which is kept. Labels before are users."""
+        weights_NK = np.empty(margins_NK.shape)
+        for code, user in enumerate(names):
+            row_n = np.flatnonzero(user_N == code)
+            before = len(self.margins(user))
+            self._margins[user] = np.concatenate([self.margins(user), margins_NK[row_n]])
+            prefixes = [self._margins[user][: before + place] for place in range(len(row_n))]
+            weights_NK[row_n] = self._adapted(prefixes)
+        return weights_NK
+
+    def _adapted(self, margins: Sequence[Array]) -> Array:
+        """[S, K] weights by an adaptation of one's own after so many lists of labels, in blocks that fit memory."""
+        weights_SK, start = np.empty((len(margins), len(self.prior_K))), 0
+        while start < len(margins):
+            end, size = start + 1, margins[start].size
+            while end < len(margins) and size + margins[end].size <= labels.BLOCK_VALUES:
+                size += margins[end].size
+                end += 1
+            user_N = np.repeat(np.arange(end - start), [len(each) for each in margins[start:end]])
+            prior_SK = np.tile(self.prior_K, (end - start, 1))
+            weights_SK[start:end] = adapted(self.adapt, self.rule, np.concatenate(margins[start:end]), user_N, prior_SK)
+            start = end
+        return weights_SK
 
     def kept(self, users: Users) -> Kept:
         """What `keep` takes, of each user; zeros for one without a profile."""

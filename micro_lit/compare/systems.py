@@ -6,8 +6,7 @@ Dimension letters: N rows of the data, B rows at once, L labels, U subjects in a
 a code.
 """
 
-from collections.abc import Callable, Mapping, Set
-from typing import Any
+from collections.abc import Mapping, Set
 
 import numpy as np
 import torch
@@ -16,19 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from micro_lit import adaptation
+from micro_lit.adaptation.checked import Method, adapted
 from micro_lit.compare.candidates import Candidate
-from micro_lit.compare.subjects import Integers, Labels, Subjects
+from micro_lit.compare.subjects import Labels, Subjects
 from micro_lit.errors import UserError
 from micro_lit.likelihood import LOG_NEVER, Link
 from micro_lit.models.people import prior_of_users
 
 Array = NDArray[np.float64]
-Method = Callable[[Array, Integers, Array], Array]
 
 OWN_WEIGHTS, TOLD, NOTHING, OWN, BEST_HEAD = "own weights", "told the attribute", "nothing", "its own", "best head"
 TEST_LABELS = "test labels"
 
-SUM_TOLERANCE = 1e-4  # of weights; that of float32 and of bfloat16 gates
 LOG_PROB_TOLERANCE = 1e-6  # a sum of float32 probabilities may round to a little more than 1
 
 
@@ -173,32 +171,6 @@ class PeopleModel(System):
 
     def log_prob(self, row_B: Int64[Tensor, " B"], codes_BC: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
         return self.model.log_prob(self.model(self.pairs[row_B], codes_BC))
-
-
-def adapted(adapt: Method, name: str, margins_LK: Array, user_L: Integers, prior_UK: Array) -> Array:
-    """[U, K] the weights that an adaptation gives. Raises `UserError` unless they are weights."""
-    weights_UK = adapt(margins_LK, user_L, prior_UK)
-    wrong = ""
-    if not isinstance(weights_UK, np.ndarray) or weights_UK.shape != prior_UK.shape:
-        wrong = (
-            f"an array of shape {np.shape(weights_UK)} for {prior_UK.shape[0]} subjects and {prior_UK.shape[1]} heads"
-        )
-    elif not np.isfinite(weights_UK).all() or (weights_UK < 0).any():
-        wrong = "weights below 0, or none that are numbers"
-    elif (off_U := np.abs(weights_UK.sum(axis=1) - 1) > SUM_TOLERANCE).any():
-        wrong = f"weights that sum to {weights_UK[off_U][0].sum():.4g}"
-    if wrong:
-        raise UserError(
-            f"adaptation {name} ({_named(adapt)}) gave {wrong}; an adaptation gives weights of at least 0 that sum to "
-            "one, a row a subject"
-        )
-    return weights_UK.astype(np.float64)
-
-
-def _named(adapt: Any) -> str:
-    """The function of an adaptation, without the settings that it has been given."""
-    function = getattr(adapt, "func", adapt)
-    return getattr(function, "__qualname__", type(function).__name__)
 
 
 @torch.no_grad()

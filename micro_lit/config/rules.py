@@ -45,7 +45,10 @@ RULES: dict[str, Rule] = {
     "skip_finished": yes_or_no(),
     "overwrite": yes_or_no(),
     "own_process": yes_or_no(),
-    "rule": one_of("posterior", "hedge"),
+    "rule": Rule(
+        "one of posterior, hedge; or an adaptation of your own, as a node with a _target_",
+        lambda value: value in ("posterior", "hedge") or (isinstance(value, Mapping) and "_target_" in value),
+    ),
     "repeated_labels": one_of("skip", "count"),
     "user": user_name(),
     "forget": user_name(),

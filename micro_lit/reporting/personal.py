@@ -144,10 +144,11 @@ def running(found: Mapping[str, Any]) -> Table:
     interval = f" ± {Z * gain['se']:.4f}, 95 %" if gain["n"] > 1 else ""
     units = "users" if len(found["users"]) > 1 else "labels"
     worst = int(np.argmax(stream["regret"]))
+    bound = stream["bound"][worst]
+    promise = "." if bound is None else f", where no labels could have led beyond {bound:.2f}."
     table.caption = (
         f"NLL in nats. Personalised less as trained: {gain['value']:+.4f}{interval} ({gain['n']:,} {units}). Largest "
-        f"regret to the best of model and heads: {stream['regret'][worst]:.2f} nats, where no labels could have led "
-        f"beyond {stream['bound'][worst]:.2f}."
+        f"regret to the best of model and heads: {stream['regret'][worst]:.2f} nats{promise}"
     )
     return table
 

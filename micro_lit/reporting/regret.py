@@ -20,7 +20,7 @@ def draw(stream: Mapping[str, Sequence[Any]]) -> Figure:
     stream: for each label its `user`, the number it has among the user's labels, `label`, and `regret` and `bound`
     after it, as in `micro_lit.adaptation.profiles.Learned`.
     """
-    regret_N, bound_N = np.array(stream["regret"]), np.array(stream["bound"])
+    regret_N = np.array(stream["regret"])
     label_T, row_N, count_T = np.unique(stream["label"], return_inverse=True, return_counts=True)
     num_users = len(set(stream["user"]))
     curves = {"regret" if num_users == 1 else f"largest regret of {num_users:,} users": _largest(regret_N, row_N)}
@@ -33,8 +33,9 @@ def draw(stream: Mapping[str, Sequence[Any]]) -> Figure:
         marker = "." if len(label_T) < 50 else ""
         for (name, values_T), colour in zip(curves.items(), COLOURS, strict=False):
             axes.plot(label_T, values_T, color=colour, marker=marker, linewidth=1.3, label=name)
-        bound_T = _largest(bound_N, row_N)
-        axes.plot(label_T, bound_T, color=FLOOR_COLOUR, marker=marker, linestyle="--", linewidth=1, label="bound")
+        if None not in stream["bound"]:  # known of our own rules
+            bound_T = _largest(np.array(stream["bound"]), row_N)
+            axes.plot(label_T, bound_T, color=FLOOR_COLOUR, marker=marker, linestyle="--", linewidth=1, label="bound")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set(title="Regret to the best of model and heads", xlabel="labels of a user", ylabel="nats")
         axes.legend(fontsize=8, framealpha=0.9, edgecolor="none")
