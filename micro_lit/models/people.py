@@ -59,11 +59,17 @@ class PeopleBT(MixtureBT):
         return self(pairs, codes_of(self.codes_UC, pairs.label_N("user_id")))
 
     def learn_users(self) -> None:
-        """The codes of all users from the training pairs."""
+        """The codes of all users from the training pairs. Raises `UserError` for codes of another shape."""
         data = self.trainer.datamodule
         pairs, self.rows_at_once = data.labelled_pairs.to(self.device), data.eval_batch_size
         user_N = pairs.label_N("user_id")
-        self.codes_UC = self.learn(pairs, user_N, self.num_users)
+        codes_UC = self.learn(pairs, user_N, self.num_users)
+        if codes_UC.shape != self.codes_UC.shape:
+            raise UserError(
+                f"{type(self).__name__} learned codes of shape {list(codes_UC.shape)}; give {list(self.codes_UC.shape)}, "
+                "a row for each user"
+            )
+        self.codes_UC = codes_UC
         self.seen_U = torch.bincount(user_N[user_N >= 0], minlength=self.num_users) > 0
 
     def cell_of(self, name: str, pairs: Any) -> Int64[Tensor, " B"]:
