@@ -66,8 +66,8 @@ class PeopleBT(MixtureBT):
         codes_UC = self.learn(pairs, user_N, self.num_users)
         if codes_UC.shape != self.codes_UC.shape:
             raise UserError(
-                f"{type(self).__name__} learned codes of shape {list(codes_UC.shape)}; give {list(self.codes_UC.shape)}, "
-                "a row for each user"
+                f"{type(self).__name__} learned codes of shape {list(codes_UC.shape)}; give "
+                f"{list(self.codes_UC.shape)}, a row for each user"
             )
         self.codes_UC = codes_UC
         self.seen_U = torch.bincount(user_N[user_N >= 0], minlength=self.num_users) > 0
