@@ -83,7 +83,7 @@ TAKEN = frozenset(
 )
 
 
-def named_terms(terms: Mapping[str, LossTerm | None] | None) -> dict[str, LossTerm]:
+def named_terms(terms: Mapping[str, Any] | None) -> dict[str, LossTerm]:
     """The terms that settings add, without those set to null. Raises `UserError` for a bad name, or no function."""
     found = {name: term for name, term in (terms or {}).items() if term is not None}
     for name, term in found.items():

@@ -27,7 +27,7 @@ from micro_lit.metrics import (
     WeightMetrics,
 )
 from micro_lit.models.checks import check_log_prob, check_log_weights, check_rewards, check_term, check_weights
-from micro_lit.models.contracts import COLUMNS, LossTerm, as_gate, as_head, asked, named_terms
+from micro_lit.models.contracts import COLUMNS, as_gate, as_head, asked, named_terms
 from micro_lit.models.gates import StaticGate
 from micro_lit.models.heads import LinearHeads
 from micro_lit.models.schedules import rise_and_fall
@@ -120,7 +120,7 @@ class MixtureBT(pl.LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
         warmup: float = 0.05,
         name: str = "mixture",
-        terms: Mapping[str, LossTerm | None] | None = None,
+        terms: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.name = name

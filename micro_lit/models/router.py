@@ -15,7 +15,7 @@ from micro_lit.adaptation import sharpness
 from micro_lit.errors import UserError
 from micro_lit.likelihood import hedge_log_targets
 from micro_lit.models.checks import SUM_TOLERANCE
-from micro_lit.models.contracts import COLUMNS, Gate, LossTerm, as_gate, asked
+from micro_lit.models.contracts import COLUMNS, Gate, as_gate, asked
 from micro_lit.models.gates import LinearGate
 from micro_lit.models.mixture import Judgment, MixtureBT, values_of
 
@@ -102,7 +102,7 @@ class ContextRouter(MixtureBT):
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
         warmup: float = 0.05,
         name: str = "router",
-        terms: Mapping[str, LossTerm | None] | None = None,
+        terms: Mapping[str, Any] | None = None,
     ) -> None:
         if stage1.num_heads == 1:
             raise UserError("stage1: a model of one head, nothing to weigh; give the run of a mixture")
