@@ -12,8 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from micro_lit import likelihood, sharding
-from micro_lit.errors import UserError
+from micro_lit import likelihood
 from micro_lit.likelihood import Link, LinkName, hedge_log_targets, link_of
 from micro_lit.metrics import (
     BUILT_IN,
@@ -30,7 +29,8 @@ from micro_lit.models.checks import check_log_prob, check_log_weights, check_rew
 from micro_lit.models.contracts import COLUMNS, as_gate, as_head, asked, named_terms
 from micro_lit.models.gates import StaticGate
 from micro_lit.models.heads import LinearHeads
-from micro_lit.models.schedules import rise_and_fall
+from micro_lit.models.measured import measured
+from micro_lit.models.training import TrainedModule
 from micro_lit.redaction import redact
 
 BREAKDOWNS = ("source", "attribute", "group")
@@ -70,7 +70,7 @@ class Judgment(NamedTuple):
     dense_log_weights_BK: Float[Tensor, "B K"]
 
 
-class MixtureBT(pl.LightningModule):
+class MixtureBT(TrainedModule):
     """p(chosen ≻ rejected | x) = Σ_k w_k(x) σ(Δ_k)  [MiCRo, arXiv 2505.24846], trained on pairs alone.
 
     backbone: pairs -> representations (`micro_lit.features.backbones`).
@@ -266,6 +266,11 @@ class MixtureBT(pl.LightningModule):
         gap_B = pairs.rating_gap_N.nan_to_num(nan=0.0)
         return judgment._replace(margins_BK=judgment.margins_BK - self.rating_gap_weight * gap_B[:, None])
 
+    def _terms_of_rows(self, judgment: Judgment, pairs: Any) -> Float[Tensor, " B"]:
+        """What each pair costs, to find those whose loss is no number."""
+        with torch.no_grad():
+            return self.nll_terms(self._asking_for_gaps(judgment, pairs), pairs)
+
     def nll_terms(self, judgment: Judgment, pairs: Any) -> Float[Tensor, " B"]:
         """What each pair costs in training, in nats."""
         return self.link.loss(judgment.margins_BK, judgment.log_weights_BK, self.label_smoothing)
@@ -282,12 +287,6 @@ class MixtureBT(pl.LightningModule):
                 shown = self.backbone(data.train_pairs[rows_B].to(self.device), with_context=False)
                 yield shown.chosen_BD.float() - shown.rejected_BD.float()
 
-    def on_train_start(self) -> None:
-        # No checkpoint says that training was over.
-        self.trainer.should_stop = any(
-            callback.wait_count >= callback.patience for callback in self.trainer.early_stopping_callbacks
-        )
-
     def training_step(self, pairs: Any, batch_index: int) -> Tensor:
         if self.backbone.is_trained:
             # Of dropout, on every device another: a resumed run drops what the whole run would have.
@@ -297,7 +296,7 @@ class MixtureBT(pl.LightningModule):
         terms = self.losses(judgment, pairs)
         loss = sum(terms.values())
         if not loss.isfinite():
-            raise self._not_finite(float(loss.detach()), judgment, pairs)
+            raise self.not_finite(float(loss.detach()), self._terms_of_rows(judgment, pairs), len(pairs))
         if not self.is_checked:
             self._checked_log_prob(judgment)
             self.is_checked = True
@@ -307,40 +306,6 @@ class MixtureBT(pl.LightningModule):
             sync_dist=self.trainer.world_size > 1,
         )
         return loss
-
-    def _not_finite(self, loss: float, judgment: Judgment, pairs: Any) -> UserError:
-        """What a loss that is no number says: which rows it comes from, and what to do."""
-        with torch.no_grad():
-            bad_B = ~self.nll_terms(self._asking_for_gaps(judgment, pairs), pairs).isfinite().flatten()
-        rows = bad_B.nonzero()[:, 0] if len(bad_B) == len(pairs) else bad_B.new_empty(0)
-        where = self.trainer.datamodule.describe(rows if len(rows) else torch.arange(len(pairs)))
-        return UserError(
-            f"the loss is {loss} at step {self.global_step}, from {len(rows) or len(pairs)} of the batch's "
-            f"{len(pairs)} pairs: {where}. A lower model.optimizer.lr, or mending these rows, may help; +debug=anomaly "
-            "names the operation it comes from"
-        )
-
-    def configure_model(self) -> None:
-        """Shards the backbone, where the strategy wants it sharded."""
-        if self.device_mesh is not None:
-            sharding.shard(self.backbone, self.device_mesh["data_parallel"], str(self.trainer.precision))
-
-    def on_after_backward(self) -> None:
-        if self.device_mesh is not None:
-            sharding.average_gradients(list(self.parameters()))
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        if self.device_mesh is not None and gradient_clip_val:
-            if gradient_clip_algorithm not in (None, "norm"):
-                raise UserError("trainer=fsdp clips by norm; leave trainer.gradient_clip_algorithm out")
-            sharding.clip_gradients(list(self.parameters()), gradient_clip_val)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def validation_step(self, pairs: Any, batch_index: int) -> None:
         judgment = self.judge(pairs)
@@ -388,30 +353,7 @@ class MixtureBT(pl.LightningModule):
 
     def test_results(self) -> dict[str, Any]:
         """What the last test measured, as plain JSON types; the parts of results.json that a model knows."""
-        [overall] = self.test_metrics.compute()
-        results = {
-            "model": self.name,
-            "test": overall,
-            "test_by": {},
-            "heads": self.head_metrics.compute(),
-            "raters": self.rater_metrics.compute(),
-        }
-        if "recovery" in results["heads"]:
-            results["heads"]["recovery"] = {"groups": self.names["group"], **results["heads"]["recovery"]}
-        found = {name: metrics.compute() for name, metrics in self.category_metrics.items()}
-        categories = {name: {"values": self.names[name], **facts} for name, facts in found.items() if facts}
-        if categories:
-            results["heads"]["categories"] = categories
-        for name, metrics in self.test_breakdowns.items():
-            cells = dict(zip(self.names[name], metrics.compute(), strict=True))
-            results["test_by"][name] = {value: cell for value, cell in cells.items() if cell}
-        if self.references:
-            excess, risk = self.excess_metrics.compute()
-            results["excess"] = dict(zip(self.references, excess, strict=True))
-            results["excess_risk"] = {"over": self.bayes, **risk}
-        if self.baseline_metrics is not None:
-            results["baselines"] = self.baseline_metrics.compute()
-        return results
+        return measured(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint |= {"settings": redact(self.settings), "sources": self.values["source"]}
@@ -419,24 +361,6 @@ class MixtureBT(pl.LightningModule):
             checkpoint["subjects"] = {name: self.values[name] for name in read}
         for name in [name for name in checkpoint["state_dict"] if not self.saves(name)]:
             del checkpoint["state_dict"][name]
-
-    def saves(self, name: str) -> bool:
-        """Whether a checkpoint holds the weight of this name: not those that a backbone has from elsewhere."""
-        return name.removeprefix("backbone.") not in self.backbone.untrained
-
-    def configure_optimizers(self) -> torch.optim.Optimizer | dict[str, Any]:
-        trained = sharding.split([weight for weight in self.parameters() if weight.requires_grad])
-        optimizer = self.make_optimizer(trained[0] if len(trained) == 1 else [{"params": part} for part in trained])
-        if isinstance(optimizer, torch.optim.LBFGS):
-            # Its line search sets the steps, and asks for one loss and its whole gradient again and again.
-            if self.trainer.gradient_clip_val or self.trainer.accumulate_grad_batches > 1:
-                raise UserError(
-                    "model/optimizer=lbfgs needs the gradient as it is; give trainer.gradient_clip_val=null "
-                    "trainer.accumulate_grad_batches=1"
-                )
-            return optimizer
-        schedule = rise_and_fall(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def values_of(names: Mapping[str, list[str]], given: Mapping[str, Sequence[str] | None]) -> dict[str, list[str]]:
