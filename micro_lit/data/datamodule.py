@@ -218,9 +218,9 @@ class PreferenceDataModule(pl.LightningDataModule):
         return self._in_order("test")
 
     def _train_batches(self) -> RowBatches:
-        model = None if self.trainer is None else self.trainer.lightning_module
+        model = getattr(self.trainer, "lightning_module", None)  # any LightningModule, not only one of ours
         common = {"batch_size": self.batch_size, "seed": self.seed, **self._place()}
-        if model is not None and model.by_user:
+        if getattr(model, "by_user", False):
             return UserBatches(self.train_pairs.label_N("user_id"), **common)
         if self.token_budget is not None:
             return LengthBatches(model.backbone.lengths(self.train_pairs), self.token_budget, **common)
