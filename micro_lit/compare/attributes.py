@@ -68,9 +68,10 @@ class Attributes:
             for name, candidate in candidates.items()
         }
         self.adapted = {
-            name: of_candidate(candidate, methods, keeps_gate=False) for name, candidate in candidates.items()
+            name: of_candidate(candidate, methods, NOTHING_TO_ADAPT, keeps_gate=False)
+            for name, candidate in candidates.items()
         }
-        self.baseline = self.bench.reduced(self.bench.log_prob(self.own[settings["baseline"]]))
+        self.baseline = self.bench.scores(self.bench.log_prob(self.own[settings["baseline"]]))
 
         @functools.cache
         def router(name: str, criteria: str) -> Router:
@@ -80,7 +81,9 @@ class Attributes:
         self.router = router
 
     def results(self) -> dict[str, Any]:
-        """`tables` holds `none` (no side information), `criterion` (its text and `budget` labels of each attribute, of
+        """Everything that is measured of attributes, as plain JSON types.
+
+        `tables` holds `none` (no side information), `criterion` (its text and `budget` labels of each attribute, of
         which a router is made) and `labels` (`budget` labels of the subject alone), `curves` and `elicitation` the same
         over the number of labels. `attributes` says how many rows of each are judged.
         """
@@ -107,12 +110,8 @@ class Attributes:
         rows = []
         for name, candidate in self.candidates.items():
             for system in self.adapted[name]:
-                if not system.learns:
-                    system.method = NOTHING_TO_ADAPT
-                    rows.append(self.row("labels", system, 0))
-                else:
-                    share = self.bench.turned(system, self.budget)
-                    rows.append(self.row("labels", system, self.budget, turned=share))
+                checked = {"turned": self.bench.turned(system, self.budget)} if system.learns else {}
+                rows.append(self.row("labels", system, self.budget if system.learns else 0, **checked))
             if candidate.num_heads > 1 and not candidate.model.by_user:
                 rows.append(self.row("labels", BestHead(candidate, self.subjects), 0))
         return rows
@@ -126,7 +125,12 @@ class Attributes:
             if system.learns and not is_oracle(self.own[name], ALLOWED["none"])
         ]
         return [
-            self.curve(system, self.budgets, (self.bench.log_prob(system, size) for size in self.budgets))
+            self.curve(
+                system.candidate,
+                system.method,
+                self.budgets,
+                (self.bench.log_prob(system, size) for size in self.budgets),
+            )
             for system in [*learning, *(self.router(name, "given") for name in self.settings["routed"])]
         ]
 
@@ -139,20 +143,21 @@ class Attributes:
             strategies["at random"] = functools.partial(adaptation.at_random, generator=generator)
             pool, labels = (self.settings["elicitation"][key] for key in ("pool", "labels"))
             candidate = self.candidates[name]
-            system = Reweighted(name, "", candidate.margins_NK, candidate.prior_K, candidate.link, adaptation.posterior)
+            system = Reweighted(
+                name, "posterior", candidate.margins_NK, candidate.prior_K, candidate.link, adaptation.posterior
+            )
             for strategy, weights_TUK in asked(system, self.subjects, strategies, pool, labels).items():
-                system.method = strategy
                 judged = (
                     judge(system, self.subjects, torch.from_numpy(weights_UK), self.bench.batch_size)
                     for weights_UK in weights_TUK
                 )
-                curves.append(self.curve(system, range(labels + 1), judged))
+                curves.append(self.curve(name, strategy, range(labels + 1), judged))
         return curves
 
     def row(self, table: str, system: System, size: int, **facts: Any) -> Row:
         """One system in a table: scores with intervals, of each attribute too, and its distance from the baseline."""
-        log_prob_RN = self.bench.log_prob(system, size)
-        self.bench.keep(table, system, size, log_prob_RN, self.names)
+        found = self.bench.scores(self.bench.log_prob(system, size))
+        self.bench.keep(table, system, size, found, self.names)
         row = {
             "candidate": system.candidate,
             "method": system.method,
@@ -160,20 +165,20 @@ class Attributes:
             "oracle": is_oracle(system, ALLOWED[table]),
             **facts,
         }
-        found = self.bench.reduced(log_prob_RN)
         for score in self.bench.shown:
             means = self.bench.summary(score, found[score])
             row[score] = means.pop("mean")
             row[f"{score}_by"] = dict(zip(self.names, means.values(), strict=True))
             row[f"{score}_difference"] = self.bench.mean(score, found[score], self.baseline[score])
-        if reason := self.bench.why_impossible(system, size, log_prob_RN):
+        if reason := self.bench.why_impossible(system, size, found):
             row |= {"valid": False, "invalid_because": reason}
         return row
 
-    def curve(self, system: System, labels: Iterable[int], judged: Iterable[Array]) -> Row:
-        found = [self.bench.reduced(log_prob_RN) for log_prob_RN in judged]
+    def curve(self, candidate: str, method: str, labels: Iterable[int], judged: Iterable[Array]) -> Row:
+        """The scores of a system over the number of labels."""
+        found = [self.bench.scores(log_prob_RN) for log_prob_RN in judged]
         points = {score: [self.bench.mean(score, each[score]) for each in found] for score in self.bench.shown}
-        return {"candidate": system.candidate, "method": system.method, "labels": list(labels), **points}
+        return {"candidate": candidate, "method": method, "labels": list(labels), **points}
 
     def card(self, name: str) -> tuple[dict[str, Any], list[PairTexts] | None]:
         """Of a candidate's heads: what `micro_lit.reporting.cards.facts` takes in, and the texts of the test rows."""

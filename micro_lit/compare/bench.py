@@ -4,7 +4,7 @@ Dimension letters: N test rows, U subjects, R draws, C numbers of a code, S metr
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from micro_lit.compare.subjects import Subjects
 from micro_lit.compare.systems import System, judge, learned, turned
 from micro_lit.config import Settings, build
 from micro_lit.data.pairs import PreferenceData
-from micro_lit.metrics import units_of, values, with_built_in
+from micro_lit.metrics import BUILT_IN, units_of, values, with_built_in
 from micro_lit.metrics.validity import why_impossible
 
 Array = NDArray[np.float64]
@@ -40,14 +40,14 @@ class Bench:
         self.subjects, self.by_subject, self.draws = subjects, by_subject, settings["draws"]
         self.batch_size = settings["loader"]["eval_batch_size"]
         self.metrics = {each.name: each for each in with_built_in([build(x) for x in settings["metrics"].values()])}
-        self.shown = [*SHOWN, *list(self.metrics)[3:]]
+        self.shown = [*SHOWN, *list(self.metrics)[len(BUILT_IN) :]]
         self.pairs, self.population = data.pairs[torch.from_numpy(subjects.row_N)], data.population
-        if by_subject:
-            self.averages = self.among(subjects.num_users)
-        else:
-            units = units_of(data, self.pairs)
-            keep_RN = np.broadcast_to(subjects.keep_RN, (self.draws, len(subjects.row_N)))
-            self.averages = Averages(subjects.user_N, _codes(units, self.pairs), keep_RN, units.name)
+        units = units_of(data, self.pairs)
+        unit_N = subjects.user_N if by_subject else _codes(units, self.pairs)
+        keep_RN = np.broadcast_to(subjects.keep_RN, (self.draws, len(unit_N)))
+        self.rows = Averages(np.zeros_like(unit_N), unit_N, keep_RN, units.name)
+        of_rows = Averages(subjects.user_N, unit_N, keep_RN, units.name)
+        self.averages = self.among(subjects.num_users) if by_subject else of_rows
         self.labels = functools.cache(subjects.labels)  # by the number of labels, and whether every draw counts
         self.codes = functools.cache(self._learned)
         self.kept: list[pd.DataFrame] = []
@@ -72,10 +72,13 @@ class Bench:
             found.append(values_NS.where(counts_NS > 0, torch.nan).numpy())
         return dict(zip(self.metrics, np.stack(found, axis=-1).transpose(1, 2, 0), strict=True))
 
-    def reduced(self, log_prob_RN: Array) -> dict[str, Array]:
+    def reduced(self, scores: Mapping[str, Array]) -> Mapping[str, Array]:
         """Scores of rows [R, N], or of subjects [R, U] where these are the units."""
-        found = self.scores(log_prob_RN)
-        return {name: self.subjects.mean_by_user(each) for name, each in found.items()} if self.by_subject else found
+        return self.by_user(scores) if self.by_subject else scores
+
+    def by_user(self, scores: Mapping[str, Array]) -> dict[str, Array]:
+        """[R, U] the means over each subject's rows."""
+        return {name: self.subjects.mean_by_user(each_RN) for name, each_RN in scores.items()}
 
     def summary(self, score: str, found: Array, baseline: Array | None = None) -> dict[str, Point]:
         """The mean with its interval, under `mean`, and that of each subject where rows are averaged first."""
@@ -89,32 +92,30 @@ class Bench:
         judged = (self.log_prob(system, each, flipped) for each, flipped in ((0, False), (size, False), (size, True)))
         return turned(*judged, self.subjects.keep_RN)
 
-    def why_impossible(self, system: System, size: int | None, log_prob_RN: Array) -> str | None:
-        """Why what a system judges cannot be true; None where nothing speaks against it.
+    def why_impossible(self, system: System, size: int | None, scores: Mapping[str, Array]) -> str | None:
+        """Why the scores of a system cannot be true; None where nothing speaks against them.
 
         Labels of a subject tell which group it is of, as a criterion does: then F0 is the floor that is open.
         """
-        found = self.scores(log_prob_RN)
-        results = {"test": {name: self.mean_of_rows(found[name]) for name in SHOWN}, "excess": {}}
+        results = {"test": {name: self.mean_of_rows(scores[name]) for name in SHOWN}, "excess": {}}
         if self.population is not None:
             for column, name in enumerate(("oracle", "marginal")):
                 reference_N = self.pairs.reference_log_probs_NF[:, column].double().numpy()
-                results["excess"][name] = self.mean_of_rows(found["nll"], -reference_N[None])
+                results["excess"][name] = self.mean_of_rows(scores["nll"], -reference_N[None])
         told = system.knows | ({"user"} if system.learns and size != 0 else set())
         return why_impossible(results, told)
 
     def mean_of_rows(self, values_RN: Array, baseline_RN: Array | None = None) -> Point:
-        """The mean over subjects of rows, as `why_impossible` takes it."""
-        subjects = self.subjects
-        unit_N = subjects.user_N if self.by_subject else self.averages.cell_N // self.averages.shape[1]
-        keep_RN = np.broadcast_to(subjects.keep_RN, (self.draws, len(unit_N)))
-        rows = Averages(np.zeros_like(unit_N), unit_N, keep_RN, "")
-        found = rows.summary(values_RN, baseline_RN)["mean"]
-        return found | {"se": found["se_units"] or 0.0, "se_units": found["se_units"] or 0.0, "n": len(unit_N)}
+        """The mean over all judged rows, in the form of an estimate in results.json."""
+        found = self.rows.summary(values_RN, baseline_RN)["mean"]
+        error = found["se_units"] or 0.0
+        return found | {"se": error, "se_units": error, "n": len(self.subjects.row_N)}
 
-    def keep(self, part: str, system: System, size: int | None, log_prob_RN: Array, names: Sequence[str]) -> None:
-        """Notes the scores of every subject in every draw for the file of scores. names: of the subjects."""
-        found = {name: self.subjects.mean_by_user(each) for name, each in self.scores(log_prob_RN).items()}
+    def keep(
+        self, part: str, system: System, size: int | None, scores: Mapping[str, Array], names: Sequence[str]
+    ) -> None:
+        """Adds the scores of every subject in every draw to those for the file of scores. names: of the subjects."""
+        found = self.by_user(scores)
         num_draws, num_users = found["nll"].shape
         self.kept.append(
             pd.DataFrame(

@@ -233,17 +233,18 @@ def turned(before_RN: Array, after_RN: Array, opposite_RN: Array, keep_RN: NDArr
     return float((opposite_side_RN != after_side_RN)[moved_RN].mean()) if moved_RN.any() else None
 
 
-def of_candidate(candidate: Candidate, methods: Mapping[str, Method], keeps_gate: bool) -> list[System]:
+def of_candidate(candidate: Candidate, methods: Mapping[str, Method], nothing: str, keeps_gate: bool) -> list[System]:
     """The systems that learn from labels, by a candidate's own way or by each of the adaptations; or one that learns
     nothing.
 
     Args:
+        nothing: what tables call the method of a candidate that learns nothing.
         keeps_gate: whether adaptations add to the weights of the gate (`Evidence`) or replace them (`Reweighted`).
     """
     if candidate.model.by_user:
         return [PeopleModel(candidate)]
     if candidate.num_heads == 1:
-        return [AsTrained(candidate, NOTHING)]
+        return [AsTrained(candidate, nothing)]
     if keeps_gate:
         return [Evidence(candidate, name, adapt) for name, adapt in methods.items()]
     return [

@@ -17,7 +17,7 @@ from micro_lit.compare.bench import Bench, Row, baseline_of
 from micro_lit.compare.candidates import Candidate
 from micro_lit.compare.diagnostics import Groups, RaterFloor, bayes_evidence
 from micro_lit.compare.subjects import draw_users
-from micro_lit.compare.systems import System, is_oracle, of_candidate
+from micro_lit.compare.systems import NOTHING, System, is_oracle, of_candidate
 from micro_lit.config import Settings, build
 from micro_lit.models.people import prior_of_users
 
@@ -36,7 +36,7 @@ class Users:
         self.data = next(iter(candidates.values())).data
         methods = {name: build(node) for name, node in own["adaptation"].items()}
         self.systems = [
-            system for each in candidates.values() for system in of_candidate(each, methods, keeps_gate=True)
+            system for each in candidates.values() for system in of_candidate(each, methods, NOTHING, keeps_gate=True)
         ]
         self.sizes = own["labels"]
         largest = max(size for size in self.sizes if size is not None)
@@ -72,12 +72,13 @@ class Users:
         floor = RaterFloor.of(self.data, subjects) if name == "seen" else None
         groups = Groups.of(self.data, subjects)
         labels = [bench.labels(size) for size in sizes]
+        start = bench.reduced(bench.scores(bench.log_prob(baseline_of(self.settings, self.systems))))
         result: dict[str, Any] = {
             "users": subjects.num_users,
             "rows": round(float(subjects.keep_RN.sum(axis=1).mean())),
             "labels": sizes,
             "given": [len(each.row_L) / each.num_draws / subjects.num_users for each in labels],
-            "systems": [self.row(name, system, sizes, floor, groups) for system in self.systems],
+            "systems": [self.row(name, system, sizes, start, floor, groups) for system in self.systems],
         }
         if floor:
             result["raters"] = floor.facts()
@@ -89,23 +90,27 @@ class Users:
         return result
 
     def row(
-        self, name: str, system: System, sizes: list[int | None], floor: RaterFloor | None, groups: Groups | None
+        self,
+        name: str,
+        system: System,
+        sizes: list[int | None],
+        start: Mapping[str, Array],
+        floor: RaterFloor | None,
+        groups: Groups | None,
     ) -> Row:
-        """One system after each number of labels."""
+        """One system after each number of labels. start: scores of the baseline without labels."""
         bench = self.benches[name]
-        start = bench.reduced(bench.log_prob(baseline_of(self.settings, self.systems), 0))
         row: Row = {"candidate": system.candidate, "method": system.method, "heads": system.heads}
         row["oracle"] = is_oracle(system, TOLD)
         for size in sizes:
-            log_prob_RN = bench.log_prob(system, size)
-            bench.keep(name, system, size, log_prob_RN, self.user_names(name))
-            found = bench.reduced(log_prob_RN)
+            of_rows = bench.scores(bench.log_prob(system, size))
+            bench.keep(name, system, size, of_rows, self.user_names(name))
+            found = bench.reduced(of_rows)
             points = {score: bench.mean(score, found[score]) for score in bench.shown}
             points |= {f"{score}_difference": bench.mean(score, found[score], start[score]) for score in bench.shown}
-            if reason := bench.why_impossible(system, size, log_prob_RN):
+            if reason := bench.why_impossible(system, size, of_rows):
                 row |= {"valid": False, "invalid_because": reason}
             if floor:
-                of_rows = bench.scores(log_prob_RN)
                 shared = floor.compare(*(of_rows[score].mean(axis=0) for score in ("accuracy", "brier")))
                 points |= {f"shared_{score}": point for score, point in shared.items()}
             if groups and system.weighs_heads:

@@ -279,10 +279,10 @@ class TooGood(System):
 def test_a_result_below_the_floor_that_is_open_is_called_impossible(people, name, size, floor):
     bench = people.benches[name]
     system = TooGood("flatterer", "its own", 1)
-    reason = bench.why_impossible(system, size, bench.log_prob(system, size))
+    reason = bench.why_impossible(system, size, bench.scores(bench.log_prob(system, size)))
     assert f"nats below {floor}" in reason
     system.knows = frozenset({"group"})
-    assert "nats below F0" in bench.why_impossible(system, size, bench.log_prob(system, size))
+    assert "nats below F0" in bench.why_impossible(system, size, bench.scores(bench.log_prob(system, size)))
 
 
 def test_honest_systems_are_possible(results):
