@@ -1,4 +1,6 @@
-"""The exceptions that mean: the user can mend this."""
+"""The exceptions that mean: the user can mend this; and what errors call a plug-in."""
+
+from typing import Any
 
 
 class UserError(ValueError):
@@ -15,3 +17,8 @@ class ImpossibleResult(UserError):
     """A run has been tested and written, and its results cannot be true."""
 
     status = 3
+
+
+def name_of(plug_in: Any) -> str:
+    """The name of a function, with settings given to it or not, or of the class of an object."""
+    return getattr(getattr(plug_in, "func", plug_in), "__name__", type(plug_in).__name__)

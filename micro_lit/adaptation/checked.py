@@ -4,21 +4,23 @@ Dimension letters: N labelled pairs, U users, K heads.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from micro_lit.adaptation.labels import Array, Integers
-from micro_lit.errors import UserError
+from micro_lit.errors import UserError, name_of
+from micro_lit.likelihood import WEIGHTS_TOLERANCE
 
 Method = Callable[[Array, Integers, Array], Array]
 
-WEIGHTS_TOLERANCE = 1e-4  # of their sum; that of float32 and of bfloat16 gates
-
 
 def adapted(adapt: Method, name: str, margins_NK: Array, user_N: Integers, prior_UK: Array) -> Array:
-    """[U, K] the weights that an adaptation gives. Raises `UserError` unless they are weights."""
-    weights_UK = adapt(margins_NK, user_N, prior_UK)
+    """[U, K] the weights that an adaptation gives. Raises `UserError` where it fails, or they are no weights."""
+    try:
+        weights_UK = adapt(margins_NK, user_N, prior_UK)
+    except Exception as error:  # whatever the code of a user raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"adaptation {name} ({name_of(adapt)}) failed ({reason})") from error
     wrong = ""
     if not isinstance(weights_UK, np.ndarray) or weights_UK.shape != prior_UK.shape:
         wrong = (
@@ -30,13 +32,7 @@ def adapted(adapt: Method, name: str, margins_NK: Array, user_N: Integers, prior
         wrong = f"weights that sum to {weights_UK[off_U][0].sum():.4g}"
     if wrong:
         raise UserError(
-            f"adaptation {name} ({_named(adapt)}) gave {wrong}; an adaptation gives weights of at least 0 that sum to "
+            f"adaptation {name} ({name_of(adapt)}) gave {wrong}; an adaptation gives weights of at least 0 that sum to "
             "one, a row a subject"
         )
     return weights_UK.astype(np.float64)
-
-
-def _named(adapt: Any) -> str:
-    """The function of an adaptation, without the settings that it has been given."""
-    function = getattr(adapt, "func", adapt)
-    return getattr(function, "__qualname__", type(function).__name__)

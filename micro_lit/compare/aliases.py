@@ -24,6 +24,8 @@ def run_as(command: str, settings: Settings) -> dict[str, Any]:
     """Runs the comparison that settings of an old command describe, and prints the command to type instead."""
     new = shlex.join(["python", "-m", "micro_lit.compare", *typed(command, sys.argv[1:])])
     print(f"micro_lit.{command} is now: {new}")
+    if len(typed(command, sys.argv[1:])) <= len(sys.argv[1:]):
+        print(f"note: {', '.join(GONE)} has no effect: intervals are computed without resamples")
     return run(translated(command, settings), FILES[command])
 
 

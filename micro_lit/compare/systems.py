@@ -19,15 +19,13 @@ from micro_lit.adaptation.checked import Method, adapted
 from micro_lit.compare.candidates import Candidate
 from micro_lit.compare.subjects import Labels, Subjects
 from micro_lit.errors import UserError
-from micro_lit.likelihood import LOG_NEVER, Link
+from micro_lit.likelihood import LOG_NEVER, LOG_PROB_TOLERANCE, Link
 from micro_lit.models.people import prior_of_users
 
 Array = NDArray[np.float64]
 
 OWN_WEIGHTS, TOLD, NOTHING, OWN, BEST_HEAD = "own weights", "told the attribute", "nothing", "its own", "best head"
 TEST_LABELS = "test labels"
-
-LOG_PROB_TOLERANCE = 1e-6  # a sum of float32 probabilities may round to a little more than 1
 
 
 class System:

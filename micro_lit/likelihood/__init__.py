@@ -4,6 +4,8 @@ Everything that is trained on, reported or compared comes from `Link.log_prob`; 
 """
 
 from micro_lit.likelihood.links import (
+    LOG_PROB_TOLERANCE,
+    WEIGHTS_TOLERANCE,
     Link,
     LinkName,
     ProbabilityLink,
@@ -17,6 +19,8 @@ from micro_lit.likelihood.regularisers import diversity, imbalance, negative_ent
 
 __all__ = [
     "LOG_NEVER",
+    "LOG_PROB_TOLERANCE",
+    "WEIGHTS_TOLERANCE",
     "WINNER",
     "Link",
     "LinkName",

@@ -14,6 +14,9 @@ from micro_lit.likelihood.outcomes import WINNER, Outcome
 
 LinkName = Literal["probability", "reward"]
 
+WEIGHTS_TOLERANCE = 1e-4  # of the sum of weights, for float32 and bfloat16 gates
+LOG_PROB_TOLERANCE = 1e-6  # above 0, which a sum of float32 probabilities may round to
+
 
 class Link(ABC):
     """The likelihood of a model with K heads: everything reported and trained on comes from `log_prob`.

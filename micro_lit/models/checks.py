@@ -11,11 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from micro_lit.errors import UserError
-from micro_lit.models.contracts import of_class
-
-SUM_TOLERANCE = 1e-4  # of the weights of a pair
-LOG_TOLERANCE = 1e-6  # of log-probabilities above 0, which float32 sums may round to
+from micro_lit.errors import UserError, name_of
+from micro_lit.likelihood import LOG_PROB_TOLERANCE, WEIGHTS_TOLERANCE
 
 
 def check_rewards(head: nn.Module, rewards_NK: Any, rows: int, num_heads: int) -> None:
@@ -43,7 +40,7 @@ def check_term(name: str, term: object, value: Any) -> None:
     if not is_scalar or not value.isfinite():
         found = f"{float(value)}" if is_scalar else _described(value, "numbers")
         raise UserError(
-            f"model.terms.{name}: {of_class(term)} gives {found}; give one finite number in nats a pair, a "
+            f"model.terms.{name}: {name_of(term)} gives {found}; give one finite number in nats a pair, a "
             "floating-point tensor of shape []"
         )
 
@@ -64,7 +61,7 @@ def _described(found: Any, what: str) -> str:
 def check_weights(gate: nn.Module, log_weights_BK: Float[Tensor, "B K"]) -> None:
     """Raises `UserError` unless a gate gives the logs of weights that sum to one; a weight of 0 is allowed."""
     sum_B = log_weights_BK.double().exp().sum(dim=-1)
-    wrong_B = ~((sum_B - 1.0).abs() <= SUM_TOLERANCE)
+    wrong_B = ~((sum_B - 1.0).abs() <= WEIGHTS_TOLERANCE)
     if wrong_B.any():
         raise UserError(
             f"model.gate: the weights of {type(gate).__name__} sum to {float(sum_B[wrong_B][0]):.4g} for "
@@ -75,7 +72,7 @@ def check_weights(gate: nn.Module, log_weights_BK: Float[Tensor, "B K"]) -> None
 @torch.no_grad()
 def check_log_prob(link: object, log_prob_B: Float[Tensor, " B"]) -> None:
     """Raises `UserError` for a log-probability that is NaN, or above 0."""
-    wrong_B = ~(log_prob_B <= LOG_TOLERANCE)
+    wrong_B = ~(log_prob_B <= LOG_PROB_TOLERANCE)
     if wrong_B.any():
         raise UserError(
             f"{type(link).__name__} gives the log-probability {float(log_prob_B[wrong_B][0]):.4g} for "

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from micro_lit.errors import UserError
+from micro_lit.errors import UserError, name_of
 
 # What a gate may read, and the label column of those that are codes.
 COLUMNS = {"source": "source", "criterion": "attribute", "user": "user_id"}
@@ -89,17 +89,12 @@ def named_terms(terms: Mapping[str, Any] | None) -> dict[str, LossTerm]:
     for name, term in found.items():
         if name in TAKEN or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise UserError(
-                f"model.terms.{name}: give {of_class(term)} another name, of lower-case letters, digits and _ and none "
+                f"model.terms.{name}: give {name_of(term)} another name, of lower-case letters, digits and _ and none "
                 f"of {', '.join(sorted(TAKEN))}"
             )
         if not callable(term):
-            raise UserError(f"model.terms.{name}: {of_class(term)} has no __call__(judgment, pairs)")
+            raise UserError(f"model.terms.{name}: {name_of(term)} has no __call__(judgment, pairs)")
     return found
-
-
-def of_class(plug_in: object) -> str:
-    """The name of a function, or of the class of an object."""
-    return getattr(getattr(plug_in, "func", plug_in), "__name__", type(plug_in).__name__)
 
 
 def as_head(module: Any) -> nn.Module:

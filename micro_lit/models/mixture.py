@@ -90,9 +90,9 @@ class MixtureBT(TrainedModule):
         falls to zero along a cosine afterwards. name: what results call the model.
 
     knows: what the model is told beyond prompt and responses (`attribute`, `user`, ...): by its class, and what its
-    gate reads of criterion and user. by_user: whether it learns
-    codes of users. weighs_heads: whether such a code is log weights of heads, added to those of the gate. is_router:
-    whether it weighs the heads of a model of stage 1, its argument `stage1`.
+        gate reads of criterion and user.
+    by_user: whether it learns codes of users. weighs_heads: whether such a code is log weights of heads, added to those
+        of the gate. is_router: whether it weighs the heads of a model of stage 1, its argument `stage1`.
     """
 
     knows: frozenset[str] = frozenset()

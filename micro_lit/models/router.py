@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from micro_lit.adaptation import sharpness
 from micro_lit.errors import UserError
-from micro_lit.likelihood import hedge_log_targets
-from micro_lit.models.checks import SUM_TOLERANCE
+from micro_lit.likelihood import WEIGHTS_TOLERANCE, hedge_log_targets
 from micro_lit.models.contracts import COLUMNS, Gate, as_gate, asked
 from micro_lit.models.gates import LinearGate
 from micro_lit.models.mixture import Judgment, MixtureBT, values_of
@@ -157,7 +156,7 @@ class ContextRouter(MixtureBT):
         gate = copy.deepcopy(self.gate).eval()  # without dropout
         inputs = self.gate_inputs(pairs, self(pairs).context_BD)
         moved_B = (gate(*inputs).exp() - gate.trained(*inputs).exp()).abs().amax(dim=-1)
-        if not (moved_B <= SUM_TOLERANCE).all():
+        if not (moved_B <= WEIGHTS_TOLERANCE).all():
             raise UserError(
                 f"model.gate: {type(gate.change).__name__} does not start at equal weights: it moves a weight of stage "
                 f"1 by {float(moved_B.max()):.3g}; let zero_() return False where it cannot make all weights equal"

@@ -180,6 +180,7 @@ def test_mean_weights_are_those_of_an_attributes_rows():
         (lambda margins, user, prior: prior * np.nan, "none that are numbers"),
         (lambda margins, user, prior: prior - np.array([[1.0, -1.0, 0.0, 0.0]]), "gave weights below 0"),
         (lambda margins, user, prior: prior.tolist(), "gave an array of shape"),
+        (lambda margins, user, prior: prior / margins[:, :1], r"failed \(ValueError: operands could not be broadcast"),
     ],
 )
 @pytest.mark.parametrize("kind", ["reweighted", "evidence"])

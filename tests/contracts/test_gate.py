@@ -1,6 +1,5 @@
 """A gate from outside the package: one class in one file, which reads what it asks for."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -55,16 +54,6 @@ class Lies(Gate):
 NAME = "gate_of_a_user"
 SMALL = ("data.train=512", "data.validation=64", "data.test=256", "loader.batch_size=64", "trainer.max_epochs=1")
 RUN = ("+experiment=planted_floors_k8", *SMALL, "data.users_per_group=5", f"packages=[{NAME}]", "~model.gate.hidden")
-
-
-@pytest.fixture(autouse=True)
-def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's file, in a folder from which Python imports."""
-    folder = tmp_path / "of_the_user"
-    folder.mkdir()
-    (folder / f"{NAME}.py").write_text(PLUG_IN)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, NAME, raising=False)
 
 
 def gate(of_class: str, **settings: str) -> list[str]:

@@ -1,8 +1,5 @@
 """A head from outside the package: one class in one file."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -53,16 +50,6 @@ class Lies(Head):
 NAME = "head_of_a_user"
 SMALL = ("data.train=512", "data.validation=64", "data.test=256", "loader.batch_size=64", "trainer.max_epochs=1")
 RUN = ("+experiment=planted_floors_k8", *SMALL, f"packages=[{NAME}]")
-
-
-@pytest.fixture(autouse=True)
-def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's file, in a folder from which Python imports."""
-    folder = tmp_path / "of_the_user"
-    folder.mkdir()
-    (folder / f"{NAME}.py").write_text(PLUG_IN)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, NAME, raising=False)
 
 
 def test_a_head_reads_contexts_has_a_prior_and_is_shown_the_training_data(settings):

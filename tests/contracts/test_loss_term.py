@@ -1,6 +1,5 @@
 """A term of the loss from outside the package: one class in one file, named in the settings."""
 
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -55,16 +54,6 @@ SMALL = (
     "trainer.log_every_n_steps=1",
 )
 RUN = ("+experiment=planted_floors_k8", *SMALL, f"packages=[{NAME}]")
-
-
-@pytest.fixture(autouse=True)
-def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's file, in a folder from which Python imports."""
-    folder = tmp_path / "of_the_user"
-    folder.mkdir()
-    (folder / f"{NAME}.py").write_text(PLUG_IN)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, NAME, raising=False)
 
 
 def term(of_class: str, name: str = "mine", **settings) -> list[str]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -60,16 +59,6 @@ class Flatterer(MixtureBT):
 NAME = "metric_of_a_user"
 SMALL = ("data.train=512", "data.validation=64", "data.test=256", "loader.batch_size=64", "trainer.max_epochs=1")
 RUN = ("+experiment=planted_floors_k8", *SMALL, f"packages=[{NAME}]")
-
-
-@pytest.fixture(autouse=True)
-def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's file, in a folder from which Python imports."""
-    folder = tmp_path / "of_the_user"
-    folder.mkdir()
-    (folder / f"{NAME}.py").write_text(PLUG_IN)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, NAME, raising=False)
 
 
 def metric(of_class: str, **settings) -> list[str]:

@@ -1,6 +1,5 @@
 """A router and its gate from outside the package: both in one file, over a first stage with a gate of the user."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -53,16 +52,6 @@ STAGE2 = (
     f"model._target_={NAME}.MyRouter",
     "~model.gate.hidden",
 )
-
-
-@pytest.fixture(autouse=True)
-def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's file, in a folder from which Python imports."""
-    folder = tmp_path / "of_the_user"
-    folder.mkdir()
-    (folder / f"{NAME}.py").write_text(PLUG_IN)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, NAME, raising=False)
 
 
 @pytest.fixture
