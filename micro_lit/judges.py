@@ -19,17 +19,22 @@ from micro_lit.models import MixtureBT
 
 
 def nobody(model: MixtureBT, rule: str | Mapping[str, Any]) -> Profiles:
-    """Profiles over the judges, of nobody yet: one half of the weight on the model, the other on its heads alike.
+    """Profiles over the judges, without users yet, see `prior`.
 
     rule: the name of a rule of ours, or the node of an adaptation, which is called by its dotted name and settings.
     """
     if model.num_heads == 1:
         raise UserError("run: a model of one head, nothing to personalise; give the run of a mixture")
-    prior_J = np.repeat([0.5, 0.5 / model.num_heads], [1, model.num_heads])
+    prior_J = prior(model.num_heads)
     if isinstance(rule, str):
         return Profiles(prior_J, fingerprint(model), rule)
     told = ", ".join(f"{name}={value!r}" for name, value in rule.items() if name not in ("_target_", "_partial_"))
     return Profiles(prior_J, fingerprint(model), f"{rule['_target_']}{told and f'({told})'}", build(rule))
+
+
+def prior(num_heads: int) -> Array:
+    """[J] one half of the weight on the model, the other on its heads alike."""
+    return np.repeat([0.5, 0.5 / num_heads], [1, num_heads])
 
 
 def names(model: MixtureBT) -> list[str]:

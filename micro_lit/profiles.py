@@ -27,7 +27,8 @@ from micro_lit import judges, threads
 from micro_lit.adaptation.labels import Array, losses
 from micro_lit.adaptation.profile_files import export, locate, open_store
 from micro_lit.adaptation.profile_store import Labels, Taught
-from micro_lit.adaptation.profiles import Profiles, log_prob
+from micro_lit.adaptation.profiles import Profiles
+from micro_lit.compare.systems import Profile
 from micro_lit.config import Settings
 from micro_lit.data.pairs import from_records
 from micro_lit.data.records import Record
@@ -128,7 +129,7 @@ def lesson(pairs: Sequence[Record], given: Labels, taught: Taught, judge_names: 
     stream = {
         "user": [given.users[row] for row in rows_N],
         "label": learned.label_N.tolist(),
-        "personalised": log_prob(margins_NJ, learned.weights_NK).tolist(),
+        "personalised": personalised(margins_NJ, learned.weights_NK).tolist(),
         "as_trained": (-losses(margins_NJ[:, 0])).tolist(),
         "regret": learned.regret_N.tolist(),
         "bound": [None if math.isnan(bound) else bound for bound in learned.bound_N.tolist()],
@@ -147,6 +148,11 @@ def lesson(pairs: Sequence[Record], given: Labels, taught: Taught, judge_names: 
             [(in_words(record.prompt), record.chosen, record.rejected) for record in (pairs[row] for row in rows_N)],
         )
     return found
+
+
+def personalised(margins_NJ: Array, weights_NJ: Array) -> Array:
+    """[N] log-probability of each label by its user's profile, in nats, as the comparison judges it."""
+    return Profile("run", margins_NJ).log_prob(torch.arange(len(margins_NJ)), torch.from_numpy(weights_NJ)).numpy()
 
 
 def summarise(stream: dict[str, list]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
@@ -23,6 +24,7 @@ from micro_lit.adaptation.labels import Array, Floats, Integers
 from micro_lit.adaptation.online import HedgeState, OnlineHedge
 from micro_lit.adaptation.weights import reweigh
 from micro_lit.files import write_text
+from micro_lit.likelihood import ProbabilityLink
 
 FORMAT, VERSION = "micro_lit profiles", 1
 KEYS = ("heads", "rule", "prior", "users", "checksum")
@@ -314,7 +316,8 @@ class Profiles:
 
 def log_prob(margins_NK: Floats, weights_NK: Floats) -> Array:
     """[N] log Σ_k w_k σ(Δ_k), in nats, each label under weights of its own."""
-    return logsumexp(-labels.losses(margins_NK), b=weights_NK, axis=1)
+    margins_NK, log_weights_NK = torch.from_numpy(labels.clipped(margins_NK)), torch.from_numpy(weights_NK).log()
+    return ProbabilityLink().log_prob(margins_NK, log_weights_NK).numpy()
 
 
 def checksum(content: Mapping[str, Any]) -> str:

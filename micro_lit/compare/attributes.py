@@ -68,7 +68,7 @@ class Attributes:
             for name, candidate in candidates.items()
         }
         self.adapted = {
-            name: of_candidate(candidate, methods, NOTHING_TO_ADAPT, keeps_gate=False)
+            name: of_candidate(candidate, methods, NOTHING_TO_ADAPT, False, name in settings["profiled"])
             for name, candidate in candidates.items()
         }
         self.baseline = self.bench.scores(self.bench.log_prob(self.own[settings["baseline"]]))

@@ -36,7 +36,9 @@ class Comparison:
         quiet_libraries()
         self.settings = settings
         names = settings["candidates"]
-        asked = {settings["baseline"]}.union(*(settings[key] for key in ("routed", "elicited", "cards", "explained")))
+        asked = {settings["baseline"]}.union(
+            *(settings[key] for key in ("profiled", "routed", "elicited", "cards", "explained"))
+        )
         if missing := asked - set(names):
             raise UserError(f"{', '.join(sorted(missing))}: not among the candidates, which are {', '.join(names)}")
         attributes.check(settings)

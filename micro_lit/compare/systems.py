@@ -14,17 +14,18 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from micro_lit import adaptation
+from micro_lit import adaptation, judges
 from micro_lit.adaptation.checked import Method, adapted
 from micro_lit.compare.candidates import Candidate
 from micro_lit.compare.subjects import Labels, Subjects
 from micro_lit.errors import UserError
-from micro_lit.likelihood import LOG_NEVER, LOG_PROB_TOLERANCE, Link
+from micro_lit.likelihood import LOG_NEVER, LOG_PROB_TOLERANCE, Link, ProbabilityLink
 from micro_lit.models.people import prior_of_users
 
 Array = NDArray[np.float64]
 
 OWN_WEIGHTS, TOLD, NOTHING, OWN, BEST_HEAD = "own weights", "told the attribute", "nothing", "its own", "best head"
+PROFILE = "profile"
 TEST_LABELS = "test labels"
 
 
@@ -105,6 +106,27 @@ class Reweighted(System):
     def log_prob(self, row_B: Int64[Tensor, " B"], codes_BC: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
         margins_BK = torch.from_numpy(self.margins_NK)[row_B]
         return self.link.log_prob(margins_BK, codes_BC.log())
+
+
+class Profile(Reweighted):
+    """A person's profile, as `micro_lit.personalise` keeps it: weights over the model as trained and each of its heads.
+
+    Args:
+        margins_NJ: of the judges of a run, see `micro_lit.judges`. adapt: what the rule of the profile comes to.
+    """
+
+    def __init__(self, candidate: str, margins_NJ: Array, adapt: Method = adaptation.posterior) -> None:
+        prior_J = judges.prior(margins_NJ.shape[1] - 1)
+        super().__init__(candidate, PROFILE, margins_NJ, prior_J, ProbabilityLink(), adapt)
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> "Profile":
+        """That of a candidate. The margin of the model as trained is the log odds of its preference."""
+        margins_NK, log_weights_NK = (torch.from_numpy(x) for x in (candidate.margins_NK, candidate.log_weights_NK))
+        first_N, second_N = (candidate.link.log_prob(sign * margins_NK, log_weights_NK) for sign in (1, -1))
+        found = cls(candidate.name, torch.cat([(first_N - second_N)[:, None], margins_NK], dim=1).numpy())
+        found.knows = candidate.model.knows
+        return found
 
 
 class BestHead(Reweighted):
@@ -231,23 +253,29 @@ def turned(before_RN: Array, after_RN: Array, opposite_RN: Array, keep_RN: NDArr
     return float((opposite_side_RN != after_side_RN)[moved_RN].mean()) if moved_RN.any() else None
 
 
-def of_candidate(candidate: Candidate, methods: Mapping[str, Method], nothing: str, keeps_gate: bool) -> list[System]:
+def of_candidate(
+    candidate: Candidate, methods: Mapping[str, Method], nothing: str, keeps_gate: bool, profiled: bool
+) -> list[System]:
     """The systems that learn from labels, by a candidate's own way or by each of the adaptations; or one that learns
     nothing.
 
     Args:
         nothing: what tables call the method of a candidate that learns nothing.
         keeps_gate: whether adaptations add to the weights of the gate (`Evidence`) or replace them (`Reweighted`).
+        profiled: whether its profiles, see `Profile`, are judged too.
     """
     if candidate.model.by_user:
         return [PeopleModel(candidate)]
     if candidate.num_heads == 1:
         return [AsTrained(candidate, nothing)]
+    profiles: list[System] = [Profile.of(candidate)] if profiled else []
     if keeps_gate:
-        return [Evidence(candidate, name, adapt) for name, adapt in methods.items()]
+        return [*(Evidence(candidate, name, adapt) for name, adapt in methods.items()), *profiles]
+    known = candidate.model.knows
     return [
-        Reweighted(
-            candidate.name, name, candidate.margins_NK, candidate.prior_K, candidate.link, adapt, candidate.model.knows
-        )
-        for name, adapt in methods.items()
+        *(
+            Reweighted(candidate.name, name, candidate.margins_NK, candidate.prior_K, candidate.link, adapt, known)
+            for name, adapt in methods.items()
+        ),
+        *profiles,
     ]

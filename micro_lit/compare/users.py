@@ -36,7 +36,9 @@ class Users:
         self.data = next(iter(candidates.values())).data
         methods = {name: build(node) for name, node in own["adaptation"].items()}
         self.systems = [
-            system for each in candidates.values() for system in of_candidate(each, methods, NOTHING, keeps_gate=True)
+            system
+            for name, each in candidates.items()
+            for system in of_candidate(each, methods, NOTHING, True, name in settings["profiled"])
         ]
         self.sizes = own["labels"]
         largest = max(size for size in self.sizes if size is not None)

@@ -93,6 +93,7 @@ RULES: dict[str, Rule] = {
             )
         ),
     ),
+    "profiled": texts("candidates"),
     "routed": texts("candidates"),
     "elicited": texts("candidates"),
     "cards": texts("candidates"),

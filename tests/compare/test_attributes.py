@@ -196,7 +196,7 @@ def test_labels_from_the_test_rows_are_judged_by_nobody(root):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("role", ["baseline", "routed", "elicited", "cards", "explained"])
+@pytest.mark.parametrize("role", ["baseline", "profiled", "routed", "elicited", "cards", "explained"])
 def test_names_that_are_no_candidates_are_refused_before_anything_is_trained(role, tmp_path):
     spec = make_spec(tmp_path, **{role: "nobody" if role == "baseline" else ["mixture", "nobody"]})
     with pytest.raises(UserError, match="nobody: not among the candidates, which are single_bt, mixture") as caught:

@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
-from micro_lit import adaptation, config, runs, train
+from micro_lit import adaptation, config, judges, runs, train
+from micro_lit.adaptation.profiles import Profiles
 from micro_lit.compare.attributes import asked
 from micro_lit.compare.candidates import Candidate
 from micro_lit.compare.router import Router, mean_weights
 from micro_lit.compare.subjects import Labels, Subjects, draw_attributes
-from micro_lit.compare.systems import AsTrained, BestHead, Evidence, Reweighted, System, judge, learned, turned
+from micro_lit.compare.systems import AsTrained, BestHead, Evidence, Profile, Reweighted, System, judge, learned, turned
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
 from micro_lit.likelihood import link_of
@@ -167,6 +168,23 @@ def test_mean_weights_are_those_of_an_attributes_rows():
     weights_NK = np.random.default_rng(0).dirichlet(np.ones(4), ROWS)
     expected_AK = [weights_NK[code::3].mean(axis=0) for code in range(ATTRIBUTES)]
     np.testing.assert_allclose(mean_weights(np.log(weights_NK), make_subjects()), expected_AK)
+
+
+def test_a_profile_in_the_comparison_is_the_profile_that_personalise_keeps():
+    generator = np.random.default_rng(0)
+    subjects, margins_NK = make_subjects(), generator.normal(size=(NUM_ROWS, 4))
+    weights_NK = generator.dirichlet(np.ones(4), NUM_ROWS)
+    system = Profile.of(made(margins_NK, np.log(weights_NK)))
+    labels = subjects.labels(10)
+    codes_UJ = learned(system, labels)
+    # The model as trained comes first, and without labels has half of the weight.
+    expected_N = np.log((weights_NK / (1 + np.exp(-margins_NK))).sum(axis=1))
+    first_UJ = torch.eye(5, dtype=torch.float64)[torch.zeros(6, dtype=torch.int64)]
+    np.testing.assert_allclose(judge(system, subjects, first_UJ, 7)[0], expected_N[:ROWS])
+    np.testing.assert_allclose(learned(system, subjects.labels(0))[0], [0.5, *[0.125] * 4])
+    kept = Profiles(judges.prior(4), "made")
+    kept.learn([str(user) for user in labels.user_L], system.margins_NK[labels.row_L])
+    np.testing.assert_allclose(codes_UJ, kept.weights([str(user) for user in range(6)]), rtol=1e-9)
 
 
 # Nothing impossible is believed
