@@ -1,6 +1,6 @@
 """Runs every benchmark, each in a process of its own, and prints one table: `python -m benchmarks [name ...]`.
 
-`published`, which takes a quarter of an hour and real data, `coverage` and `fuzz` are run by their names alone. Options
+`published` and `precisions`, which take long and real data, `coverage` and `fuzz` are run by their names alone. Options
 go to what is run: `python -m benchmarks fuzz --settings 50 --seed 1`.
 """
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from micro_lit.compare.diagnostics import BAYES
 from micro_lit.compare.router import ROUTER
-from micro_lit.compare.sections import SCORES, TITLES, Results, Row, bayes, of_groups, size_name
+from micro_lit.compare.sections import SCORES, TITLES, Results, Row, bayes, of_groups, size_name, units
 from micro_lit.compare.systems import NOTHING, OWN
 from micro_lit.reporting import figures
 from micro_lit.reporting.curves import INK, NAME_GAP, End, draw_curve, draw_references, name_ends, styles
@@ -163,7 +163,7 @@ def _references(results: Results, score: str) -> dict[str, float]:
 def _note_of_attributes(results: Results) -> str:
     note = (
         f"Means over {len(results['attributes'])} attributes and {results['draws']} draws of labels; shaded: 95 % "
-        "intervals over prompts and draws."
+        f"intervals over {units(results)[1]} and draws."
     )
     told = any(row["oracle"] for row in results["tables"]["none"])
     return note + (" An ORACLE is told the attribute of every row." if told else "")
