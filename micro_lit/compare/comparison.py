@@ -57,11 +57,13 @@ class Comparison:
     def _kinds(self) -> list[str]:
         """The kinds of subjects that are asked for and that the data name.
 
-        Raises `UserError` when the data name none of them.
+        A single attribute tells no two raters apart: it is compared only where nothing else is asked for. Raises
+        `UserError` when the data name none of them.
         """
         asked = list(self.settings["subjects"])
         data: PreferenceData = self.load("hidden" if asked == [ATTRIBUTE] else None)
-        named = [kind for kind in asked if data.names[COLUMNS[kind]]]
+        least = 1 if len(asked) == 1 else 2
+        named = [kind for kind in asked if len(data.names[COLUMNS[kind]]) >= least]
         if not named:
             raise UserError(f"candidates: their data {' and '.join(NONE_NAMED[kind] for kind in asked)}")
         return named

@@ -1,8 +1,10 @@
 """Tests of `micro_lit.compare` on users: two groups that want the opposite, measured as the command would."""
 
+import copy
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -448,6 +450,24 @@ def test_data_that_name_no_users_are_refused(root):
     with pytest.raises(UserError, match="name no users") as caught:
         Comparison(make_spec(root, common=nobody, candidates={"single_bt": ["model=single_bt"]}, name="nobody"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_single_attribute_is_compared_only_where_nothing_else_is_asked_for(people, measured):
+    """Such as the one of Polis: it tells no two raters apart."""
+    this, _ = measured
+    both = compose("compare", ["candidates={a: b}", "baseline=a", f"paths.run_dir={this.settings['paths']['run_dir']}"])
+    names = {"attribute": ["agree"], "user_id": people.data.names["user_id"]}
+    this = copy.copy(this)
+    this.load = lambda criteria: SimpleNamespace(names=names)
+    for subjects, expected in (
+        (both["subjects"], ["user"]),
+        ({"attribute": both["subjects"]["attribute"]}, ["attribute"]),
+    ):
+        this.settings = {**both, "subjects": subjects}
+        assert this._kinds() == expected
+    names["attribute"].append("disagree")
+    this.settings = both
+    assert this._kinds() == ["attribute", "user"]
 
 
 # The experiments, cut small
