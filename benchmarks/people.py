@@ -38,7 +38,7 @@ def crowd(num_texts: int) -> tuple[TiedMixture, Pairs]:
 def iterate(model: TiedMixture, pairs: Pairs) -> None:
     user_N = pairs.label_N("user_id")
     with torch.no_grad():
-        model.log_weights_UK, _ = model.weigh_users(pairs, user_N, NUM_USERS)
+        model.log_weights_UK, _ = model.weigh_users(model.read(pairs), user_N, NUM_USERS)
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=20, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:

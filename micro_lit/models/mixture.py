@@ -293,6 +293,7 @@ class MixtureBT(TrainedModule):
             step = self.trainer.fit_loop.epoch_loop.total_batch_idx * self.trainer.world_size + self.trainer.global_rank
             torch.manual_seed(1_000_003 * self.settings.get("seed", 0) + step)
         judgment = self(pairs)
+        self.after_pass(judgment, pairs)
         terms = self.losses(judgment, pairs)
         loss = sum(terms.values())
         if not loss.isfinite():
@@ -306,6 +307,9 @@ class MixtureBT(TrainedModule):
             sync_dist=self.trainer.world_size > 1,
         )
         return loss
+
+    def after_pass(self, judgment: Judgment, pairs: Any) -> None:
+        """Called in training with each judgment, before its loss; for models that need it afterwards."""
 
     def validation_step(self, pairs: Any, batch_index: int) -> None:
         judgment = self.judge(pairs)

@@ -4,7 +4,8 @@ A user has weights over heads, or another code, that the user's labelled pairs d
 head anew for each pair and so cannot see people; these models judge all pairs of a user by one code. Heads are learned,
 codes follow: a new user takes no training, only `learn`.
 
-Dimension letters: B pairs in the batch, N pairs, K heads, U users, u users of a batch, C numbers of a user's code.
+Dimension letters: B pairs in the batch, N pairs, K heads, U users, u users of a batch, C numbers of a user's code,
+E numbers of a pair that codes are learned from.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from micro_lit import adaptation
 from micro_lit.errors import UserError
 from micro_lit.likelihood import LOG_NEVER, LinkName, hedge_log_targets, sum_by
+from micro_lit.models.evidence import EpochEvidence
 from micro_lit.models.heads import PrototypeHeads
 from micro_lit.models.mixture import Judgment, MixtureBT
 
@@ -30,6 +32,10 @@ class PeopleBT(MixtureBT):
 
     Pairs to validate and test on are judged with the codes that their users' training pairs determine. A user without
     any, or one whom the data do not name, has the code 0: the prior.
+
+    A model gives `evidence` of each labelled pair, and `codes` of users from the evidence of all. Where the backbone is
+    trained, validation takes the evidence from the training passes of the epoch, and so reads no text again; a test
+    reads them with the weights that it judges by.
     """
 
     knows = frozenset({"user"})
@@ -42,28 +48,57 @@ class PeopleBT(MixtureBT):
         self.register_buffer("codes_UC", torch.zeros(self.num_users, self.code_width), persistent=False)
         self.register_buffer("seen_U", torch.zeros(self.num_users, dtype=torch.bool), persistent=False)
         self.names["user"] = ["seen", "unseen"]
+        self.epoch_evidence: EpochEvidence | None = None
         self.measure()
 
     @property
     def code_width(self) -> int:
         return self.num_heads
 
-    def learn(self, pairs: Any, user_N: Int64[Tensor, " N"], num_users: int) -> Float[Tensor, "U C"]:
-        """The codes of users 0 .. U - 1 from labelled pairs, all zero where there are none.
+    def evidence(self, judgment: Judgment) -> Float[Tensor, "B E"]:
+        """What the labels of some pairs say of who gave them, a row for each pair."""
+        raise AssertionError("each model of people says what it learns from")
 
-        user_N: whose label each pair is; -1: nobody's. The second argument of `forward` is a row of them for each pair.
+    def codes(self, evidence_NE: Float[Tensor, "N E"], user_N: Int64[Tensor, " N"], num_users: int) -> Tensor:
+        """[U, C] the codes of users 0 .. U - 1 from the evidence of labelled pairs, all zero where there are none.
+
+        user_N: whose label each pair is. The second argument of `forward` is a row of codes for each pair.
         """
         raise AssertionError("each model of people says how it learns")
+
+    @torch.no_grad()
+    def learn(self, pairs: Any, user_N: Int64[Tensor, " N"], num_users: int) -> Float[Tensor, "U C"]:
+        """The codes of users 0 .. U - 1 from labelled pairs. user_N: whose label each pair is; -1: nobody's."""
+        row_N = torch.nonzero(user_N >= 0)[:, 0]
+        return self.codes(self.read(pairs[row_N]), user_N[row_N], num_users)
+
+    def read(self, pairs: Any) -> Float[Tensor, "N E"]:
+        """The evidence of labelled pairs, `rows_at_once` at a time."""
+        return torch.cat(
+            [self.evidence(self(pairs[row_B])) for row_B in torch.arange(len(pairs)).split(self.rows_at_once)]
+        )
 
     def judge(self, pairs: Any) -> Judgment:
         return self(pairs, codes_of(self.codes_UC, pairs.label_N("user_id")))
 
-    def learn_users(self) -> None:
-        """The codes of all users from the training pairs. Raises `UserError` for codes of another shape."""
+    @torch.no_grad()
+    def learn_users(self, epoch: EpochEvidence | None = None) -> None:
+        """The codes of all users from the training pairs. epoch: evidence that need not be read again.
+
+        Raises:
+            UserError: codes of another shape than [U, C].
+        """
         data = self.trainer.datamodule
         pairs, self.rows_at_once = data.labelled_pairs.to(self.device), data.eval_batch_size
         user_N = pairs.label_N("user_id")
-        codes_UC = self.learn(pairs, user_N, self.num_users)
+        evidence_NE, read_N = (None, None) if epoch is None else epoch.gathered()
+        if evidence_NE is None:
+            codes_UC = self.learn(pairs, user_N, self.num_users)
+        else:
+            missing_M = torch.nonzero(~read_N)[:, 0]
+            if len(missing_M):
+                evidence_NE = evidence_NE.index_copy(0, missing_M, self.read(pairs[missing_M]))
+            codes_UC = self.codes(evidence_NE[user_N >= 0], user_N[user_N >= 0], self.num_users)
         if codes_UC.shape != self.codes_UC.shape:
             raise UserError(
                 f"{type(self).__name__} learned codes of shape {list(codes_UC.shape)}; give "
@@ -78,12 +113,38 @@ class PeopleBT(MixtureBT):
         user_B = pairs.label_N("user_id")
         return torch.where(user_B < 0, -1, (~self.seen_U[user_B]).long()) if self.num_users else user_B
 
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        data = self.trainer.datamodule
+        if self.backbone.is_trained and len(data.train_pairs) == len(data.labelled_pairs):
+            self.epoch_evidence = self.epoch_evidence or EpochEvidence(len(data.train_pairs))
+
+    def on_train_epoch_start(self) -> None:
+        if self.epoch_evidence is not None:
+            self.epoch_evidence.begin(self.current_epoch)
+
+    def after_pass(self, judgment: Judgment, pairs: Any) -> None:
+        if self.epoch_evidence is not None:
+            with torch.no_grad():
+                self.epoch_evidence.keep(self.trainer.datamodule.train_batches.row_B, self.evidence(judgment))
+
     def on_validation_start(self) -> None:
-        self.learn_users()
+        self.learn_users(self.epoch_evidence)
 
     def on_test_start(self) -> None:
         super().on_test_start()
         self.learn_users()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.epoch_evidence is not None:
+            checkpoint["epoch_evidence"] = self.epoch_evidence.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "epoch_evidence" in checkpoint:
+            state = checkpoint["epoch_evidence"]
+            self.epoch_evidence = EpochEvidence(len(state["read"]))
+            self.epoch_evidence.load_state_dict(state, self.trainer.is_global_zero)
 
 
 class TiedMixture(PeopleBT):
@@ -149,20 +210,18 @@ class TiedMixture(PeopleBT):
         divergence_u = (log_weights_uK.exp() * (log_weights_uK - log_prior_uK)).sum(dim=-1)
         return nll_B + self.temperature * (divergence_u / torch.bincount(user_B, minlength=num_users))[user_B]
 
-    @torch.no_grad()
-    def learn(self, pairs: Any, user_N: Int64[Tensor, " N"], num_users: int) -> Float[Tensor, "U K"]:
+    def evidence(self, judgment: Judgment) -> Float[Tensor, "B E"]:
+        """Margins, then the log weights of the gate."""
+        return torch.cat([judgment.margins_BK, judgment.log_weights_BK], dim=-1)
+
+    def codes(self, evidence_NE: Float[Tensor, "N E"], user_N: Int64[Tensor, " N"], num_users: int) -> Tensor:
         """What the labels add to the log weights of the gate."""
-        log_weights_UK, log_prior_UK = self.weigh_users(pairs, user_N, num_users)
+        log_weights_UK, log_prior_UK = self.weigh_users(evidence_NE, user_N, num_users)
         return log_weights_UK - log_prior_UK
 
-    def weigh_users(self, pairs: Any, user_N: Tensor, num_users: int) -> tuple[Tensor, Tensor]:
+    def weigh_users(self, evidence_NE: Tensor, user_N: Tensor, num_users: int) -> tuple[Tensor, Tensor]:
         """The log weights of users with their labels, and without; the same for users who have none."""
-        rows = torch.nonzero(user_N >= 0)[:, 0].split(self.rows_at_once)
-        judged = [self(pairs[rows_B]) for rows_B in rows] or [self(pairs[user_N[:0]])]
-        margins_NK, log_weights_NK = (
-            torch.cat([getattr(judgment, name) for judgment in judged]) for name in ("margins_BK", "log_weights_BK")
-        )
-        user_N = user_N[user_N >= 0]
+        margins_NK, log_weights_NK = evidence_NE.chunk(2, dim=-1)
         log_prior_UK = prior_of_users(log_weights_NK, user_N, num_users)
         log_weights_UK = self.user_log_weights(margins_NK, log_prior_UK, user_N)
         unheard_U = torch.bincount(user_N, minlength=num_users) == 0
@@ -174,13 +233,15 @@ class TiedMixture(PeopleBT):
 
         Heads that differ at random would tell users apart by how large the heads are, not by what the users want.
         """
+        super().on_train_epoch_start()
         if self.estimation == "em" and self.epoch != self.current_epoch:
             self.epoch = self.current_epoch
             if self.epoch == 0:
                 self.log_weights_UK = torch.log_softmax(SPREAD * torch.randn_like(self.codes_UC), dim=-1)
             else:
                 pairs = self.trainer.datamodule.labelled_pairs.to(self.device)
-                self.log_weights_UK, _ = self.weigh_users(pairs, pairs.label_N("user_id"), self.num_users)
+                pairs = pairs[torch.nonzero(pairs.label_N("user_id") >= 0)[:, 0]]
+                self.log_weights_UK, _ = self.weigh_users(self.read(pairs), pairs.label_N("user_id"), self.num_users)
             for optimizer in self.trainer.optimizers:
                 if isinstance(optimizer, torch.optim.LBFGS):
                     optimizer.state.clear()  # it has learned the curvature of another loss
@@ -190,6 +251,7 @@ class TiedMixture(PeopleBT):
         checkpoint["e_step"] = (self.epoch, self.log_weights_UK)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self.epoch, self.log_weights_UK = checkpoint.get("e_step", (-1, None))
 
 

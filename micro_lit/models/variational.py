@@ -128,13 +128,14 @@ class VPL(PeopleBT):
         super().on_fit_start()
         self.steps_to_rise = self.kl_warmup * self.trainer.estimated_stepping_batches
 
-    @torch.no_grad()
-    def learn(self, pairs: Any, user_N: Int64[Tensor, " N"], num_users: int) -> Float[Tensor, "U C"]:
+    def evidence(self, judgment: Judgment) -> Float[Tensor, "B V"]:
+        """The votes of the pairs."""
+        return self._vote(judgment.context_BD)
+
+    def codes(self, evidence_NE: Float[Tensor, "N V"], user_N: Int64[Tensor, " N"], num_users: int) -> Tensor:
         """The means of the users' codes. `code_facts` are of these users from then on."""
-        row_N = torch.nonzero(user_N >= 0)[:, 0]
-        votes = [self._vote(self._show(pairs[row_B])) for row_B in row_N.split(self.rows_at_once)]
-        mean_UC, log_variance_UC = posterior(torch.cat(votes), user_N[row_N], num_users)
-        heard_U = torch.bincount(user_N[row_N], minlength=num_users) > 0
+        mean_UC, log_variance_UC = posterior(evidence_NE, user_N, num_users)
+        heard_U = torch.bincount(user_N, minlength=num_users) > 0
         self.code_facts = describe(mean_UC[heard_U], log_variance_UC[heard_U])
         return mean_UC
 

@@ -11,10 +11,11 @@ class Mine(PeopleBT):
     def __init__(self, backbone, names, num_heads=1, **settings):
         super().__init__(backbone, names, 1, link="probability", **settings)
 
-    def learn(self, pairs, user_N, num_users):
-        side_N = super().forward(pairs).margins_BK[:, 0].detach().sign()
-        own_N = user_N >= 0
-        return torch.zeros(num_users, 1).index_add(0, user_N[own_N], side_N[own_N, None]).sign()
+    def evidence(self, judgment):
+        return judgment.margins_BK.sign()
+
+    def codes(self, evidence_NE, user_N, num_users):
+        return torch.zeros(num_users, 1).index_add(0, user_N, evidence_NE).sign()
 
     def forward(self, pairs, codes_BC=None):
         judgment = super().forward(pairs)
@@ -27,5 +28,5 @@ class Mine(PeopleBT):
 class OfTheData(Mine):
     """Codes of the users of the data, however many are asked for."""
 
-    def learn(self, pairs, user_N, num_users):
+    def codes(self, evidence_NE, user_N, num_users):
         return torch.zeros(self.num_users, 1)

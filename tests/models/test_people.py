@@ -19,7 +19,7 @@ from micro_lit.data.records import LABELS
 from micro_lit.errors import UserError
 from micro_lit.features.backbones import CachedBackbone
 from micro_lit.models import LinearGate, LoRe, MaxMinEM, MixtureBT, SharedHeads, SingleBT, SourceGate, TiedMixture
-from micro_lit.models.people import codes_of, number_users, prior_of_users
+from micro_lit.models.people import PeopleBT, codes_of, number_users, prior_of_users
 
 WIDTH, USERS, SOURCES = 6, 9, 3
 NAMES = {"user_id": [f"u{number}" for number in range(USERS)], "source": [f"s{number}" for number in range(SOURCES)]}
@@ -204,7 +204,7 @@ def test_em_never_raises_the_loss_and_ends_where_its_gradient_is_flat():
         exact.load_state_dict(model.state_dict())
         losses.append(loss_of(exact, pairs).item())
         with torch.no_grad():
-            model.log_weights_UK, _ = model.weigh_users(pairs, pairs.label_N("user_id"), USERS)
+            model.log_weights_UK, _ = model.weigh_users(model.read(pairs), pairs.label_N("user_id"), USERS)
         optimizer = torch.optim.LBFGS(model.parameters(), max_iter=50, line_search_fn="strong_wolfe")
 
         def closure(optimizer=optimizer):
@@ -358,4 +358,56 @@ def test_a_killed_em_that_is_resumed_within_an_epoch_ends_where_the_whole_one_do
     last = Path(settings()["paths"]["run_dir"]) / "checkpoints" / "last.ckpt"
     step = torch.load(last, weights_only=True)["global_step"]
     assert step == 9 or step % 3 == 2, step
+    assert train.run(settings(*overrides, f"ckpt_path={last}")) == expected
+
+
+TRAINED = (
+    "data=planted_text", "data.train=64", "data.validation=16", "data.test=16", "data.users_per_group=4",
+    "backbone=tiny", "loader.batch_size=16", "trainer.max_epochs=1",
+)  # fmt: skip
+
+
+@pytest.fixture
+def num_read(monkeypatch) -> list[int]:
+    """How many pairs each reading of training pairs was of, but for those of training passes."""
+    found, read = [], PeopleBT.read
+    monkeypatch.setattr(PeopleBT, "read", lambda self, pairs: found.append(len(pairs)) or read(self, pairs))
+    return found
+
+
+@pytest.mark.parametrize("name", ["tied", "lore", "vpl"])
+def test_validation_of_a_trained_backbone_reads_no_training_text_again(name, settings, num_read):
+    with runs.Run(settings(*TRAINED, f"model={name}", "model.optimizer.lr=1e-7")) as built:
+        built.fit()
+        assert num_read == []
+        model = built.model
+        evidence_NE, read_N = model.epoch_evidence.gathered()
+        assert read_N.all()
+        user_N = built.datamodule.labelled_pairs.label_N("user_id")
+        assert torch.equal(model.codes_UC, model.codes(evidence_NE, user_N, model.num_users))
+        # At so small a learning rate the weights of each pass are those of now, and each row is at its place.
+        with torch.no_grad():
+            torch.testing.assert_close(
+                evidence_NE, PeopleBT.read(model, built.datamodule.train_pairs), atol=0.01, rtol=0.01
+            )
+        num_read.clear()
+        built.test()
+        assert num_read == [64]
+
+
+def test_validation_within_an_epoch_reads_what_the_epoch_has_not_come_to(settings, num_read):
+    with runs.Run(settings(*TRAINED, "model=tied", "trainer.val_check_interval=0.5")) as built:
+        built.fit()
+    [within] = num_read
+    assert 0 < within < 64
+
+
+def test_a_run_killed_before_its_evidence_is_whole_ends_where_the_whole_one_does(settings):
+    overrides = (*TRAINED, "model=tied", "trainer.max_epochs=2", "trainer.val_check_interval=2")
+    expected = train.run(settings(*overrides))
+    kill = ("packages=[micro_lit_testing]", "+callbacks.kill={_target_: micro_lit_testing.KillAt, step: 7}")
+    with pytest.raises(micro_lit_testing.Killed):
+        train.run(settings(*overrides, *kill, "overwrite=true"))
+    last = Path(settings()["paths"]["run_dir"]) / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["epoch_evidence"]["read"].any()
     assert train.run(settings(*overrides, f"ckpt_path={last}")) == expected

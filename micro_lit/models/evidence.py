@@ -1,0 +1,61 @@
+"""Evidence: the numbers of each training pair that the codes of users are learned from.
+
+A trained backbone reads every training text once an epoch. Evidence of those forward passes is kept here, so that
+validation learns codes from it and reads only the pairs that the epoch has not come to yet.
+
+Dimension letters: N training pairs, B pairs of a batch, E numbers of evidence of a pair.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+
+class EpochEvidence:
+    """The evidence of the training pairs that an epoch has read so far, of this process.
+
+    num_pairs: N. Several devices read different pairs; `gathered` has those of all.
+    """
+
+    def __init__(self, num_pairs: int) -> None:
+        self.epoch = -1
+        self.evidence_NE: Tensor | None = None
+        self.read_N = torch.zeros(num_pairs, dtype=torch.bool)
+
+    def begin(self, epoch: int) -> None:
+        """Forgets the evidence of the epoch before; an epoch that is resumed keeps that of its first part."""
+        if epoch != self.epoch:
+            self.epoch, self.read_N = epoch, torch.zeros_like(self.read_N)
+            self.evidence_NE = None
+
+    def keep(self, row_B: Int64[Tensor, " B"], evidence_BE: Float[Tensor, "B E"]) -> None:
+        """Keeps the evidence of a batch. row_B: rows among the training pairs."""
+        if self.evidence_NE is None:
+            self.evidence_NE = evidence_BE.new_zeros(len(self.read_N), evidence_BE.shape[1])
+            self.read_N = self.read_N.to(evidence_BE.device)
+        self.evidence_NE[row_B.to(evidence_BE.device)] = evidence_BE
+        self.read_N[row_B.to(evidence_BE.device)] = True
+
+    def gathered(self) -> tuple[Float[Tensor, "N E"] | None, Bool[Tensor, " N"]]:
+        """The evidence that all devices have read, 0 where `read_N` is false; None before the first batch."""
+        if self.evidence_NE is None or not torch.distributed.is_initialized():
+            return self.evidence_NE, self.read_N
+        evidence_NE, read_N = self.evidence_NE.clone(), self.read_N.int()
+        for each in (evidence_NE, read_N):
+            torch.distributed.all_reduce(each)
+        return evidence_NE, read_N.bool()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint, so that a run resumed within an epoch validates as the whole run does."""
+        evidence_NE, read_N = self.gathered()
+        return {"epoch": self.epoch, "evidence": evidence_NE, "read": read_N}
+
+    def load_state_dict(self, state: dict[str, Any], is_first: bool) -> None:
+        """Only the first of several devices takes it, so that no pair is counted twice in `gathered`."""
+        self.epoch, evidence_NE, read_N = state["epoch"], state["evidence"], state["read"]
+        if evidence_NE is not None:
+            self.evidence_NE = evidence_NE if is_first else torch.zeros_like(evidence_NE)
+            self.read_N = read_N if is_first else torch.zeros_like(read_N)
