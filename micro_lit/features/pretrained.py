@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from micro_lit import ranks, threads
+from micro_lit import devices, ranks, threads
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.data.texts import Text, text_digests
 from micro_lit.errors import UserError
@@ -138,9 +137,7 @@ class Pretrained(BackboneFactory):
                 if not len(rows):
                     continue
                 if network is None:
-                    network = self.network(self.dtype)
-                    if torch.cuda.is_available():
-                        network = network.to(f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}")
+                    network = self.network(self.dtype).to(devices.device())
                 missing = [texts[row] for row in rows]
                 tokens = tokenizer(missing)
                 budget = self.token_budget or _token_budget(tokens)
