@@ -8,7 +8,6 @@ Dimension letters: B pairs in a batch, L tokens of a row, M texts, N pairs, T te
 
 import json
 import logging
-import statistics
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ from micro_lit.devices import device
 from micro_lit.features.backbones import TrainableBackbone
 from micro_lit.features.encoder import encode
 from micro_lit.features.network import PooledTransformer
-from micro_lit.features.pretrained import TOKEN_BUDGET, Pretrained
+from micro_lit.features.pretrained import Pretrained, gpu_budget
 from micro_lit.features.tiny import Tiny
 from micro_lit.features.tokens import TokenTable
 from micro_lit.models import MixtureBT, MLPGate
@@ -40,8 +39,8 @@ NUM_PAIRS, PROFILED = 200_000, 20
 LLAMA = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
          "num_key_value_heads": 3, "vocab_size": 49_152, "bos_token_id": None, "eos_token_id": None,
          "max_position_embeddings": 2048}  # fmt: skip
-TRAINED_PAIRS, BATCH_SIZE, PROMPT, RESPONSE = 512, 16, (384, 768), (32, 192)
-ROUNDS, WARM = 3, 6
+TRAINED_PAIRS, BATCH_SIZE, PROMPT, RESPONSE = 320, 16, (384, 768), (32, 192)
+ROUNDS, WARM = 2, 6
 
 
 def row(what: str, measured: str, bar: str, met: bool) -> None:
@@ -88,8 +87,10 @@ def measure_encoding(num_texts: int = NUM_TEXTS) -> None:
         save_encoder(Path(folder), texts)
         encoder = Pretrained(folder, pooling="mean", causal=False, max_length=256, dtype="bfloat16")
         network = encoder.network(encoder.dtype).to(device())
-        encode_ours(encoder, network, texts[:2000], TOKEN_BUDGET)
-        mine = min(seconds(lambda: encode_ours(encoder, network, texts, TOKEN_BUDGET)) for _ in range(ROUNDS))
+        encode_ours(encoder, network, texts[:2000], gpu_budget(network.width))
+        mine = min(
+            seconds(lambda: encode_ours(encoder, network, texts, gpu_budget(network.width))) for _ in range(ROUNDS)
+        )
         said = f"{num_texts / mine:,.0f} texts/s"
         try:
             from sentence_transformers import SentenceTransformer
@@ -261,7 +262,7 @@ class StepClock(pl.Callback):
 
 
 def train_ours(
-    data: PreferenceData, tokens: TokenTable, budget: int | None = TOKEN_BUDGET, **settings: object
+    data: PreferenceData, tokens: TokenTable, budget: int = gpu_budget(LLAMA["hidden_size"]), **settings: object
 ) -> tuple[float, float]:
     """Seconds a step, and gigabytes: a mixture of eight heads with a gate on the prompt, through the Trainer."""
     from transformers import AutoModel, LlamaConfig
@@ -316,9 +317,8 @@ def train_theirs(data: PreferenceData, tokens: TokenTable) -> tuple[float, float
 
 def measure_training() -> None:
     data, tokens = make_texts()
-    rounds = [(train_theirs(data, tokens), train_ours(data, tokens)) for _ in range(2)]
-    ratio = statistics.median(theirs[0] / ours[0] for theirs, ours in rounds)
-    theirs, ours = rounds[-1]
+    theirs, ours = train_theirs(data, tokens), train_ours(data, tokens)
+    ratio = theirs[0] / ours[0]
     row(
         f"training a Llama of 135M, batches of {BATCH_SIZE} pairs, prompts of {PROMPT[0]} to {PROMPT[1]} and responses "
         f"of {RESPONSE[0]} to {RESPONSE[1]} tokens, bf16-mixed, against AutoModelForSequenceClassification; memory",

@@ -46,7 +46,10 @@ def model(tmp_path_factory) -> str:
 @pytest.fixture(autouse=True)
 def as_commands_are(monkeypatch):
     """What the commands set before CUDA is used, and what Lightning leaves behind for the next test."""
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY / "tests" / "support"))
+    found = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(REPOSITORY / "tests" / "support"), *([found] if found else [])])
+    )
     yield
     torch.use_deterministic_algorithms(False)
 
@@ -116,8 +119,7 @@ def test_the_command_encodes_and_then_trains_and_repeats_itself_to_the_bit(pooli
             "trainer.log_every_n_steps=1", f"paths.run_dir={tmp_path / name}",
             f"paths.features_dir={tmp_path / name / 'features'}",
         ]  # fmt: skip
-        found = os.environ["PYTHONPATH"]
-        environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{found}"}
+        environment = dict(os.environ)
         environment.pop("CUBLAS_WORKSPACE_CONFIG", None)  # of this process
         ended = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=LAST_RESORT, cwd=tmp_path, check=False
@@ -221,10 +223,7 @@ def test_strategies_train_on_one_device_as_none_does(strategy, model, settings, 
         "trainer.precision=32-true", f"paths.run_dir={tmp_path / strategy}",
         f"paths.features_dir={tmp_path / 'features'}",
     ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    ended = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=LAST_RESORT, cwd=tmp_path, check=False
-    )
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=LAST_RESORT, cwd=tmp_path, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert losses(tmp_path / strategy) == pytest.approx(losses(alone), abs=1e-4)
     assert weights(tmp_path / strategy).keys() == weights(alone).keys()
