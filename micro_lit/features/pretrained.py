@@ -22,8 +22,8 @@ from micro_lit.features.store import PARTS, FeatureStore, MappedTable
 from micro_lit.features.tokens import Reading, TextTokenizer, TokenTable
 
 # Tokens of a pass where nobody has set them; and on a GPU, if that is more, as many as have so many numbers in a layer.
-# Below that a GPU waits for the CPU to start its kernels: on one H100 passes of 8,192 tokens, 384 wide, encode a tenth of
-# the texts per second that passes of 131,072 do.
+# Below that a GPU waits for the CPU to start its kernels: passes of 8,192 tokens, 384 wide, encode a tenth of the texts
+# per second that passes of 131,072 do on one H100.
 TOKEN_BUDGET, GPU_NUMBERS = 8192, 131_072 * 384
 
 # Texts whose tokenising takes seconds.
@@ -55,8 +55,8 @@ class Pretrained(BackboneFactory):
     gradient_checkpointing: compute activations again in the backward pass rather than keep them.
     dtype: of the weights that are not trained, and what the network computes in; "auto" is bfloat16 where the machine
         does bfloat16 arithmetic, else float32. Weights in training are float32, unless all are and a dtype is named.
-    token_budget: tokens of one pass, padding included; None: `TOKEN_BUDGET`, but less for encoding on a CPU, and on a GPU
-        as many as keep it busy, `gpu_budget`.
+    token_budget: tokens of one pass, padding included; None: `TOKEN_BUDGET`, but less for encoding on a CPU, and on a
+        GPU as many as keep it busy, `gpu_budget`.
     store_dtype: of the numbers in the feature store.
     resident_gb: features up to this size are held in memory (on the device that trains); larger ones stay mapped.
     """
