@@ -17,8 +17,9 @@ from micro_lit_testing import Killed
 from processes import LAST_RESORT
 from small_models import make_table, save_llama
 
-from micro_lit import checkpoints, compare, judges, personalise, train
+from micro_lit import checkpoints, judges, personalise, train
 from micro_lit.compare.__main__ import run as run_compare
+from micro_lit.compare.candidates import judge_rows
 from micro_lit.config import build
 from micro_lit.features.encoder import encode
 from micro_lit.features.pretrained import Pretrained
@@ -312,5 +313,5 @@ def test_judges_read_a_model_wherever_it_is(model, settings, tmp_path):
     before = judges.judge(restored, pairs, 8)
     after = judges.judge(restored.cuda(), pairs, 8)
     assert after.margins_BJ == pytest.approx(before.margins_BJ, abs=1e-3)
-    judged = compare.candidates.judge_rows(restored, data, 8)
+    judged = judge_rows(restored, data, 8)
     assert judged["margins_BK"].shape == (len(data.pairs), restored.num_heads)
