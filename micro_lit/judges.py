@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from micro_lit import devices
 from micro_lit.adaptation.labels import Array
 from micro_lit.adaptation.profiles import Profiles
 from micro_lit.config import build
@@ -62,11 +63,12 @@ class Judged(NamedTuple):
 def judge(model: MixtureBT, pairs: Pairs, batch_size: int) -> Judged:
     """What the judges say of all pairs. The model's own margin is the log odds of the preference that it expects."""
     parts = []
-    for rows_B in torch.arange(len(pairs)).split(batch_size):
-        judgment = model(pairs[rows_B])
-        opposite = judgment._replace(margins_BK=-judgment.margins_BK)
-        margin_B = model.log_prob(judgment) - model.log_prob(opposite)
-        reward_B = (judgment.log_weights_BK.exp() * judgment.chosen_BK).sum(dim=1)
-        columns = ((margin_B, judgment.margins_BK), (reward_B, judgment.chosen_BK))
-        parts.append([torch.cat([own_B[:, None], heads_BK], dim=1).double() for own_B, heads_BK in columns])
+    with devices.judging(model) as device:
+        for rows_B in torch.arange(len(pairs)).split(batch_size):
+            judgment = model(pairs[rows_B].to(device))
+            opposite = judgment._replace(margins_BK=-judgment.margins_BK)
+            margin_B = model.log_prob(judgment) - model.log_prob(opposite)
+            reward_B = (judgment.log_weights_BK.exp() * judgment.chosen_BK).sum(dim=1)
+            columns = ((margin_B, judgment.margins_BK), (reward_B, judgment.chosen_BK))
+            parts.append([torch.cat([own_B[:, None], heads_BK], dim=1).double().cpu() for own_B, heads_BK in columns])
     return Judged(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))

@@ -48,6 +48,7 @@ def quiet_libraries() -> None:
         ".*in eval mode at the start of training.*",  # the frozen parts of a router, which are to stay as tested
         ".*LeafSpec.* is deprecated.*",  # inside Lightning, of torch 2.13
         ".*The `srun` command is available on your system but is not used.*",  # we start our processes ourselves
+        ".*recommended to use .*sync_dist=True.*",  # our metrics are sums over all devices by then
         ".*number of training batches.*smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", message)

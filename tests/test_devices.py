@@ -12,8 +12,9 @@ import pytest
 import torch
 from conftest import REPOSITORY, SMALL_FEATURES
 from processes import LAST_RESORT, wait_until
+from torchmetrics import Metric
 
-from micro_lit import checkpoints, ranks, train
+from micro_lit import checkpoints, ranks, runs, train
 from micro_lit.config import build
 from micro_lit.errors import UserError
 from micro_lit.preemption import PREEMPTED
@@ -225,3 +226,15 @@ def test_machines_need_to_know_where_to_meet(settings, monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(UserError, match="start the command on each machine with NODE_RANK"):
         train.run(settings(*VECTORS, "trainer.num_nodes=2", "trainer.accelerator=cpu"))
+
+
+def test_what_a_test_measured_is_added_up_before_the_trainer_lets_go_of_the_devices(settings):
+    """Afterwards the sums are on the CPU, where processes that talk through NCCL cannot add them up."""
+    with runs.Run(settings(*VECTORS)) as run:
+        run.fit()
+        found = run.test()
+        for metrics in run.model.modules():
+            if isinstance(metrics, Metric):
+                metrics.reset()
+        assert run.model.test_results().items() <= found.items()
+    assert found["test"]["nll"]["n"] == 257

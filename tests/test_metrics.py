@@ -1,5 +1,6 @@
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -41,6 +42,26 @@ def test_scores_against_numpy():
         assert result[name]["value"] == pytest.approx(value_N.mean(), abs=1e-6)
         assert result[name]["se"] == pytest.approx(value_N.std(ddof=1) / math.sqrt(500), rel=1e-4)
         assert result[name]["n"] == 500
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sums_stay_in_float64_where_a_trainer_brings_the_model_to_another_dtype(dtype):
+    """FSDP brings a model to float32, and trainer.precision=bf16-true to bfloat16, before rows are added."""
+    made = (
+        PreferenceMetrics, partial(ExcessMetrics, 1, 0), partial(WeightMetrics, 3), partial(HeadMetrics, 3, 2),
+        partial(CategoryMetrics, 3, 2), partial(RaterMetrics, 4),
+    )  # fmt: skip
+    kept, moved = (torch.nn.ModuleList(make() for make in made) for _ in range(2))
+    moved.to(dtype)
+    for metrics in moved:
+        metrics.reset()
+    for one, other in zip(kept, moved, strict=True):
+        for name in one._defaults:
+            assert getattr(other, name).dtype == getattr(one, name).dtype, f"{type(one).__name__}.{name}"
+    log_prob_B = log_probs(500)
+    for metrics in (kept[0], moved[0]):
+        metrics.update(log_prob_B)
+    assert kept[0].compute() == moved[0].compute()
 
 
 def test_calibration_error_against_a_plain_loop():

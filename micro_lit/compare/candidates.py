@@ -14,7 +14,7 @@ import torch
 from hydra.errors import HydraException
 from numpy.typing import NDArray
 
-from micro_lit import run_folder, runs, threads, train
+from micro_lit import devices, run_folder, runs, threads, train
 from micro_lit.compare import side_by_side
 from micro_lit.config import Settings, build, compose, quoted
 from micro_lit.data.pairs import PreferenceData
@@ -149,11 +149,11 @@ def restore_all(folders: Mapping[str, Path], data: PreferenceData, settings: Set
 def judge_rows(model: MixtureBT, data: PreferenceData, batch_size: int) -> dict[str, Array]:
     """Margins and log weights [N, K] of all rows, in float64, by their names in a `Judgment`."""
     found: dict[str, list[torch.Tensor]] = {name: [] for name in JUDGED}
-    with threads.using(model.backbone):
+    with threads.using(model.backbone), devices.judging(model) as device:
         for row_B in torch.arange(len(data.pairs)).split(batch_size):
-            judgment = model(data.pairs[row_B])
+            judgment = model(data.pairs[row_B].to(device))
             for name, parts in found.items():
-                parts.append(getattr(judgment, name).double())
+                parts.append(getattr(judgment, name).double().cpu())
     return {name: torch.cat(parts).numpy() for name, parts in found.items()}
 
 

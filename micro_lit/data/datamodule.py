@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from micro_lit.data.budgets import draw_budget
-from micro_lit.data.pairs import PreferenceData
+from micro_lit.data.pairs import Pairs, PreferenceData
 from micro_lit.errors import UserError
 
 # Rows that an error names.
@@ -216,6 +216,9 @@ class PreferenceDataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         return self._in_order("test")
+
+    def transfer_batch_to_device(self, batch: Pairs, device: torch.device, dataloader_idx: int) -> Pairs:
+        return batch.pinned().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
 
     def _train_batches(self) -> RowBatches:
         model = getattr(self.trainer, "lightning_module", None)  # any LightningModule, not only one of ours

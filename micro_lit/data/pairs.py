@@ -56,6 +56,10 @@ class Pairs:
     def to(self, device: torch.device, non_blocking: bool = False) -> "Pairs":
         return Pairs(*(column.to(device, non_blocking=non_blocking) for column in self._columns()))
 
+    def pinned(self) -> "Pairs":
+        """The pairs in memory from which a GPU copies while the program goes on."""
+        return Pairs(*(column.pin_memory() for column in self._columns()))
+
     def swapped(self) -> "Pairs":
         """The pairs with the opposite labels: the rejected response as the chosen one."""
         shown_N = self.first_shown_N

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from micro_lit.devices import repeatable
 from micro_lit.errors import UserError
 from micro_lit.features.rows import Rows, in_rows
 from micro_lit.features.tokens import TokenTable
@@ -27,7 +28,8 @@ def pool(hidden_BLD: Float[Tensor, "B L D"], rows: Rows, pooling: Pooling) -> Fl
     if pooling == "mean":
         wide = torch.promote_types(hidden_BLD.dtype, torch.float32)
         sums_D = torch.zeros(num_rows + len(rows.row_T) + 1, hidden_BLD.shape[-1], dtype=wide, device=hidden_BLD.device)
-        sums_D = sums_D.index_add(0, rows.parts_BL.flatten(), hidden_BLD.flatten(0, 1).to(wide))
+        with repeatable(hidden_BLD.device):
+            sums_D = sums_D.index_add(0, rows.parts_BL.flatten(), hidden_BLD.flatten(0, 1).to(wide))
         sums_TD = sums_D[rows.row_T] + sums_D[num_rows:-1]
         return (sums_TD / rows.length_T[:, None]).to(hidden_BLD.dtype)
     if pooling == "cls":

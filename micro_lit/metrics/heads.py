@@ -9,18 +9,17 @@ import torch
 from jaxtyping import Float, Int64
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
-from torchmetrics import Metric
 
 from micro_lit.likelihood import WINNER
 from micro_lit.metrics.contract import SCORES, scores
-from micro_lit.metrics.sums import estimate
+from micro_lit.metrics.sums import Float64, estimate
 
 USED_WEIGHT, SAME_CORRELATION = 0.01, 0.95
 # A head is dead whose mean weight is below this share of an equal one.
 DEAD_SHARE = 0.1
 
 
-class WeightMetrics(Metric):
+class WeightMetrics(Float64):
     """How K heads share the weight, over the data and in each example."""
 
     full_state_update = False
@@ -139,7 +138,7 @@ class HeadMetrics(WeightMetrics):
         }
 
 
-class CategoryMetrics(Metric):
+class CategoryMetrics(Float64):
     """Whether experts are specialists: the head on top of each row, against the category that the row is of.
 
     The head on top has the largest weight, by the gate alone: no label has a say. Rows of no known category (-1) are

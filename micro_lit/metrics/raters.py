@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torchmetrics import Metric
 
 from micro_lit.floors import raters
 from micro_lit.metrics.contract import SCORES, scores
-from micro_lit.metrics.sums import Estimate
+from micro_lit.metrics.sums import Estimate, Float64
 
 
-class RaterMetrics(Metric):
+class RaterMetrics(Float64):
     """A model's scores beside the floor of the raters themselves, on rows whose pair at least two of them judged.
 
     num_pairs: how many codes of pairs there are. Rows with code -1 have no say.

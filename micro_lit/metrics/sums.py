@@ -4,6 +4,7 @@ Dimension letters: B rows of the batch, C cells of a breakdown, S quantities, U 
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +26,19 @@ def estimate(total: Tensor, total_of_squares: Tensor, count: Tensor) -> Estimate
     return {"value": mean, "se": math.sqrt(variance / n), "n": n}
 
 
-class UnitSums(torchmetrics.Metric):
+class Float64(torchmetrics.Metric):
+    """A metric whose sums stay in float64 where a Trainer brings the model to another dtype (FSDP, bf16-true)."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> "Float64":
+        names = [name for name, state in self._defaults.items() if state.dtype == torch.float64]
+        super()._apply(fn, exclude_state)
+        for name in names:
+            self._defaults[name] = self._defaults[name].double()
+            setattr(self, name, getattr(self, name).double())
+        return self
+
+
+class UnitSums(Float64):
     """Means of S quantities of each row, in each cell, with standard errors over rows and over units.
 
     Memory is linear in the units, and in the cells that each has: a row adds to sums, and is forgotten.

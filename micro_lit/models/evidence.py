@@ -35,9 +35,10 @@ class EpochEvidence:
         """Keeps the evidence of a batch. row_B: rows among the training pairs."""
         if self.evidence_NE is None:
             self.evidence_NE = evidence_BE.new_zeros(len(self.read_N), evidence_BE.shape[1])
-            self.read_N = self.read_N.to(evidence_BE.device)
-        self.evidence_NE[row_B.to(evidence_BE.device)] = evidence_BE
-        self.read_N[row_B.to(evidence_BE.device)] = True
+        # A checkpoint's are on the CPU.
+        self.evidence_NE, self.read_N = self.evidence_NE.to(evidence_BE.device), self.read_N.to(evidence_BE.device)
+        row_B = row_B.to(evidence_BE.device)
+        self.evidence_NE[row_B], self.read_N[row_B] = evidence_BE, True
 
     def gathered(self) -> tuple[Float[Tensor, "N E"] | None, Bool[Tensor, " N"]]:
         """The evidence that all devices have read, 0 where `read_N` is false; None before the first batch."""

@@ -147,6 +147,7 @@ class MixtureBT(TrainedModule):
         self.settings: dict[str, Any] = {}
         self.num_pairs: int | None = None
         self.is_checked = False  # by a first training batch
+        self.measured: dict[str, Any] | None = None  # by the last test
         self.validation_weights = WeightMetrics(num_heads)
         self.head_metrics = HeadMetrics(num_heads, len(self.names["group"]))
         self.category_metrics = nn.ModuleDict(
@@ -327,6 +328,7 @@ class MixtureBT(TrainedModule):
         self.log_dict({f"val/{name}": value for name, value in values.items()})
 
     def on_test_start(self) -> None:
+        self.measured = None
         for metrics in self.modules():
             if isinstance(metrics, Metric):
                 metrics.reset()
@@ -354,10 +356,12 @@ class MixtureBT(TrainedModule):
     def on_test_epoch_end(self) -> None:
         [overall] = self.test_metrics.compute()
         self.log_dict({f"test/{name}": facts["value"] for name, facts in overall.items()})
+        # Now: the Trainer moves the model to the CPU, where processes that talk through NCCL cannot add up their sums.
+        self.measured = measured(self)
 
     def test_results(self) -> dict[str, Any]:
         """What the last test measured, as plain JSON types; the parts of results.json that a model knows."""
-        return measured(self)
+        return measured(self) if self.measured is None else self.measured
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint |= {"settings": redact(self.settings), "sources": self.values["source"]}

@@ -237,7 +237,8 @@ class TiedMixture(PeopleBT):
         if self.estimation == "em" and self.epoch != self.current_epoch:
             self.epoch = self.current_epoch
             if self.epoch == 0:
-                self.log_weights_UK = torch.log_softmax(SPREAD * torch.randn_like(self.codes_UC), dim=-1)
+                drawn_UK = torch.randn(self.codes_UC.shape).to(self.codes_UC)  # on the CPU: alike on every device
+                self.log_weights_UK = torch.log_softmax(SPREAD * drawn_UK, dim=-1)
             else:
                 pairs = self.trainer.datamodule.labelled_pairs.to(self.device)
                 pairs = pairs[torch.nonzero(pairs.label_N("user_id") >= 0)[:, 0]]
@@ -252,7 +253,9 @@ class TiedMixture(PeopleBT):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.epoch, self.log_weights_UK = checkpoint.get("e_step", (-1, None))
+        self.epoch, log_weights_UK = checkpoint.get("e_step", (-1, None))
+        # Some strategies read a checkpoint when the model is on its device already.
+        self.log_weights_UK = None if log_weights_UK is None else log_weights_UK.to(self.device)
 
 
 class MaxMinEM(TiedMixture):

@@ -264,7 +264,8 @@ def test_passes_are_small_on_a_cpu_and_never_below_the_longest_text(causal_model
     assert budgets[1][1] == 1500
     tokens = Pretrained(str(causal_model), max_length=64).tokenizer()(make_data().texts)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert pretrained_module._token_budget(tokens) == 8192
+    assert pretrained_module._token_budget(tokens, 384) == 131_072
+    assert pretrained_module._token_budget(tokens, 8192) == 8192
 
 
 def test_a_backbone_in_training_keeps_its_passes(causal_model):
