@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
+# Tests start hundreds of processes: byte code is compiled once, also where the environment asks for none to be kept.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: train quick test test-full lint format bench clean
 .DEFAULT_GOAL := help
 
