@@ -66,11 +66,12 @@ class Averages:
         counts_RA = counts_RUA.sum(axis=1)
         means_RA = np.divide(sums_RUA.sum(axis=1), counts_RA, out=np.full(counts_RA.shape, np.nan), where=counts_RA > 0)
         single = found.n_units == 1  # no interval can be had
+        judged_RA = means_RA[np.isfinite(means_RA).any(axis=1)]  # a draw may leave nobody to judge
         return {
             "value": found.value,
             "low": found.value if single else found.low,
             "high": found.value if single else found.high,
-            "sd": float(np.nanmean(means_RA, axis=1).std(ddof=1)) if varies else None,
+            "sd": float(np.nanmean(judged_RA, axis=1).std(ddof=1)) if varies and len(judged_RA) > 1 else None,
             "se_units": None if single else found.se,
             "units": self.units,
             "n_units": found.n_units,

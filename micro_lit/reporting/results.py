@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,14 @@ FEW_UNITS = 20
 QUANTITY = ("value", "se", "n", "se_units", "units", "n_units", "low", "high")
 
 
+def installed(name: str) -> str | None:
+    """The version of a package; None for code that is on the path without having been installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
 def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any], seconds: float) -> dict[str, Any]:
     """One run's results as plain JSON types.
 
@@ -93,7 +101,7 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
         "num_heads": len(measured["heads"]["mean_weight"]),
         "seed": settings["seed"],
         "seconds": round(seconds, 1),
-        "versions": {name.replace("-", "_"): version(name) for name in RECORDED_VERSIONS},
+        "versions": {name.replace("-", "_"): installed(name) for name in RECORDED_VERSIONS},
         "data": {
             **{name: len(rows) for name, rows in data.splits.items()},
             **{count: sum(getattr(counts, count) for counts in data.counts.values()) for count in COUNTED},

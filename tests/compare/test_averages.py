@@ -155,3 +155,14 @@ def test_an_interval_has_the_width_of_the_cluster_standard_error(seed):
     # As if rows were independent it would be narrower than it may be.
     alone = averages(attribute_N, np.arange(len(prompt_N)), keep_1N).summary(scores_N[None])["mean"]
     assert half_width(alone) < 0.9 * half_width(point)
+
+
+def test_a_draw_that_leaves_nobody_to_judge_takes_no_part():
+    keep_RN = np.array([[True, True, True, True], [False] * 4, [True, False, True, True]])
+    scores_RN = np.random.default_rng(0).random((3, 4))
+    found, expected = (
+        averages(np.array([0, 0, 1, 1]), np.arange(4), keep_RN[rows]).summary(scores_RN[rows])["mean"]
+        for rows in ([0, 1, 2], [0, 2])
+    )
+    assert found["value"] == pytest.approx(expected["value"])
+    assert found["sd"] == pytest.approx(expected["sd"])

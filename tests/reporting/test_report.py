@@ -13,6 +13,7 @@ from micro_lit import report as command
 from micro_lit import track
 from micro_lit.errors import UserError
 from micro_lit.reporting import report
+from micro_lit.reporting.results import installed
 
 FILES = ["figure.png", "figure.svg", "runs.csv", "table.csv", "table.md", "table.tex"]
 NLL = {(pairs, seed): (1 + seed / 7) / pairs for pairs in (10, 100) for seed in range(2)}
@@ -186,3 +187,8 @@ def test_runs_left_out_are_said_and_counted(sweep, capsys):
     ):
         assert words in printed
         assert words in page
+
+
+def test_code_that_was_never_installed_has_no_version():
+    assert installed("a-package-of-nobody") is None
+    assert installed("torch").startswith("2.")
