@@ -5,13 +5,13 @@ from micro_lit.config.command import entry_point
 from micro_lit.config.composition import (
     command_with,
     compose,
-    config_dir,
     in_sweep,
     quoted,
     run_folder_of,
     text_setting,
     to_settings,
 )
+from micro_lit.config.folders import config_dir
 from micro_lit.config.objects import ALLOWED_TARGETS, build, check_objects, find
 from micro_lit.config.rules import RULES, Settings, validate
 

@@ -15,7 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from micro_lit.config import failures
-from micro_lit.config.composition import config_dir, in_sweep, to_settings
+from micro_lit.config.composition import in_sweep, to_settings
+from micro_lit.config.folders import config_dir
 from micro_lit.config.rules import Settings
 from micro_lit.errors import UserError
 from micro_lit.preemption import stoppable

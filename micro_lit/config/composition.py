@@ -18,18 +18,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from micro_lit.config.folders import config_dir
 from micro_lit.config.hydra_nodes import Refused
 from micro_lit.config.rules import Settings, validate
 from micro_lit.errors import UserError
 from micro_lit.redaction import HIDDEN, redact
-
-PACKAGE = Path(__file__).parent.parent
-
-
-def config_dir() -> Path:
-    """The Hydra tree: inside the installed package, or beside it in a checkout."""
-    installed = PACKAGE / "conf"
-    return installed if installed.is_dir() else PACKAGE.parent / "conf"
 
 
 def compose(config_name: str, overrides: list[str]) -> Settings:

@@ -9,7 +9,9 @@ from typing import NamedTuple, NoReturn
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from micro_lit.config.folders import config_dir
 from micro_lit.config.renamed import explain
+from micro_lit.config.spelling import keys_of, suggestion
 from micro_lit.errors import UserError
 
 # Set to 1, it has every failed command print the traceback before the line.
@@ -107,10 +109,16 @@ def _hydra(error: HydraException) -> str:
         reason = str(error.__cause__).splitlines()[0]
         message += "" if reason in message else f"; {reason}"
     if found := re.match(r"Could not override '(.*?)'.*use (\+\S+)", message):
-        return explain(found[1]) or (
-            f"{found[1]}: there is no such setting; check the spelling (--cfg job lists all), or add it with {found[2]}"
-        )
+        return explain(found[1]) or _unknown(found[1], found[2].rstrip(";"))
     return message
+
+
+def _unknown(key: str, added: str) -> str:
+    """What to type instead of a setting that is not there."""
+    is_group = (config_dir() / key.replace(".", "/")).is_dir()
+    near = None if is_group else suggestion(key, keys_of(config_dir()) - {key})
+    meant = f"did you mean {near}? --cfg job lists all" if near else "check the spelling (--cfg job lists all)"
+    return f"{key}: there is no such setting; {meant}, or add it with {added}"
 
 
 def _first_lines(error: Exception) -> str:

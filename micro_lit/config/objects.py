@@ -8,6 +8,7 @@ from typing import Any
 import hydra
 
 from micro_lit.config import types
+from micro_lit.config.spelling import suggestion
 from micro_lit.errors import UserError
 
 # `_target_` may name these and nothing else; `packages=[...]` adds the user's own.
@@ -152,8 +153,15 @@ def check_objects(node: Mapping[str, Any]) -> None:
         try:
             inspect.signature(found).bind_partial(**settings)
         except TypeError as error:
-            raise UserError(f"{target}: {error}") from error
+            raise UserError(f"{target}: {error}{_meant(found, settings)}") from error
         types.check(key, found, settings)
+
+
+def _meant(found: Any, settings: Mapping[str, Any]) -> str:
+    """A question after the first setting that an object does not take, where a parameter of its own is alike."""
+    own = inspect.signature(found).parameters
+    near = next((suggestion(name, own) for name in settings if name not in own), None)
+    return f"; did you mean {near}?" if near else ""
 
 
 def find(target: str) -> Any:

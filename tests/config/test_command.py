@@ -33,8 +33,9 @@ def command(*arguments: str, cwd: Path, module: str = "micro_lit.train", **envir
         (
             ["trainr.max_epochs=3"],
             1,
-            "there is no such setting; check the spelling (--cfg job lists all), or add it with +",
+            "there is no such setting; did you mean trainer.max_epochs? --cfg job lists all, or add it with +",
         ),
+        (["+model.num_head=4"], 1, "unexpected keyword argument 'num_head'; did you mean num_heads?"),
         (["experiment=mixture_k8"], 1, "or add it with +experiment=mixture_k8"),
         (["name=a(b"], 1, "name=a(b: cannot be read; quote a value with spaces or any of = ( )"),
         (["name"], 1, "name: no setting; one is written key=value"),
