@@ -16,7 +16,6 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
 from micro_lit.floors.estimates import SUM_TOLERANCE, Array, Estimate, Integers, blocks, check, mean_estimate
-from micro_lit.likelihood import WINNER
 
 NewtonTerms = Callable[[Array], tuple[float, Array, Array]]
 
@@ -42,6 +41,8 @@ class Solution(NamedTuple):
 
 def bt_cross_entropy(probability: Array, margin: Array) -> Array:
     """Expected loss, in nats, of the Bradley-Terry prediction σ(margin) when the truth is `probability`."""
+    from micro_lit.likelihood import WINNER  # torch takes seconds to import, and --help needs none
+
     return (1.0 - probability) * margin - WINNER.array_log_prob(margin)
 
 
