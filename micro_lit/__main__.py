@@ -1,6 +1,5 @@
 """`python -m micro_lit`, or `micro-lit`: lists the commands, and becomes the one that is named.
 
-
 A command is a module, or the `__main__` of a package, whose docstring begins with how it is typed. Nothing is imported
 to list them.
 """
