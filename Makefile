@@ -30,9 +30,10 @@ test: $(BIN)/.installed  ## run the tests
 test-full: $(BIN)/.installed  ## run all tests, also those that repeat much, on examples that differ each time
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --hypothesis-profile=random
 
-lint: $(BIN)/.installed  ## check style and formatting
+lint: $(BIN)/.installed  ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(BIN)/.installed  ## rewrite the code in the house style
 	$(BIN)/ruff check --fix .
@@ -42,4 +43,4 @@ bench: $(BIN)/.installed  ## measure speed and memory, as ratios within one run
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove the virtual environment and caches; runs and features stay
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis

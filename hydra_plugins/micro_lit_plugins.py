@@ -157,10 +157,11 @@ def _queued_again() -> Iterator[None]:
     """While inside, the signal at which submitit queues a job again lets a run save its state first."""
     from micro_lit.preemption import PREEMPTED
 
-    queue_again, ignore = signal.getsignal(signal.SIGUSR2), signal.getsignal(signal.SIGTERM)  # submitit's
+    queue_again: Any = signal.getsignal(signal.SIGUSR2)  # submitit's, as is the next
+    ignore = signal.getsignal(signal.SIGTERM)
 
     def stop(number: int, frame: Any) -> None:
-        handler = signal.getsignal(signal.SIGTERM)
+        handler: Any = signal.getsignal(signal.SIGTERM)
         if handler == ignore:
             queue_again(number, frame)
         else:

@@ -6,7 +6,7 @@ Dimension letters: N labelled pairs.
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from micro_lit.data.pairs import Counts
 from micro_lit.data.readers import read_rows
@@ -15,10 +15,10 @@ from micro_lit.data.sources import PairFiles
 from micro_lit.errors import UserError
 
 
-def read_pairs(path: str, columns: dict[str, str], on_bad_row: str) -> tuple[list[Record], Counts]:
+def read_pairs(path: str, columns: dict[str, str], on_bad_row: Literal["error", "skip"]) -> tuple[list[Record], Counts]:
     """All pairs of a file or folder, in its order."""
-    whole = {"validation_fraction": 0.0, "test_fraction": 0.0}
-    records, _, counts = PairFiles("pairs", path, columns=columns, on_bad_row=on_bad_row, **whole).read(seed=0)
+    pairs = PairFiles("pairs", path, columns=columns, on_bad_row=on_bad_row, validation_fraction=0.0, test_fraction=0.0)
+    records, _, counts = pairs.read(seed=0)
     return records, counts
 
 

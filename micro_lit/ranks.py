@@ -154,7 +154,11 @@ def start(settings: Settings, processes: int, brief: bool = False, lock: int | N
                 if heard:
                     break
                 with _output(logs / f"rank{number}.txt" if number else None) as output:
-                    streams = {"stdout": output, "stderr": output, "pass_fds": () if lock is None else (lock,)}
+                    streams: dict[str, Any] = {
+                        "stdout": output,
+                        "stderr": output,
+                        "pass_fds": () if lock is None else (lock,),
+                    }
                     children.append(subprocess.Popen(command, env=own, process_group=group, **streams))
             failed = _wait(children, Path(folder))
         codes = {child.returncode for child in children}

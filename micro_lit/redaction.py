@@ -89,8 +89,8 @@ def _redact(node: Any, named_so: bool, known: list[str]) -> Any:
 
 
 def _without(text: str, known: list[str]) -> str:
-    for value in known:
-        text = text.replace(value, HIDDEN)
+    for secret in known:
+        text = text.replace(secret, HIDDEN)
     for form, instead in FORMS:
         text = form.sub(instead, text)
     parts, end = [], 0

@@ -7,7 +7,7 @@ import time
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -238,8 +238,11 @@ class Run:
 
     def record(self, measured: dict[str, Any]) -> None:
         """Hands what results.json holds, the model and what it was made from to the loggers."""
-        made_from = [("features", self.backbone.store_folder), ("model", self.settings["stage1"])]
-        used = [Artifact(kind, Path(folder)) for kind, folder in made_from if folder is not None]
+        made_from: dict[Literal["features", "model"], Any] = {
+            "features": self.backbone.store_folder,
+            "model": self.settings["stage1"],
+        }
+        used = [Artifact(kind, Path(folder)) for kind, folder in made_from.items() if folder is not None]
         self.loggers.record(
             summary=results.summary(measured), artifacts=(*used, Artifact("model", self.folder, written=True))
         )

@@ -14,7 +14,7 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 
 # What tools may leave in the repository.
-CACHES = {".coverage", ".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache__"}
+CACHES = {".coverage", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache", "__pycache__"}
 
 # No example is judged by the time it takes, which depends on what else the machine does. `make test` tries the same
 # examples each time, fewer of them; `make test-full` draws others: --hypothesis-profile=random.

@@ -87,7 +87,7 @@ class Unknown(Posterior):
         return np.full(counts.shape, np.nan)
 
 
-RULES = {"posterior": Posterior(), "hedge": Hedge()}
+RULES: dict[str, Posterior | Hedge] = {"posterior": Posterior(), "hedge": Hedge()}
 
 
 class Learned(NamedTuple):

@@ -101,8 +101,8 @@ def train_missing(candidates: Mapping[str, str | Sequence[str]], settings: Setti
             train.run(made[name], brief=True)
     if beside:
         print(f"\n== {', '.join(beside)}, {min(settings['jobs'], len(beside))} at once", flush=True)
-        given = {name: run | {"threads": run["threads"] or settings["threads"]} for name, run in beside.items()}
-        side_by_side.train(given, settings["jobs"])
+        settled = {name: run | {"threads": run["threads"] or settings["threads"]} for name, run in beside.items()}
+        side_by_side.train(settled, settings["jobs"])
     return folders
 
 

@@ -215,8 +215,8 @@ def markdown(results: Results, parts: Sequence[Section], with_figure: bool) -> s
                 if len(frame):
                     page += [words] if words else []
                     page.append(tables.markdown(escaped_names(frame)).rstrip())
-    words = _words(results) | {"baseline": escaped(results["baseline"])}
-    page += ["## Columns", "\n".join(f"- {name}: {text.format(**words)}" for name, text in _columns(results).items())]
+    named = _words(results) | {"baseline": escaped(results["baseline"])}
+    page += ["## Columns", "\n".join(f"- {name}: {text.format(**named)}" for name, text in _columns(results).items())]
     if "tables" in results:
         many = len(results["attributes"]) > sections.MAX_ATTRIBUTES
         by_attribute = "is in systems.csv" if many else "has a column here, and its interval and NLL are in systems.csv"

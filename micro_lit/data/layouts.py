@@ -123,15 +123,14 @@ def helpsteer2(rows: Iterable[Row]) -> Iterator[tuple[str, Judgment]]:
     """
     waiting: tuple[str, Mapping[str, Any]] | None = None
     for place, row in rows:
-        bad = isinstance(row, BadRow)
-        if waiting is not None and not bad and waiting[1].get("prompt") == row.get("prompt"):
+        if waiting is not None and not isinstance(row, BadRow) and waiting[1].get("prompt") == row.get("prompt"):
             yield from ((waiting[0], judgment) for judgment in _rated_twice(waiting[1], row))
             waiting = None
             continue
         if waiting is not None:
             yield waiting[0], BadRow(ALONE)
-        waiting = None if bad else (place, row)
-        if bad:
+        waiting = None if isinstance(row, BadRow) else (place, row)
+        if isinstance(row, BadRow):
             yield place, row
     if waiting is not None:
         yield waiting[0], BadRow(ALONE)

@@ -202,10 +202,10 @@ class TextTokenizer:
             messages = (*first, *prompt[users[-1] :])
             for at in range(len(first), len(messages)):
 
-                def over(content: str, at: int = at, messages: tuple[Message, ...] = messages) -> int:
+                def over_with(content: str, at: int = at, messages: tuple[Message, ...] = messages) -> int:
                     return excess((*messages[:at], messages[at]._replace(content=content), *messages[at + 1 :]))
 
-                content = self._trim(messages[at].content, over, from_end=False)
+                content = self._trim(messages[at].content, over_with, from_end=False)
                 messages = (*messages[:at], messages[at]._replace(content=content), *messages[at + 1 :])
             if excess(messages) <= 0:
                 break

@@ -21,7 +21,7 @@ LOG_PROB_TOLERANCE = 1e-6  # above 0, which a sum of float32 probabilities may r
 class Link(ABC):
     """The likelihood of a model with K heads: everything reported and trained on comes from `log_prob`.
 
-    A link of your own extends this class and gives `log_prob`; name it with `model.link._target_`.
+    A link of your own extends this class and gives `log_prob`: `'model.link={_target_: mine.MyLink}' packages=[mine]`.
 
     outcome: what the labels are. name: what a digest of the model and an error call the link.
     """

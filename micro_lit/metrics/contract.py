@@ -5,7 +5,7 @@ Dimension letters: B rows of the batch, S metrics.
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ TIE = 1e-6
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 TAKEN = ("ece",)  # beside the built-in ones
 
-Score = Tensor | tuple[Tensor, Tensor]
+Score: TypeAlias = Tensor | tuple[Tensor, Tensor]
 
 
 class Metric:

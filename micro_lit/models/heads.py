@@ -8,7 +8,7 @@ Your own head is a `Head` (`micro_lit.models.contracts`), built with (width, num
 
 import itertools
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -187,7 +187,9 @@ class PrincipalHeads(DirectionHeads):
         """
         if self.is_prepared:
             return
-        count, total_D, products_DD = 0, 0.0, 0.0
+        count = 0
+        total_D: Any = 0.0
+        products_DD: Any = 0.0
         for difference_BD in differences:
             difference_BD = difference_BD.double()
             count += len(difference_BD)

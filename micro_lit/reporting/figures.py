@@ -188,8 +188,8 @@ def _agreed_floors(runs: Sequence[FinishedRun], path: str) -> dict[str, dict[str
         for name, floor in floors.items():
             found.setdefault(name, []).append(floor)
     agreed = {}
-    for name, floors in found.items():
-        values, se = [floor["value"] for floor in floors], max(floor["se"] for floor in floors)
+    for name, lines in found.items():
+        values, se = [line["value"] for line in lines], max(line["se"] for line in lines)
         if max(values) - min(values) <= 2 * Z * se + ROUNDING:
             agreed[name] = {"value": _mean(values), "se": se}
     return agreed

@@ -260,7 +260,8 @@ class HarmlessWandbLogger(WandbLogger, Recorder):
     def session(self, **facts: Any) -> Session:
         """The run of W&B; `facts` of it count when it is asked for the first time."""
         if self._session is None:
-            self._session = Session(**({"folder": Path(self.save_dir)} | self._facts | facts))
+            own: dict[str, Any] = {"folder": Path(self.save_dir)} | self._facts | facts
+            self._session = Session(**own)
         return self._session
 
     @property
