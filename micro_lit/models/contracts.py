@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from micro_lit.errors import UserError, name_of
+from micro_lit.likelihood import Link, link_of
 
 # What a gate may read, and the label column of those that are codes.
 COLUMNS = {"source": "source", "criterion": "attribute", "user": "user_id"}
@@ -95,6 +96,13 @@ def named_terms(terms: Mapping[str, Any] | None) -> dict[str, LossTerm]:
         if not callable(term):
             raise UserError(f"model.terms.{name}: {name_of(term)} has no __call__(judgment, pairs)")
     return found
+
+
+def as_link(link: Any) -> Link:
+    """The link of a name, or one that extends `Link`. Raises `UserError` for any other object."""
+    if not isinstance(link, str | Link):
+        raise UserError(f"the link {name_of(link)} does not extend micro_lit.likelihood.Link, which gives its log_prob")
+    return link_of(link)
 
 
 def as_head(module: Any) -> nn.Module:

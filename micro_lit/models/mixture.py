@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from micro_lit import likelihood
-from micro_lit.likelihood import Link, LinkName, hedge_log_targets, link_of
+from micro_lit.likelihood import Link, LinkName, hedge_log_targets
 from micro_lit.metrics import (
     BUILT_IN,
     ROWS,
@@ -26,7 +26,7 @@ from micro_lit.metrics import (
     WeightMetrics,
 )
 from micro_lit.models.checks import check_log_prob, check_log_weights, check_rewards, check_term, check_weights
-from micro_lit.models.contracts import COLUMNS, as_gate, as_head, asked, named_terms
+from micro_lit.models.contracts import COLUMNS, as_gate, as_head, as_link, asked, named_terms
 from micro_lit.models.gates import StaticGate
 from micro_lit.models.heads import LinearHeads
 from micro_lit.models.measured import measured
@@ -133,7 +133,7 @@ class MixtureBT(TrainedModule):
         self.values = values_of(names, {"source": sources, **(subjects or {})})
         self._make_room(names)
         self.num_heads = num_heads
-        self.link = link_of(link)
+        self.link = as_link(link)
         self.entropy_weight, self.balance_weight = entropy_weight, balance_weight
         self.label_smoothing = label_smoothing
         self.rating_gap_weight = rating_gap_weight

@@ -5,6 +5,10 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
+
+from micro_lit.errors import UserError
+from micro_lit.models.contracts import as_link
 
 PLUG_IN = """
 import torch
@@ -53,3 +57,9 @@ def test_log_probabilities_above_zero_are_one_line_with_the_name(command):
     [line] = err.splitlines()
     assert line.startswith("error: ")
     assert "Lies" in line
+
+
+def test_an_object_that_is_no_link_is_named():
+    with pytest.raises(UserError, match=r"the link Identity does not extend micro_lit\.likelihood\.Link"):
+        as_link(torch.nn.Identity())
+    assert as_link("reward").name == "reward"
