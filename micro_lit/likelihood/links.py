@@ -105,7 +105,7 @@ class RewardLink(Link):
 KINDS: dict[LinkName, type[Link]] = {"probability": ProbabilityLink, "reward": RewardLink}
 
 
-def link_of(link: LinkName | Link) -> Link:
+def link_of(link: str | Link) -> Link:
     """The link of a name, for winners; a link itself as it is. Raises `ValueError` for an unknown name."""
     if isinstance(link, str):
         if link not in KINDS:
