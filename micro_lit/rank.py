@@ -1,4 +1,4 @@
-"""`python -m micro_lit.rank`: a run in a process of its own, or one process of it; nobody types this.
+"""A run in a process of its own, or one process of a run on several devices: started by `micro_lit.ranks`, not typed.
 
 `ranks.start` starts the processes of one run, `compare.side_by_side.train` one process each of several runs.
 """
