@@ -147,7 +147,7 @@ class MixtureBT(TrainedModule):
         self.settings: dict[str, Any] = {}
         self.num_pairs: int | None = None
         self.is_checked = False  # by a first training batch
-        self.measured: dict[str, Any] | None = None  # by the last test
+        self.last_test: dict[str, Any] | None = None  # its results
         self.validation_weights = WeightMetrics(num_heads)
         self.head_metrics = HeadMetrics(num_heads, len(self.names["group"]))
         self.category_metrics = nn.ModuleDict(
@@ -328,7 +328,7 @@ class MixtureBT(TrainedModule):
         self.log_dict({f"val/{name}": value for name, value in values.items()})
 
     def on_test_start(self) -> None:
-        self.measured = None
+        self.last_test = None
         for metrics in self.modules():
             if isinstance(metrics, Metric):
                 metrics.reset()
@@ -357,11 +357,11 @@ class MixtureBT(TrainedModule):
         [overall] = self.test_metrics.compute()
         self.log_dict({f"test/{name}": facts["value"] for name, facts in overall.items()})
         # Now: the Trainer moves the model to the CPU, where processes that talk through NCCL cannot add up their sums.
-        self.measured = measured(self)
+        self.last_test = measured(self)
 
     def test_results(self) -> dict[str, Any]:
         """What the last test measured, as plain JSON types; the parts of results.json that a model knows."""
-        return measured(self) if self.measured is None else self.measured
+        return measured(self) if self.last_test is None else self.last_test
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint |= {"settings": redact(self.settings), "sources": self.values["source"]}

@@ -56,7 +56,7 @@ class PeopleBT(MixtureBT):
         return self.num_heads
 
     def evidence(self, judgment: Judgment) -> Float[Tensor, "B E"]:
-        """What the labels of some pairs say of who gave them, a row for each pair."""
+        """The numbers that codes are learned from, a row for each labelled pair: log-odds, votes or the like."""
         raise AssertionError("each model of people says what it learns from")
 
     def codes(self, evidence_NE: Float[Tensor, "N E"], user_N: Int64[Tensor, " N"], num_users: int) -> Tensor:
@@ -83,7 +83,7 @@ class PeopleBT(MixtureBT):
 
     @torch.no_grad()
     def learn_users(self, epoch: EpochEvidence | None = None) -> None:
-        """The codes of all users from the training pairs. epoch: evidence that need not be read again.
+        """Learns the codes of all users from the training pairs. epoch: evidence of pairs that need not be read again.
 
         Raises:
             UserError: codes of another shape than [U, C].
@@ -116,8 +116,11 @@ class PeopleBT(MixtureBT):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         data = self.trainer.datamodule
-        if self.backbone.is_trained and len(data.train_pairs) == len(data.labelled_pairs):
-            self.epoch_evidence = self.epoch_evidence or EpochEvidence(len(data.train_pairs))
+        num_pairs = len(data.train_pairs)
+        if not self.backbone.is_trained or num_pairs != len(data.labelled_pairs):
+            self.epoch_evidence = None
+        elif self.epoch_evidence is None or len(self.epoch_evidence.read_N) != num_pairs:
+            self.epoch_evidence = EpochEvidence(num_pairs)
 
     def on_train_epoch_start(self) -> None:
         if self.epoch_evidence is not None:

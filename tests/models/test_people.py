@@ -19,6 +19,7 @@ from micro_lit.data.records import LABELS
 from micro_lit.errors import UserError
 from micro_lit.features.backbones import CachedBackbone
 from micro_lit.models import LinearGate, LoRe, MaxMinEM, MixtureBT, SharedHeads, SingleBT, SourceGate, TiedMixture
+from micro_lit.models.evidence import EpochEvidence
 from micro_lit.models.people import PeopleBT, codes_of, number_users, prior_of_users
 
 WIDTH, USERS, SOURCES = 6, 9, 3
@@ -411,3 +412,10 @@ def test_a_run_killed_before_its_evidence_is_whole_ends_where_the_whole_one_does
     last = Path(settings()["paths"]["run_dir"]) / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["epoch_evidence"]["read"].any()
     assert train.run(settings(*overrides, f"ckpt_path={last}")) == expected
+
+
+def test_evidence_of_other_data_is_not_taken_over(settings):
+    with runs.Run(settings(*TRAINED, "model=tied")) as built:
+        built.model.epoch_evidence = EpochEvidence(3)
+        built.fit()
+        assert built.model.epoch_evidence.read_N.tolist() == [True] * 64
