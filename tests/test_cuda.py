@@ -95,16 +95,23 @@ def test_a_run_on_the_gpu_is_as_on_the_cpu_and_repeats_itself_to_the_bit(overrid
     assert_same(one, two)
 
 
+def trained_in_two_parts(settings, folder, step: int, *overrides: str):
+    """A run that is killed at a step, and resumed."""
+    kill = (
+        "packages=[micro_lit_testing]", "+callbacks.kill._target_=micro_lit_testing.FailOnce",
+        f"+callbacks.kill.step={step}", f"+callbacks.kill.marker={folder.parent / 'marker'}",
+    )  # fmt: skip
+    with pytest.raises(Killed):
+        trained(settings, folder, *overrides, *kill)
+    return trained(settings, folder, *overrides, *kill)
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_run_that_was_killed_goes_on_to_the_same_bits(precision, settings, tmp_path):
     overrides = (*TEXT, *GPU, f"trainer.precision={precision}", "ckpt_path=last", "callbacks.early_stopping=null",
                  "+callbacks.last.every_n_train_steps=1")  # fmt: skip
     whole = trained(settings, tmp_path / "whole", *overrides)
-    kill = ("packages=[micro_lit_testing]", "+callbacks.kill._target_=micro_lit_testing.FailOnce",
-            "+callbacks.kill.step=4", f"+callbacks.kill.marker={tmp_path / 'marker'}")  # fmt: skip
-    with pytest.raises(Killed):
-        trained(settings, tmp_path / "cut", *overrides, *kill)
-    cut = trained(settings, tmp_path / "cut", *overrides, *kill)
+    cut = trained_in_two_parts(settings, tmp_path / "cut", 4, *overrides)
     assert read(cut)["test"] == read(whole)["test"]
     first, second = weights(cut), weights(whole)
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
@@ -260,11 +267,7 @@ def test_labels_that_a_model_of_people_keeps_go_on_after_a_kill(settings, tmp_pa
     given = (*VECTORS, *GPU, "model=maxmin", "data.users_per_group=8", "ckpt_path=last", "trainer.max_epochs=3",
              "callbacks.early_stopping=null", "+callbacks.last.every_n_train_steps=1")  # fmt: skip
     whole = trained(settings, tmp_path / "whole", *given)
-    kill = ("packages=[micro_lit_testing]", "+callbacks.kill._target_=micro_lit_testing.FailOnce",
-            "+callbacks.kill.step=5", f"+callbacks.kill.marker={tmp_path / 'marker'}")  # fmt: skip
-    with pytest.raises(Killed):
-        trained(settings, tmp_path / "cut", *given, *kill)
-    cut = trained(settings, tmp_path / "cut", *given, *kill)
+    cut = trained_in_two_parts(settings, tmp_path / "cut", 5, *given)
     assert read(cut)["test"] == read(whole)["test"]
 
 
