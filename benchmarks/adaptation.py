@@ -9,17 +9,17 @@ from functools import partial
 import numpy as np
 
 from benchmarks.processes import alone, memory
-from micro_lit import adaptation
+from micro_lit import adapt
 
 NUM_USERS, NUM_LABELS, NUM_HEADS, NUM_FEATURES = 10_000, 50, 64, 16
 METHODS = {
-    "posterior": adaptation.posterior,
-    "hyre": adaptation.hyre,
-    "hedge": adaptation.hedge,
-    "best_head_oracle": adaptation.best_head_oracle,
-    "few_shot_logits": adaptation.few_shot_logits,
-    "few_shot_logits, link reward": partial(adaptation.few_shot_logits, link="reward"),
-    "mixture_em": adaptation.mixture_em,
+    "posterior": adapt.posterior,
+    "hyre": adapt.hyre,
+    "hedge": adapt.hedge,
+    "best_head_oracle": adapt.best_head_oracle,
+    "few_shot_logits": adapt.few_shot_logits,
+    "few_shot_logits, link reward": partial(adapt.few_shot_logits, link="reward"),
+    "mixture_em": adapt.mixture_em,
 }
 ONLINE = "OnlineHedge, a label at a time"
 
@@ -38,7 +38,7 @@ def labels() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def online(margins_NK: np.ndarray, user_N: np.ndarray, prior_UK: np.ndarray) -> None:
-    hedge = adaptation.OnlineHedge()
+    hedge = adapt.OnlineHedge()
     state = hedge.start(prior_UK)
     for step in range(NUM_LABELS):
         hedge.weights(state)

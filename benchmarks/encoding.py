@@ -7,8 +7,8 @@ import time
 import numpy as np
 import torch
 
-from micro_lit.data import rendering
 from micro_lit.data.pairs import Text
+from micro_lit.data.planted import rendering
 from micro_lit.data.records import Message
 from micro_lit.features.encoder import encode
 from micro_lit.features.pretrained import Pretrained

@@ -24,15 +24,15 @@ from torch import Tensor
 from benchmarks import encoding, trainer
 from micro_lit.data.datamodule import PreferenceDataModule
 from micro_lit.data.pairs import Pairs, PreferenceData, Text
-from micro_lit.devices import device
 from micro_lit.features.backbones import TrainableBackbone
 from micro_lit.features.encoder import encode
 from micro_lit.features.network import PooledTransformer
 from micro_lit.features.pretrained import Pretrained, gpu_budget
 from micro_lit.features.tiny import Tiny
 from micro_lit.features.tokens import TokenTable
+from micro_lit.host.devices import device
 from micro_lit.models import MixtureBT, MLPGate
-from micro_lit.runs import quiet_libraries
+from micro_lit.run.run import quiet_libraries
 
 NUM_TEXTS, TEXTS_AT_ONCE = 20_000, 256
 NUM_PAIRS, PROFILED = 200_000, 20

@@ -17,7 +17,7 @@ from micro_lit.data.records import Message
 from micro_lit.features.backbones import CachedBackbone
 from micro_lit.features.store import FeatureStore, text_digests
 from micro_lit.models import MixtureBT, MLPGate
-from micro_lit.runs import quiet_libraries
+from micro_lit.run.run import quiet_libraries
 
 WIDTH, SHARDS, SHARD_ROWS, NUM_PAIRS = 384, 8, 175_000, 400_000
 

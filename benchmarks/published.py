@@ -121,7 +121,7 @@ def loop(settings: Settings, path: Path) -> None:
 
 def ours(settings: Settings) -> tuple[Tensor, float]:
     """The NLL of each test pair, and seconds of training."""
-    from micro_lit.runs import Run
+    from micro_lit.run.run import Run
 
     with Run(settings) as run:
         started = time.perf_counter()

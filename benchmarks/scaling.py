@@ -32,7 +32,7 @@ from micro_lit.data.sources import PairFiles
 from micro_lit.features.backbones import CachedBackbone
 from micro_lit.features.store import FeatureStore, text_digests
 from micro_lit.models import MixtureBT, MLPGate
-from micro_lit.runs import quiet_libraries
+from micro_lit.run.run import quiet_libraries
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 RESPONSES, PAIRS_PER_PROMPT, PAIRS_PER_USER = 8, 90, 50

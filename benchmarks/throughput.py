@@ -18,10 +18,10 @@ from micro_lit.data.pairs import Pairs, PreferenceData
 from micro_lit.features.backbones import TrainableBackbone
 from micro_lit.features.network import PooledTransformer
 from micro_lit.features.rows import in_rows
+from micro_lit.features.sharding import FullySharded
 from micro_lit.features.tokens import TokenTable
 from micro_lit.models import MixtureBT
-from micro_lit.runs import quiet_libraries
-from micro_lit.sharding import FullySharded
+from micro_lit.run.run import quiet_libraries
 
 GPU = torch.cuda.is_available()
 SHAPE = {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "num_attention_heads": 24,

@@ -12,7 +12,7 @@ from micro_lit.data.datamodule import PreferenceDataModule
 from micro_lit.data.pairs import Pairs, PreferenceData
 from micro_lit.features.backbones import CachedBackbone
 from micro_lit.models import MixtureBT, MLPGate
-from micro_lit.runs import quiet_libraries
+from micro_lit.run.run import quiet_libraries
 
 NUM_PAIRS, NUM_TEXTS, WIDTH, NUM_HEADS, BATCH_SIZE = 100_000, 50_000, 384, 8, 4096
 EPOCHS, ROUNDS = 5, 3

@@ -26,7 +26,7 @@ EXTRA = "is not installed (pip install 'micro-lit[sweeps]')"
 class OptunaSweeper(Sweeper):
     """A search whose trials are the jobs; `conf/hydra/sweeper/optuna.yaml` says what its settings are.
 
-    params: settings to search, beside those of the command line. spec: see `micro_lit.search.search`.
+    params: settings to search, beside those of the command line. spec: see `micro_lit.run.search.search`.
     """
 
     def __init__(self, params: DictConfig, **spec: Any) -> None:
@@ -40,7 +40,7 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         try:
-            from micro_lit import search
+            from micro_lit.run import search
         except ModuleNotFoundError as error:
             sys.exit(f"error: hydra/sweeper=optuna: {error.name} {EXTRA}")
         from micro_lit.errors import UserError
@@ -63,7 +63,7 @@ class OptunaSweeper(Sweeper):
 
     def folder(self, overrides: Sequence[str], number: int) -> Path:
         """The folder of a job."""
-        from micro_lit import sweeps
+        from micro_lit.run import sweeps
 
         return sweeps.job_folder(self.hydra_context, self.config, overrides, number)
 
@@ -91,7 +91,7 @@ class SubmititLauncher(Launcher):
         except ModuleNotFoundError:
             sys.exit(f"error: hydra/launcher: submitit {EXTRA}")
 
-        from micro_lit import threads
+        from micro_lit.host import threads
 
         timeouts = {f"{self.cluster}_max_num_timeout": self.max_num_timeout}
         try:
@@ -115,7 +115,7 @@ class SubmititLauncher(Launcher):
 
     def _returned(self, job: Any, overrides: list[str], number: int) -> JobReturn:
         """Waits for what a job returns; for nan when its process ends without that."""
-        from micro_lit import sweeps
+        from micro_lit.run import sweeps
 
         try:
             return job.results()[0]
@@ -155,7 +155,7 @@ class SubmititLauncher(Launcher):
 @contextlib.contextmanager
 def _queued_again() -> Iterator[None]:
     """While inside, the signal at which submitit queues a job again lets a run save its state first."""
-    from micro_lit.preemption import PREEMPTED
+    from micro_lit.host.preemption import PREEMPTED
 
     queue_again: Any = signal.getsignal(signal.SIGUSR2)  # submitit's, as is the next
     ignore = signal.getsignal(signal.SIGTERM)

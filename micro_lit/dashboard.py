@@ -7,7 +7,7 @@ from typing import Any
 
 from micro_lit.config import Settings, entry_point
 from micro_lit.errors import UserError
-from micro_lit.files import write_text
+from micro_lit.host.files import write_text
 
 FLOORS = ("oracle", "marginal", "single_bt_conditional", "single_bt_linear")
 

@@ -5,9 +5,9 @@ Processes that torchrun starts share the work, each on its own device.
 
 from pathlib import Path
 
-from micro_lit import ranks, threads
 from micro_lit.config import Settings, build, check_objects, entry_point
 from micro_lit.errors import UserError
+from micro_lit.host import ranks, threads
 
 
 @threads.by_settings
@@ -18,7 +18,7 @@ def run(settings: Settings) -> int:
     """
     from rich.console import Console
 
-    from micro_lit.reporting import terminal
+    from micro_lit.report import terminal
 
     check_objects(settings)
     data = build(settings["data"]).load(settings["seed"])

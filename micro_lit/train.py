@@ -1,70 +1,13 @@
 """`python -m micro_lit.train +experiment=mixture_k8`: train one reward model and say where it stands."""
 
-import contextlib
-import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-from micro_lit import threads
-from micro_lit.config import Settings, entry_point, in_sweep
-from micro_lit.errors import ImpossibleResult
+from micro_lit.config import Settings, entry_point
 
 
-def run(settings: Settings, brief: bool = False) -> float:
-    """Trains, tests, writes the run folder and prints the tables. Returns the test NLL in nats.
+def run(settings: Settings) -> float:
+    """Trains one model; see `micro_lit.run.training.train`."""
+    from micro_lit.run.training import train  # here, so that --help and a config error answer at once
 
-    Of several machines the first returns it, the others nan.
-
-    brief: one of many, of which each prints one line in the end. Raises `UserError` for what the user can mend, and its
-    kind `ImpossibleResult` for results, written by then, that cannot be true.
-    """
-    # Imported here so that --help and a config error answer at once.
-    from micro_lit import ranks, run_folder
-    from micro_lit.reporting import results
-
-    folder = Path(settings["paths"]["run_dir"])
-    if ranks.ours():
-        return _train(settings, folder, brief)["test"]["nll"]["value"]  # the parent process checks it
-    processes, leads = ranks.needed(settings), ranks.leads(settings)
-    with run_folder.alone_in(folder) if leads else contextlib.nullcontext() as lock:
-        found = run_folder.plan(settings) if leads else run_folder.follow(settings)
-        if found.finished is not None:
-            print(f"finished before: {folder}/")
-            return _believed(found.finished, folder)
-        if leads:
-            run_folder.write_typed(folder)
-        if not processes:
-            return _believed(_train(found.settings, folder, brief), folder)
-        first = ranks.start(found.settings, processes, brief=brief or in_sweep(), lock=lock)
-        return _believed(results.read(folder), folder) if first else math.nan
-
-
-def _believed(found: Mapping[str, Any], folder: Path) -> float:
-    """The test NLL. Raises `ImpossibleResult` where it cannot be true."""
-    if not found.get("valid", True):
-        raise ImpossibleResult(f"{folder}: {found['invalid_because']}")
-    return found["test"]["nll"]["value"]
-
-
-@threads.by_settings
-def _train(settings: Settings, folder: Path, brief: bool) -> dict[str, Any]:
-    """One process of a run, or the only one. Returns what results.json holds."""
-    from micro_lit import runs
-    from micro_lit.reporting import results, terminal
-
-    with runs.Run(settings) as this, threads.using(this.backbone):
-        if not brief:
-            terminal.show_data(this.data, this.backbone.example)
-            if this.settings["model"] != settings["model"]:
-                terminal.show_heads(this.model.num_heads, this.data)
-        this.fit()
-        measured = results.assemble(this.settings, this.data, this.test(), this.seconds)
-        if this.trainer.is_global_zero:
-            results.write(measured, folder)
-            this.record(measured)
-            terminal.show_results(measured, folder, brief=brief or in_sweep())
-    return measured
+    return train(settings)
 
 
 main = entry_point("train")(run)

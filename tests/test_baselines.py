@@ -1,4 +1,4 @@
-"""Tests of `micro_lit.baselines`."""
+"""Tests of `micro_lit.metrics.baselines`."""
 
 import json
 import math
@@ -11,11 +11,11 @@ import torch
 from conftest import SMALL_FEATURES, SMALL_TEXT
 
 from micro_lit import train
-from micro_lit.baselines import BaselineMetrics, Baselines, Majority
 from micro_lit.config import build
 from micro_lit.data.pairs import Counts, Pairs, from_records
 from micro_lit.data.records import LABELS, Message, Record
-from micro_lit.reporting.collect import collect, look_up
+from micro_lit.metrics.baselines import BaselineMetrics, Baselines, Majority
+from micro_lit.report.collect import collect, look_up
 
 
 def record(prompt: str, chosen: str, rejected: str, **columns) -> Record:

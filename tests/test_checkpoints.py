@@ -12,10 +12,11 @@ from conftest import SMALL_FEATURES
 from full_disk import full_disk
 from small_models import save_llama
 
-from micro_lit import checkpoints, train
+from micro_lit import train
 from micro_lit.errors import UserError
-from micro_lit.preemption import PREEMPTED, stoppable
-from micro_lit.reporting.results import read
+from micro_lit.host.preemption import PREEMPTED, stoppable
+from micro_lit.report.results import read
+from micro_lit.run import checkpoints
 
 FEATURES = (
     "+experiment=planted_floors_k8", *SMALL_FEATURES, "data.population.attributes=[length,warmth]",
@@ -369,7 +370,8 @@ def test_a_loss_that_is_no_number_stops_with_its_rows(settings, tmp_path):
 
 def test_a_checkpoint_with_secrets_among_its_settings_is_told(tmp_path):
     """One that is to be sent; an earlier version wrote them in clear."""
-    path = tmp_path / "a.ckpt"
+    path = tmp_path / checkpoints.BEST
+    path.parent.mkdir(exist_ok=True)
     for settings, expected in (({"a": {"api_key": "abc"}}, False), ({"a": {"api_key": "***"}}, True)):
         torch.save({"state_dict": {"w": torch.ones(3)}, "settings": settings}, path)
-        assert checkpoints.is_redacted(path) is expected
+        assert (checkpoints.shareable(tmp_path) is not None) is expected

@@ -43,4 +43,4 @@ def test_a_new_column_on_a_full_disk_keeps_the_rows_before(tmp_path):
 
 
 def test_the_logger_of_a_run_is_this_one(settings):
-    assert settings()["logger"]["csv"]["_target_"] == "micro_lit.track.csv.CSVLogger"
+    assert settings()["logger"]["csv"]["_target_"] == "micro_lit.track.CSVLogger"

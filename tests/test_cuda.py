@@ -17,15 +17,18 @@ from micro_lit_testing import Killed
 from processes import LAST_RESORT
 from small_models import make_table, save_llama
 
-from micro_lit import checkpoints, judges, personalise, train
+from micro_lit import train
+from micro_lit.compare import judges
 from micro_lit.compare.__main__ import run as run_compare
 from micro_lit.compare.candidates import judge_rows
 from micro_lit.config import build
 from micro_lit.features.encoder import encode
 from micro_lit.features.pretrained import Pretrained
 from micro_lit.features.rows import in_rows
-from micro_lit.reporting.results import read
-from micro_lit.runs import restore
+from micro_lit.personalise import __main__ as personalise
+from micro_lit.report.results import read
+from micro_lit.run import checkpoints
+from micro_lit.run.run import restore
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA, and PyTorch finds none")
 

@@ -13,7 +13,7 @@ import wandb
 
 from micro_lit import config, dashboard, train
 from micro_lit.errors import UserError
-from micro_lit.reporting.results import summary
+from micro_lit.report.results import summary
 from micro_lit.track import wandb as tracking
 
 SMALL = ("data.train=256", "data.validation=64", "data.test=64", "trainer.max_epochs=1", "trainer.log_every_n_steps=1")

@@ -14,12 +14,14 @@ from conftest import REPOSITORY, SMALL_FEATURES
 from processes import LAST_RESORT, wait_until
 from torchmetrics import Metric
 
-from micro_lit import checkpoints, ranks, runs, train
+from micro_lit import train
 from micro_lit.config import build
 from micro_lit.errors import UserError
-from micro_lit.preemption import PREEMPTED
-from micro_lit.reporting.results import read
-from micro_lit.runs import restore
+from micro_lit.host import ranks
+from micro_lit.host.preemption import PREEMPTED
+from micro_lit.report.results import read
+from micro_lit.run import checkpoints, workers
+from micro_lit.run.run import Run, restore
 
 # An odd number of test rows, which two devices cannot share evenly.
 VECTORS = (
@@ -171,26 +173,26 @@ def test_a_frozen_backbone_is_not_sharded(settings):
     ],
 )
 def test_a_process_for_each_device(overrides, processes, settings):
-    assert ranks.needed(settings(*VECTORS, *overrides)) == processes
+    assert workers.needed(settings(*VECTORS, *overrides)) == processes
 
 
 def test_processes_that_are_there_are_taken_as_they_are(settings, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert (ranks.rank(), ranks.world_size()) == (1, 2)
-    assert ranks.needed(settings(*VECTORS, "trainer.devices=2")) == 0
+    assert workers.needed(settings(*VECTORS, "trainer.devices=2")) == 0
     with pytest.raises(UserError, match="2 processes were started"):
-        ranks.needed(settings(*VECTORS, "trainer.devices=4"))
-    monkeypatch.setenv(ranks.OURS, "1")
-    assert ranks.needed(settings(*VECTORS, "trainer.devices=2")) == 0
+        workers.needed(settings(*VECTORS, "trainer.devices=4"))
+    monkeypatch.setenv(workers.OURS, "1")
+    assert workers.needed(settings(*VECTORS, "trainer.devices=2")) == 0
 
 
 def test_slurm_runs_one_task_a_machine(settings, monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     with pytest.raises(UserError, match="--ntasks-per-node=1"):
-        ranks.needed(settings(*VECTORS, "trainer.devices=4"))
+        workers.needed(settings(*VECTORS, "trainer.devices=4"))
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    assert ranks.needed(settings(*VECTORS, "trainer.devices=4", "trainer.num_nodes=2")) == 4
+    assert workers.needed(settings(*VECTORS, "trainer.devices=4", "trainer.num_nodes=2")) == 4
 
 
 @pytest.mark.full
@@ -202,7 +204,7 @@ def test_two_machines_learn_what_one_does(settings, tmp_path, start_process):
         "trainer.devices=1", "trainer.num_nodes=2", f"paths.run_dir={tmp_path / 'two'}",
         f"paths.features_dir={tmp_path / 'features'}",
     ]  # fmt: skip
-    [_, port] = ranks._meeting_point(1)
+    [_, port] = workers._meeting_point(1)
     machines = [
         start_process(
             command, env=os.environ | {"NODE_RANK": str(node), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
@@ -230,7 +232,7 @@ def test_machines_need_to_know_where_to_meet(settings, monkeypatch):
 
 def test_what_a_test_measured_is_added_up_before_the_trainer_lets_go_of_the_devices(settings):
     """Afterwards the sums are on the CPU, where processes that talk through NCCL cannot add them up."""
-    with runs.Run(settings(*VECTORS)) as run:
+    with Run(settings(*VECTORS)) as run:
         run.fit()
         found = run.test()
         for metrics in run.model.modules():

@@ -15,12 +15,12 @@ import pytest
 from safetensors.torch import load_file
 from small_models import save_llama
 
-from micro_lit import checkpoints
-from micro_lit.data import rendering
+from micro_lit.data.planted import rendering
+from micro_lit.run import checkpoints
 
 # The server of the forks has imported everything, so that a run starts at once and a kill meets its work.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["killable", "micro_lit.runs", "transformers.models.llama.modeling_llama"])
+processes.set_forkserver_preload(["killable", "micro_lit.run.run", "transformers.models.llama.modeling_llama"])
 
 LIMIT = 100  # runs
 

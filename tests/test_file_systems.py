@@ -1,11 +1,11 @@
-"""Tests of `micro_lit.file_systems`."""
+"""Tests of `micro_lit.host.file_systems`."""
 
 from pathlib import Path
 
 import pytest
 
-from micro_lit import file_systems
-from micro_lit.file_systems import file_system, network_file_system
+from micro_lit.host import file_systems
+from micro_lit.host.file_systems import file_system, network_file_system
 
 MOUNTS = """\
 /dev/sda1 / ext4 rw,relatime 0 0

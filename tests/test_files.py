@@ -1,4 +1,4 @@
-"""Tests of `micro_lit.files`: what is on the disk, in which order, and what an error or a second writer leaves."""
+"""Tests of `micro_lit.host.files`: what is on the disk, in which order, and what an error or a second writer leaves."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from full_disk import full_disk
 
-from micro_lit import files
+from micro_lit.host import files
 
 
 @pytest.fixture

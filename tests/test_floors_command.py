@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from full_disk import assert_whole
 
-from micro_lit.data.population import REFERENCES
+from micro_lit.data.planted.population import REFERENCES
 from micro_lit.errors import UserError
 from micro_lit.floors import __main__ as floors
 from micro_lit.floors.raters import FLOORS

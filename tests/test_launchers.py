@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 from hydra.core.hydra_config import HydraConfig
 
 from micro_lit import config, train
-from micro_lit.preemption import PREEMPTED
+from micro_lit.host.preemption import PREEMPTED
 
 SMALL = (
     "+experiment=planted_floors_k8", "data.train=64", "data.validation=16", "data.test=64", "trainer.max_epochs=3",

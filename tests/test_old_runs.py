@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from micro_lit import runs
 from micro_lit.config import build
+from micro_lit.run.restored import read_settings, restore
 
 OLD = Path(__file__).parent / "old_runs"
 FOLDERS = ("single_bt", "tied", "mixture", "router")
@@ -25,9 +25,9 @@ def old_runs(tmp_path, monkeypatch):
 
 @torch.no_grad()
 def scores(folder: Path, features_dir: Path) -> dict[str, list]:
-    settings = runs.read_settings(folder)
+    settings = read_settings(folder)
     data = build(settings["data"]).load(settings["seed"])
-    model = runs.restore(folder, data, features_dir)
+    model = restore(folder, data, features_dir)
     judgment = model.judge(data.split("test"))
     return {
         "margins_BK": judgment.margins_BK[:16].tolist(),

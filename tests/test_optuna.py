@@ -19,8 +19,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
 
-from micro_lit import config, search, train
+from micro_lit import config, train
 from micro_lit.errors import UserError
+from micro_lit.run import search
 
 SPACE = (
     "model.optimizer.lr=tag(log,interval(1e-4,1))",

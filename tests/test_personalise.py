@@ -12,14 +12,18 @@ import torch
 from conftest import SMALL_TEXT
 from numpy.testing import assert_allclose, assert_array_equal
 
-from micro_lit import judges, label_files, personalise, runs, train
-from micro_lit.adaptation.profile_store import Labels, ProfileStore
-from micro_lit.adaptation.profiles import RULES, Profiles
+from micro_lit import train
+from micro_lit.adapt.profile_store import Labels, ProfileStore
+from micro_lit.adapt.profiles import RULES, Profiles
+from micro_lit.compare import judges
 from micro_lit.config import build, compose
 from micro_lit.data.records import parse_record
 from micro_lit.errors import UserError
 from micro_lit.likelihood import link_of
-from micro_lit.reporting import explanations
+from micro_lit.personalise import __main__ as personalise
+from micro_lit.personalise import label_files
+from micro_lit.report import explanations
+from micro_lit.run.restored import restore
 
 HEAD = 3
 OWN = 1 + HEAD  # its place among the judges: the model as trained, then the heads
@@ -44,7 +48,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def model(run, data):
-    return runs.restore(run, data, run / "features")
+    return restore(run, data, run / "features")
 
 
 @pytest.fixture(scope="module")
@@ -227,8 +231,8 @@ def test_the_figure_is_left_out_without_matplotlib(sit, rows, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr(explanations, "sheets", None)
     for name in ("figures", "regret"):
-        monkeypatch.delitem(sys.modules, f"micro_lit.reporting.{name}", raising=False)
-        monkeypatch.delattr(f"micro_lit.reporting.{name}", raising=False)
+        monkeypatch.delitem(sys.modules, f"micro_lit.report.{name}", raising=False)
+        monkeypatch.delattr(f"micro_lit.report.{name}", raising=False)
     sit("user=ada", pairs=rows[:3])
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"personalised.json", "explanations.md", "explanations.json"}
@@ -278,7 +282,7 @@ def test_many_users_are_not_explained_one_by_one(sit, rows, tmp_path):
 def test_the_fingerprint_is_that_of_all_that_judges(model, run, data, monkeypatch):
     name = judges.fingerprint(model)
     assert name.startswith("8-")
-    assert judges.fingerprint(runs.restore(run, data, run / "features")) == name
+    assert judges.fingerprint(restore(run, data, run / "features")) == name
     weights = model.state_dict()
     for part in ("head.", "backbone.", "gate."):
         key = next(key for key in weights if key.startswith(part))

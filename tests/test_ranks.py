@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, SMALL_FEATURES
 
-from micro_lit import ranks
 from micro_lit.config import compose
 from micro_lit.errors import UserError
+from micro_lit.run import workers
 
 SMALL = ("+experiment=planted_floors_k8", *SMALL_FEATURES, "trainer.accelerator=cpu", "trainer.precision=32-true")
 # Far above what a command needs, far below the half hour for which a process waits for one that never comes.
@@ -51,7 +51,7 @@ def test_devices_that_some_machine_has_are_allowed(devices):
 def test_gpus_are_refused_on_a_cpu_before_any_process_starts(settings, devices, accelerator, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match=r"trainer\.devices=.* is for GPUs, and trainer\.accelerator=.*give a number"):
-        ranks.needed(settings(*SMALL, f"trainer.devices={devices}", f"trainer.accelerator={accelerator}"))
+        workers.needed(settings(*SMALL, f"trainer.devices={devices}", f"trainer.accelerator={accelerator}"))
 
 
 def test_a_list_of_devices_on_a_cpu_ends_in_one_line(command):
@@ -91,14 +91,14 @@ def test_nobody_waits_for_those_that_have_not_begun(tmp_path, monkeypatch, train
     waited = []
     monkeypatch.setattr(time, "monotonic", lambda: 0.0 if not waited else waited[-1])
     monkeypatch.setattr(time, "sleep", lambda seconds: waited.append((waited[-1] if waited else 0.0) + 0.5))
-    monkeypatch.setenv(ranks.OURS, str(tmp_path))
+    monkeypatch.setenv(workers.OURS, str(tmp_path))
     if training:
-        ranks.begin_training()
+        workers.begin_training()
     children = [subprocess.Popen([sys.executable, "-c", code]) for code in ("raise SystemExit(3)", WAITS)]
     children[0].wait(LONG)
-    assert ranks._wait(children, tmp_path) == [0]
+    assert workers._wait(children, tmp_path) == [0]
     assert children[1].returncode < 0
-    least, most = (ranks.GRACE, ranks.GRACE + 600) if training else (0.0, ranks.GRACE)
+    least, most = (workers.GRACE, workers.GRACE + 600) if training else (0.0, workers.GRACE)
     assert least <= waited[-1]
     assert training or waited[0] <= most
 
@@ -108,8 +108,8 @@ def test_the_reason_is_that_of_the_first_to_fail(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
     ended.wait(LONG)
     for number, word in enumerate(["internal error: RuntimeError: connection closed", "the disk is full", "late"]):
-        path = ranks.word_of(tmp_path, number)
+        path = workers.word_of(tmp_path, number)
         path.write_text(word)
         os.utime(path, ns=(number, number))
-    found = ranks._failure([ended] * 3, [0], tmp_path, Path("logs"), 0, 3)
+    found = workers._failure([ended] * 3, [0], tmp_path, Path("logs"), 0, 3)
     assert str(found) == "the disk is full"

@@ -8,14 +8,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_models import save_llama
 
-from micro_lit import encode, run_folder, runs, train
+from micro_lit import encode, train
 from micro_lit.config import build
 from micro_lit.data.pairs import Counts, Text, from_records
 from micro_lit.data.records import Message, Record
 from micro_lit.errors import UserError
 from micro_lit.features.pretrained import Pretrained
 from micro_lit.features.store import FeatureStore, _checksum, _shard_name
-from micro_lit.reporting import terminal
+from micro_lit.report import terminal
+from micro_lit.run import run_folder
+from micro_lit.run.run import Run
 
 COMMON = "It depends on the cat, and on the day, and on you. " * 40
 FAST = ("data=pairs", "loader.batch_size=8", "trainer.max_epochs=1", "data.validation_fraction=0.2",
@@ -59,7 +61,7 @@ def test_pairs_of_the_same_tokens_are_dropped_and_counted(settings, tmp_path, ba
     shown = capsys.readouterr().out
     assert "pairs dropped: both responses are the same tokens" in shown
     assert "cut to backbone.max_length=64: 0 lost the beginning of their prompt" in shown
-    with runs.Run(settings(*FAST, *files, *backbone, "overwrite=true")) as again:
+    with Run(settings(*FAST, *files, *backbone, "overwrite=true")) as again:
         texts = again.data.texts
         for pairs in (again.datamodule.train_pairs, *map(again.data.split, ("train", "validation", "test"))):
             assert not any(COMMON in texts[row].response for row in pairs.chosen_N.tolist())
@@ -68,7 +70,7 @@ def test_pairs_of_the_same_tokens_are_dropped_and_counted(settings, tmp_path, ba
 def test_a_split_of_the_same_tokens_alone_is_an_error(settings, tmp_path, backbone):
     path = write(tmp_path / "train.jsonl", 12, 12)
     with pytest.raises(UserError, match=r"the train split is empty: .*backbone.max_length=64.*; raise") as error:
-        runs.Run(settings(*FAST, f"data.train={path}", *backbone))
+        Run(settings(*FAST, f"data.train={path}", *backbone))
     assert "same tokens" in str(error.value)
 
 

@@ -12,9 +12,11 @@ from conftest import REPOSITORY, SMALL_TEXT
 from hydra.core.hydra_config import HydraConfig
 from run_folders import write_run
 
-from micro_lit import config, encode, personalise, report, train
+from micro_lit import config, encode, train
 from micro_lit.compare import __main__ as compare
 from micro_lit.floors import __main__ as floors
+from micro_lit.personalise import __main__ as personalise
+from micro_lit.report import __main__ as report
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)

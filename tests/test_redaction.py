@@ -1,4 +1,4 @@
-"""Tests of `micro_lit.redaction`: what is hidden, what is not, and where a planted secret must not be found."""
+"""Tests of `micro_lit.config.redaction`: what is hidden, what is not, and where a planted secret must not be found."""
 
 import json
 import os
@@ -13,9 +13,9 @@ from conftest import SMALL_FEATURES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from micro_lit import checkpoints
 from micro_lit.config import config_dir
-from micro_lit.redaction import HIDDEN, hidden_in, redact, redact_yaml
+from micro_lit.config.redaction import HIDDEN, hidden_in, redact, redact_yaml
+from micro_lit.run import checkpoints
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,11 @@ import yaml
 from conftest import SMALL_FEATURES
 from omegaconf import OmegaConf
 
-from micro_lit import checkpoints, run_folder, runs, train
+from micro_lit import train
 from micro_lit.errors import UserError
-from micro_lit.reporting import results
+from micro_lit.report import results
+from micro_lit.run import checkpoints, run_folder
+from micro_lit.run.restored import restore
 
 POPULATION = ("data.population.attributes=[length,warmth]", "data.population.groups=2")
 FEATURES = ("+experiment=planted_floors_k8", *SMALL_FEATURES, *POPULATION, "trainer.max_epochs=3")
@@ -82,7 +84,7 @@ def test_two_commands_at_once_keep_both_their_results(tmp_path):
 HOLD = """
 import os, subprocess, sys, time
 from pathlib import Path
-from micro_lit.run_folder import alone_in
+from micro_lit.run.run_folder import alone_in
 with alone_in(Path(sys.argv[1])) as lock:
     child = None
     if sys.argv[2] == "child":
@@ -362,7 +364,7 @@ def measured(folder: Path) -> float:
     from micro_lit.config import build
 
     data = build(run["data"]).load(run["seed"])
-    model = runs.restore(folder, data, folder / "features")
+    model = restore(folder, data, folder / "features")
     return -model.log_prob(model.judge(data.split("test"))).mean().item()
 
 

@@ -13,10 +13,10 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from micro_lit import config, runs, train
+from micro_lit import config, train
 from micro_lit.config import hydra_nodes
 from micro_lit.errors import UserError
-from micro_lit.restored import Trust
+from micro_lit.run.restored import Trust, read_settings, restore
 
 OLD = Path(__file__).parent / "old_runs"
 MARKER = "ran"
@@ -52,10 +52,10 @@ def theirs(tmp_path) -> Callable[..., Path]:
     return make
 
 
-def restore(folder: Path, trust: Trust = Trust()) -> torch.nn.Module:  # noqa: B008
-    settings = runs.read_settings(OLD / "mixture")
+def restored(folder: Path, trust: Trust = Trust()) -> torch.nn.Module:  # noqa: B008
+    settings = read_settings(OLD / "mixture")
     data = config.build(settings["data"]).load(settings["seed"])
-    return runs.restore(folder, data, folder / "features", trust)
+    return restore(folder, data, folder / "features", trust)
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -88,7 +88,7 @@ def refused(act: Callable[[], Any]) -> str:
         ("data", {"_target_": "payload.Anything"}),
         ("model.gate", {"_target_": "pytorch_lightning.core.saving._load_from_checkpoint"}),
         ("model.gate", {"_target_": "micro_lit.models.MixtureBT.load_from_checkpoint", "checkpoint_path": "x"}),
-        ("model.gate", {"_target_": "micro_lit.files.write_text", "path": MARKER, "text": ""}),
+        ("model.gate", {"_target_": "micro_lit.host.files.write_text", "path": MARKER, "text": ""}),
         ("model.gate", {"_target_": "micro_lit.models.UniformGate", "x": "${oc.create:{_target_:payload.Anything}}"}),
         ("model.gate", {"_target_": "micro_lit.models.UniformGate", "_args_": [{"_target_": "payload.Anything"}]}),
     ],
@@ -100,7 +100,7 @@ def test_a_restored_folder_runs_nothing_that_it_names(place, node, theirs, marke
 
     (tmp_path / "payload.pickle").write_bytes(pickle.dumps(Payload()))
     folder = theirs(place, node)
-    assert str(folder) in (message := refused(lambda: restore(folder))) or "UniformGate" in message
+    assert str(folder) in (message := refused(lambda: restored(folder))) or "UniformGate" in message
     assert "payload" not in sys.modules
     assert not marker.exists()
 
@@ -109,11 +109,11 @@ def test_packages_of_a_folder_do_not_count(theirs, marker):
     folder = theirs("model.gate", {"_target_": "payload.Anything", "_partial_": True})
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     (folder / "config.yaml").write_text(yaml.safe_dump({**settings, "packages": ["payload"]}))
-    assert "packages=[mine,payload]" in refused(lambda: restore(folder, Trust(packages=("mine",))))
+    assert "packages=[mine,payload]" in refused(lambda: restored(folder, Trust(packages=("mine",))))
     assert not marker.exists()
     resave(folder, lambda found: found.pop("settings"))
     with pytest.raises((UserError, TypeError)):  # it is no gate
-        restore(folder, Trust(packages=("payload",)))
+        restored(folder, Trust(packages=("payload",)))
     assert marker.exists()
 
 
@@ -142,13 +142,13 @@ def remote_model(tmp_path, marker) -> Path:
 
 def test_remote_code_never_comes_from_a_folder(remote_model, theirs, marker):
     backbone = {
-        "_target_": "micro_lit.features.pretrained.Pretrained", "model": str(remote_model), "trust_remote_code": True,
+        "_target_": "micro_lit.features.Pretrained", "model": str(remote_model), "trust_remote_code": True,
     }  # fmt: skip
     folder = theirs("backbone", backbone)
-    message = refused(lambda: runs.read_settings(folder))
+    message = refused(lambda: read_settings(folder))
     assert "backbone.trust_remote_code=True" in message
     assert "trust_remote_code=true" in message
-    assert "backbone" in runs.read_settings(folder, Trust(remote_code=True))
+    assert "backbone" in read_settings(folder, Trust(remote_code=True))
     assert not marker.exists()
 
 
@@ -179,14 +179,14 @@ def test_who_may_say_that_remote_code_is_trusted(settings):
 )
 def test_a_config_that_is_none_is_named_with_its_folder(content, tmp_path):
     (tmp_path / "config.yaml").write_text(content)
-    assert str(tmp_path) in refused(lambda: runs.read_settings(tmp_path))
+    assert str(tmp_path) in refused(lambda: read_settings(tmp_path))
 
 
 def test_a_config_that_contains_itself_is_named_with_its_folder(theirs):
     node: dict[str, Any] = {"_target_": "micro_lit.models.UniformGate"}
     node["again"] = node
     folder = theirs("model.gate", node)
-    assert str(folder) in refused(lambda: runs.read_settings(folder))
+    assert str(folder) in refused(lambda: read_settings(folder))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_config_that_contains_itself_is_named_with_its_folder(theirs):
 )
 def test_wrong_types_in_a_config_are_named_with_its_folder(key, value, theirs):
     folder = theirs(key, value)
-    assert str(folder) in refused(lambda: restore(folder))
+    assert str(folder) in refused(lambda: restored(folder))
 
 
 # --- config.yaml against its checkpoint
@@ -213,7 +213,7 @@ def test_wrong_types_in_a_config_are_named_with_its_folder(key, value, theirs):
     ],
 )
 def test_a_config_that_judges_otherwise_than_its_checkpoint_is_refused(key, value, theirs):
-    message = refused(lambda: restore(theirs(key, value)))
+    message = refused(lambda: restored(theirs(key, value)))
     assert f"config.yaml says {key}" in message
     assert "the checkpoint was trained with" in message
 
@@ -227,12 +227,12 @@ def resave(folder: Path, change: Callable[[dict], Any]) -> None:
 
 def test_costs_and_what_is_not_shown_may_differ(theirs):
     folder = theirs("model.optimizer.lr", 5.0)
-    restore(folder)
+    restored(folder)
     resave(folder, lambda found: found["settings"]["model"].update(link="***", head="***"))
-    restore(folder)
+    restored(folder)
     resave(folder, lambda found: found["settings"].update(backbone={**found["settings"]["backbone"], "resident_gb": 9}))
     resave(folder, lambda found: found.pop("settings"))
-    restore(folder)
+    restored(folder)
 
 
 def test_a_run_is_no_stage_1_of_itself(tmp_path, monkeypatch):
@@ -241,12 +241,12 @@ def test_a_run_is_no_stage_1_of_itself(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "runs" / "router" / "config.yaml"
     path.write_text(path.read_text().replace("stage1: runs/mixture", "stage1: runs/router"))
-    assert "stage 1 of itself" in refused(lambda: restore(tmp_path / "runs" / "router"))
+    assert "stage 1 of itself" in refused(lambda: restored(tmp_path / "runs" / "router"))
     path.write_text(path.read_text().replace("stage1: runs/router", "stage1: runs/second"))
     shutil.copytree(tmp_path / "runs" / "router", tmp_path / "runs" / "second")
     second = tmp_path / "runs" / "second" / "config.yaml"
     second.write_text(second.read_text().replace("stage1: runs/second", "stage1: runs/router"))
-    assert "stage 1 of itself" in refused(lambda: restore(tmp_path / "runs" / "router"))
+    assert "stage 1 of itself" in refused(lambda: restored(tmp_path / "runs" / "router"))
 
 
 # --- what a _target_ may name
@@ -278,12 +278,12 @@ def test_a_target_that_is_no_public_name_is_refused_before_any_import(target, se
     "target",
     [
         "micro_lit.train.run",
-        "micro_lit.files.write_text",
-        "micro_lit.ranks.start",
-        "micro_lit.runs.Run",
+        "micro_lit.host.files.write_text",
+        "micro_lit.run.workers.start",
+        "micro_lit.run.run.Run",
         "micro_lit.compare.comparison.Comparison",
-        "micro_lit.adaptation.Profiles.load",
-        "micro_lit.adaptation.profiles.Profiles.save",
+        "micro_lit.adapt.Profiles.load",
+        "micro_lit.adapt.profiles.Profiles.save",
         "micro_lit.models.MixtureBT.load_from_checkpoint",
         "micro_lit.features.store.FeatureStore",
         "pytorch_lightning.cli.LightningCLI",
@@ -307,7 +307,7 @@ def test_keys_of_hydra_in_a_node_are_refused(key, settings):
 
 def test_resolved_text_is_not_interpolated_again(marker):
     payload = "${oc.create:{_target_:payload.Anything}}"
-    made = config.build({"_target_": "micro_lit.features.tiny.Tiny", "tokenizer": payload, "hidden": 8})
+    made = config.build({"_target_": "micro_lit.features.Tiny", "tokenizer": payload, "hidden": 8})
     assert made.__dict__.get("tokenizer", payload) == payload
     assert not marker.exists()
 
@@ -364,9 +364,12 @@ def test_a_search_path_imports_no_module(marker, tmp_path):
         ("+hydra.callbacks.x._target_=hydra.utils.get_method", "hydra.callbacks.x._target_"),
         ("+hydra.callbacks.x._target_=hydra._internal.utils._locate", "hydra.callbacks.x._target_"),
         ("+hydra.callbacks.x._target_=micro_lit.models.LinearHeads", "hydra.callbacks.x._target_"),
-        ("+hydra.callbacks.x={_target_: micro_lit.sweeps.Sweep, y: {_target_: payload.Anything}}", "callbacks.x.y"),
-        ("+hydra.callbacks.x={_target_: micro_lit.sweeps.Sweep, y: '${oc.create:{_target_:payload.Anything}}'}", "x.y"),
-        ("+hydra.callbacks.x={_target_: micro_lit.sweeps.Sweep, y: '${oc.decode:a}'}", "hydra.callbacks.x.y"),
+        ("+hydra.callbacks.x={_target_: micro_lit.run.Sweep, y: {_target_: payload.Anything}}", "callbacks.x.y"),
+        (
+            "+hydra.callbacks.x={_target_: micro_lit.run.Sweep, y: '${oc.create:{_target_:payload.Anything}}'}",
+            "x.y",
+        ),
+        ("+hydra.callbacks.x={_target_: micro_lit.run.Sweep, y: '${oc.decode:a}'}", "hydra.callbacks.x.y"),
         ("+hydra.callbacks.x='${model}'", "hydra.callbacks.x"),
         ("hydra.launcher._target_=payload.Anything", "hydra.launcher._target_"),
         ("+hydra.launcher.y={_target_: payload.Anything}", "hydra.launcher.y._target_"),

@@ -17,10 +17,10 @@ from run_folders import write_run
 
 from micro_lit import config, train
 from micro_lit.errors import UserError
-from micro_lit.preemption import PREEMPTED
-from micro_lit.reporting import report
-from micro_lit.reporting.collect import collect, look_up
-from micro_lit.sweeps import ERROR, Sweep, failures, note_failure
+from micro_lit.host.preemption import PREEMPTED
+from micro_lit.report import runs
+from micro_lit.report.collect import collect, look_up
+from micro_lit.run.sweeps import ERROR, Sweep, failures, note_failure
 
 STUDIES = sorted(path.stem for path in (config.config_dir() / "study").glob("*.yaml"))
 REAL = {"people", "categories"}
@@ -101,7 +101,7 @@ def ended(folder: Path, **spec) -> DictConfig:
         "hydra": {"sweep": {"dir": str(folder)}, "overrides": {"task": ["name=mine", "seed=0,1"]}},
         "report": default | spec,
         "paths": {"run_dir": "???"},
-        "logger": {"csv": {"_target_": "micro_lit.track.csv.CSVLogger", "save_dir": "${paths.run_dir}"}},
+        "logger": {"csv": {"_target_": "micro_lit.track.CSVLogger", "save_dir": "${paths.run_dir}"}},
     }
     composed = OmegaConf.create(nodes)
     OmegaConf.set_readonly(composed, True)
@@ -135,7 +135,7 @@ def test_a_report_that_cannot_be_made_says_how_to_make_it_later(tmp_path, capsys
 
 def test_loggers_of_the_report_know_its_sweep(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(report, "write", lambda paths, spec, folder, settings, group: seen.append((settings, group)))
+    monkeypatch.setattr(runs, "write", lambda paths, spec, folder, settings, group: seen.append((settings, group)))
     write_run(tmp_path / "my sweep" / "0")
     end(tmp_path / "my sweep")
     assert "wandb" not in (seen.pop()[0].get("logger") or {})
@@ -190,7 +190,7 @@ def test_failed_jobs_are_named_whatever_becomes_of_the_report(tmp_path, monkeypa
     write_run(tmp_path / "1")
     this = Sweep()
     note_failure(tmp_path / "0", ["seed=0"], "ValueError: no", "", 0, this.command)
-    monkeypatch.setattr(report, "write", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(runs, "write", lambda *_, **__: 1 / 0)
     with pytest.raises(SystemExit):
         this.on_multirun_end(ended(tmp_path))
     *_, why, how, failed = capsys.readouterr().out.splitlines()

@@ -11,10 +11,12 @@ import torch
 from conftest import REPOSITORY, SMALL_FEATURES, SMALL_TEXT
 from torch import nn
 
-from micro_lit import ranks, threads, train
+from micro_lit import train
 from micro_lit.config import compose
 from micro_lit.errors import UserError
-from micro_lit.reporting.results import is_incidental
+from micro_lit.host import threads
+from micro_lit.report.results import is_incidental
+from micro_lit.run import workers
 
 VARIABLES = (threads.BY_RULE, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", *threads.PASSIVE)
 
@@ -272,7 +274,7 @@ def test_processes_of_a_run_share(settings, monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", popen)
     with pytest.raises(Stop):
-        ranks.start(settings("trainer.devices=4"), 4)
+        workers.start(settings("trainer.devices=4"), 4)
     assert started[0]["OMP_NUM_THREADS"] == "2"
     assert started[0][threads.BY_RULE] == "1"
 

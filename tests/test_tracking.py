@@ -305,7 +305,7 @@ def test_a_key_in_no_known_form_hurts_nobody(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.quick
 def test_what_wandb_refuses_is_said_once_and_the_rest_is_logged(tmp_path, capsys):
-    logger = tracking.HarmlessWandbLogger(save_dir=str(tmp_path), project="p")
+    logger = tracking.WandbLogger(save_dir=str(tmp_path), project="p")
     for _ in range(2):
         assert logger.experiment.log("not a mapping") is None
     logger.log_metrics({"number": 1}, step=7)
@@ -361,9 +361,7 @@ class KillCore(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch, batch_index: int) -> None:
         if trainer.global_step == self.step:
-            [logger] = [
-                each.logger for each in trainer.loggers if isinstance(each.logger, tracking.HarmlessWandbLogger)
-            ]
+            [logger] = [each.logger for each in trainer.loggers if isinstance(each.logger, tracking.WandbLogger)]
             opened(logger.session())
             wait_until(lambda: logged(rows(kept(Path(logger.save_dir), ended=False)), "train/nll"))
             kill_core(logger.session())
@@ -480,7 +478,7 @@ def test_features_are_an_input_by_their_manifest_alone(settings, tmp_path):
     store.mkdir(parents=True)
     shards = {"shard-1.safetensors": {"rows": 20, "bytes": 9}, "shard-2.safetensors": {"rows": 22, "bytes": 9}}
     (store / "manifest.json").write_text(json.dumps({"format": 1, "spec": {"model": "minilm"}, "shards": shards}))
-    node = {"_target_": "micro_lit.track.wandb.HarmlessWandbLogger", "save_dir": str(folder), "project": "p"}
+    node = {"_target_": "micro_lit.track.WandbLogger", "save_dir": str(folder), "project": "p"}
     loggers = Loggers({"logger": {"wandb": node}})
     loggers.begin(RunRecord("train", "a", folder, run))
     loggers.record(artifacts=[Artifact("features", store), Artifact("model", folder, written=True)])
@@ -497,7 +495,7 @@ def test_tables_are_a_run_of_type_evaluate_that_used_the_models(settings, tmp_pa
     train.run(run)
     judged = Path(run["paths"]["run_dir"])
     frames = {"table": pd.DataFrame({"model": ["a"], "NLL": [0.5]})}
-    node = {"_target_": "micro_lit.track.wandb.HarmlessWandbLogger", "save_dir": "elsewhere", "project": "p"}
+    node = {"_target_": "micro_lit.track.WandbLogger", "save_dir": "elsewhere", "project": "p"}
     used = [Artifact("model", folder) for folder in (judged, tmp_path)]
     settings = {"logger": {"wandb": node}}
     track.publish(RunRecord("people", "mine", tmp_path / "out", settings, tables=frames, artifacts=used))

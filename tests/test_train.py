@@ -12,8 +12,9 @@ import torch
 import yaml
 from conftest import SMALL_FEATURES, SMALL_TEXT
 
-from micro_lit import config, encode, runs, train
+from micro_lit import config, encode, train
 from micro_lit.errors import UserError
+from micro_lit.run.run import Run
 
 PLANTED = ["single_bt", "mixture_k8", "mixture_static_k8", "sparse_moe_text"]
 UNREAL = {"pairs", "planted_text", "planted_features"}
@@ -97,7 +98,7 @@ def test_what_a_run_leaves_behind(settings, capsys):
 
 
 def config_references():
-    from micro_lit.data.population import REFERENCES
+    from micro_lit.data.planted.population import REFERENCES
 
     return REFERENCES
 
@@ -233,7 +234,7 @@ def test_the_mixture_passes_the_single_bt_floors(settings):
 
 
 def test_testing_twice_does_not_count_twice(settings):
-    with runs.Run(settings(*FEATURES, "trainer.max_epochs=1")) as this:
+    with Run(settings(*FEATURES, "trainer.max_epochs=1")) as this:
         this.fit()
         first, second = this.test(), this.test()
     assert first == second

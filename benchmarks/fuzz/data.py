@@ -28,7 +28,7 @@ from micro_lit.data.pairs import PreferenceData, with_criterion
 from micro_lit.data.records import LABELS, Record
 from micro_lit.data.splits import SPLITS
 from micro_lit.errors import UserError
-from micro_lit.reporting.terminal import show_data
+from micro_lit.report.terminal import show_data
 
 NUMBER = 100_000
 
@@ -98,7 +98,7 @@ def use(draft: Draft, node: dict[str, Any] | Exception, seed: int, folder: Path)
         other = _difference(plain, way)
         assert other is None, f"{name} gives another result: {other}"
     if not isinstance(plain, UserError) and (empty := [name for name in SPLITS if not len(plain.splits[name])]):
-        plain = UserError(f"data: the {empty[0]} split is empty, as `micro_lit.runs` says before it trains")
+        plain = UserError(f"data: the {empty[0]} split is empty, as `micro_lit.run.run` says before it trains")
     if isinstance(plain, UserError):
         assert "\n" not in str(plain), f"more than one line: {str(plain)!r}"
         assert len(str(plain)) < 2500, f"a line of {len(str(plain))} characters"

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from micro_lit import threads
 from micro_lit.config import Settings, entry_point
 from micro_lit.errors import ImpossibleResult
+from micro_lit.host import threads
 
 
 @threads.by_settings

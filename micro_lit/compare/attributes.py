@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from micro_lit import adaptation
+from micro_lit import adapt
 from micro_lit.compare.bench import Bench, Row
 from micro_lit.compare.candidates import Candidate
 from micro_lit.compare.router import ROUTER, SHUFFLED, Router, mean_weights
@@ -30,8 +30,8 @@ from micro_lit.compare.systems import (
 from micro_lit.config import Settings, build
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
-from micro_lit.reporting.explanations import explain
-from micro_lit.reporting.texts import PairTexts, in_words
+from micro_lit.report.explanations import explain
+from micro_lit.report.texts import PairTexts, in_words
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -140,11 +140,11 @@ class Attributes:
         for name in self.settings["elicited"]:
             strategies = {key: build(node) for key, node in self.settings["elicitation"]["strategies"].items()}
             generator = np.random.default_rng(self.settings["seed"])
-            strategies["at random"] = functools.partial(adaptation.at_random, generator=generator)
+            strategies["at random"] = functools.partial(adapt.at_random, generator=generator)
             pool, labels = (self.settings["elicitation"][key] for key in ("pool", "labels"))
             candidate = self.candidates[name]
             system = Reweighted(
-                name, "posterior", candidate.margins_NK, candidate.prior_K, candidate.link, adaptation.posterior
+                name, "posterior", candidate.margins_NK, candidate.prior_K, candidate.link, adapt.posterior
             )
             for strategy, weights_TUK in asked(system, self.subjects, strategies, pool, labels).items():
                 judged = (
@@ -181,7 +181,7 @@ class Attributes:
         return {"candidate": candidate, "method": method, "labels": list(labels), **points}
 
     def card(self, name: str) -> tuple[dict[str, Any], list[PairTexts] | None]:
-        """Of a candidate's heads: what `micro_lit.reporting.cards.facts` takes in, and the texts of the test rows."""
+        """Of a candidate's heads: what `micro_lit.report.cards.facts` takes in, and the texts of the test rows."""
         candidate, rows_N, system = self.candidates[name], self.subjects.row_N, self.adapted[name][0]
         drawn_UK = self.bench.codes(system, self.budget).numpy()
         weights_AK = {
@@ -204,7 +204,7 @@ class Attributes:
     def explanation(self, name: str) -> dict[str, Any]:
         """Of a candidate's heads: which moved for which attribute, and the labels that moved them.
 
-        By the first method and the first draw of `budget` labels; see `micro_lit.reporting.explanations.explain`.
+        By the first method and the first draw of `budget` labels; see `micro_lit.report.explanations.explain`.
         """
         candidate, num_attributes, system = self.candidates[name], len(self.names), self.adapted[name][0]
         labels = self.bench.labels(self.budget)
@@ -234,7 +234,7 @@ class Attributes:
 
 
 def asked(
-    system: Reweighted, subjects: Subjects, strategies: Mapping[str, adaptation.Strategy], pool: int, labels: int
+    system: Reweighted, subjects: Subjects, strategies: Mapping[str, adapt.Strategy], pool: int, labels: int
 ) -> dict[str, Array]:
     """For each strategy the weights [T, U, K] after 0, 1, ... labels that it asked for.
 
@@ -246,7 +246,7 @@ def asked(
     allowed_UP[drawn.user_L, place] = True
     start_UK = np.tile(system.prior_K, (drawn.num_users, 1))
     return {
-        name: adaptation.elicit(system.margins_NK[rows_P], allowed_UP, start_UK, strategy, labels).weights_TUK
+        name: adapt.elicit(system.margins_NK[rows_P], allowed_UP, start_UK, strategy, labels).weights_TUK
         for name, strategy in strategies.items()
     }
 

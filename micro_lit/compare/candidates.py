@@ -14,16 +14,18 @@ import torch
 from hydra.errors import HydraException
 from numpy.typing import NDArray
 
-from micro_lit import devices, run_folder, runs, threads, train
 from micro_lit.compare import side_by_side
 from micro_lit.config import Settings, build, compose, quoted
+from micro_lit.config.redaction import hidden_in
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import ImpossibleResult, UserError
+from micro_lit.host import devices, threads
 from micro_lit.likelihood import Link
 from micro_lit.models import MixtureBT
-from micro_lit.redaction import hidden_in
-from micro_lit.reporting.results import FILE_NAME, flatten
-from micro_lit.restored import ALONE, Trust
+from micro_lit.report.results import FILE_NAME, flatten
+from micro_lit.run import run_folder
+from micro_lit.run.restored import ALONE, Trust, read_settings, restore
+from micro_lit.run.training import train
 
 Array = NDArray[np.float64]
 
@@ -98,7 +100,7 @@ def train_missing(candidates: Mapping[str, str | Sequence[str]], settings: Setti
     for name in [name for name in made if name not in beside]:
         print(f"\n== {name}")
         with contextlib.suppress(ImpossibleResult):  # said by then; the comparison judges for itself
-            train.run(made[name], brief=True)
+            train(made[name], brief=True)
     if beside:
         print(f"\n== {', '.join(beside)}, {min(settings['jobs'], len(beside))} at once", flush=True)
         settled = {name: run | {"threads": run["threads"] or settings["threads"]} for name, run in beside.items()}
@@ -140,7 +142,7 @@ def restore_all(folders: Mapping[str, Path], data: PreferenceData, settings: Set
     features_dir, batch_size = Path(settings["paths"]["features_dir"]), settings["loader"]["eval_batch_size"]
     trust = Trust.of(settings)
     return {
-        name: Candidate(name, folder, runs.restore(folder, data, features_dir, trust), data, batch_size)
+        name: Candidate(name, folder, restore(folder, data, features_dir, trust), data, batch_size)
         for name, folder in folders.items()
     }
 
@@ -159,7 +161,7 @@ def judge_rows(model: MixtureBT, data: PreferenceData, batch_size: int) -> dict[
 
 def _rows(folder: Path, criteria: str | None, trust: Trust) -> Settings:
     """What makes the rows of a run what they are, with such criteria."""
-    settings = runs.read_settings(folder, trust)
+    settings = read_settings(folder, trust)
     if hidden := hidden_in({"data": settings["data"]}):
         raise UserError(
             f"{folder}: its data cannot be read again, {', '.join(hidden)} held a secret that config.yaml does not; "

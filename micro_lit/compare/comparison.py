@@ -13,8 +13,8 @@ from micro_lit.compare.users import Users
 from micro_lit.config import Settings
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
-from micro_lit.restored import Trust
-from micro_lit.runs import quiet_libraries
+from micro_lit.run.restored import Trust
+from micro_lit.run.run import quiet_libraries
 
 ATTRIBUTE, USER = "attribute", "user"
 NONE_NAMED = {

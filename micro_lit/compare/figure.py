@@ -16,10 +16,10 @@ from micro_lit.compare.diagnostics import BAYES
 from micro_lit.compare.router import ROUTER
 from micro_lit.compare.sections import SCORES, TITLES, Results, Row, bayes, of_groups, size_name, units
 from micro_lit.compare.systems import NOTHING, OWN
-from micro_lit.reporting import figures
-from micro_lit.reporting.curves import INK, NAME_GAP, End, draw_curve, draw_references, name_ends, styles
-from micro_lit.reporting.results import FLOORS
-from micro_lit.reporting.terminal import Z
+from micro_lit.report import figures
+from micro_lit.report.curves import INK, NAME_GAP, End, draw_curve, draw_references, name_ends, styles
+from micro_lit.report.results import FLOORS
+from micro_lit.report.terminal import Z
 
 Point = Mapping[str, float]
 Points = Sequence[Point]

@@ -16,15 +16,16 @@ from micro_lit import track
 from micro_lit.compare import sections
 from micro_lit.compare.sections import NAMES, SCORES, Results, Section
 from micro_lit.config import Settings
+from micro_lit.config.redaction import redact
 from micro_lit.errors import UserError
-from micro_lit.files import write_text, write_whole
-from micro_lit.redaction import redact
-from micro_lit.reporting import explanations, tables
-from micro_lit.reporting.results import flatten
+from micro_lit.host.files import write_text, write_whole
+from micro_lit.report import explanations, tables
+from micro_lit.report.results import flatten
+from micro_lit.run import checkpoints
 
 try:
     from micro_lit.compare import figure
-    from micro_lit.reporting import cards, figures
+    from micro_lit.report import cards, figures
 except ImportError:  # the extra report is not installed: all but the pictures comes
     cards, figure, figures = None, None, None
 
@@ -117,7 +118,7 @@ def write(
         images = {"figure": pictures[0]} if pictures else {}
         images |= {f"heads/{name}": paths[0] for name, paths in drawn.items()}
         images |= {f"explanations/{name}": paths[0] for name, paths in argued.items() if cards}
-        used = [track.Artifact("model", path) for path in judged]
+        used = [track.Artifact("model", path, checkpoint=checkpoints.shareable(path)) for path in judged]
         track.publish(
             track.RunRecord("compare", results["name"], folder, settings, summary(results), frames, images, used)
         )

@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from micro_lit import runs, threads
 from micro_lit.compare.candidates import Candidate, judge_rows
 from micro_lit.compare.subjects import Labels, Subjects
 from micro_lit.compare.systems import Array, System
 from micro_lit.config import Settings, build
 from micro_lit.data.datamodule import PreferenceDataModule
 from micro_lit.data.pairs import PreferenceData
-from micro_lit.restored import Trust
+from micro_lit.host import threads
+from micro_lit.run.restored import Trust, restore
 
 ROUTER, SHUFFLED = "router", "router, criteria shuffled"
 
@@ -42,7 +42,7 @@ class Router(System):
         super().__init__(candidate.name, method, candidate.num_heads)
         self.link, self.data, self.settings = candidate.link, data, settings
         features_dir = Path(settings["paths"]["features_dir"])
-        self.stage1 = runs.restore(candidate.folder, data, features_dir, Trust.of(settings))
+        self.stage1 = restore(candidate.folder, data, features_dir, Trust.of(settings))
         self.test_N = torch.from_numpy(subjects.row_N)
         self.place_of_row = torch.zeros(len(data.pairs), dtype=torch.int64)
         self.place_of_row[self.test_N] = torch.arange(len(self.test_N))

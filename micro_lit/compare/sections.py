@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from micro_lit.compare.diagnostics import BAYES
-from micro_lit.reporting.results import FEW_UNITS
-from micro_lit.reporting.terminal import Z
+from micro_lit.report.results import FEW_UNITS
+from micro_lit.report.terminal import Z
 
 Row = Mapping[str, Any]
 Results = Mapping[str, Any]

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import yaml
 
-from micro_lit import ranks, threads
 from micro_lit.config import Settings
 from micro_lit.errors import ImpossibleResult, UserError
-from micro_lit.preemption import PREEMPTED
+from micro_lit.host import threads
+from micro_lit.host.preemption import PREEMPTED
+from micro_lit.run import workers
 
 
 def train(runs: Mapping[str, Settings], jobs: int) -> None:
@@ -58,7 +59,7 @@ class _Run:
         path.write_text(yaml.safe_dump(settings))
         # Of a group of its own: a Ctrl-C reaches the parent process alone, which passes it on once.
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "micro_lit.rank", str(path), str(os.getpid()), "brief"],
+            [sys.executable, "-m", "micro_lit.run.worker", str(path), str(os.getpid()), "brief"],
             env=environment, process_group=0, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             errors="replace",
         )  # fmt: skip
@@ -79,7 +80,7 @@ class _Run:
         code = self.process.wait()
         if code in (0, ImpossibleResult.status):
             return None
-        word = ranks.word_of(self.folder, 0)
+        word = workers.word_of(self.folder, 0)
         if code < 0:
             return f"was killed by {signal.Signals(-code).name}"
         return word.read_text() if word.is_file() else f"ended with status {code}"
@@ -98,7 +99,7 @@ def _ending_them() -> Iterator[list[_Run]]:
     finally:
         for run in running:
             run.process.send_signal(number)
-        deadline = time.monotonic() + ranks.GRACE
+        deadline = time.monotonic() + workers.GRACE
         for run in running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 run.process.wait(max(0.0, deadline - time.monotonic()))

@@ -14,8 +14,9 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from micro_lit import adaptation, judges
-from micro_lit.adaptation.checked import Method, adapted
+from micro_lit import adapt
+from micro_lit.adapt.checked import Method, adapted
+from micro_lit.compare import judges
 from micro_lit.compare.candidates import Candidate
 from micro_lit.compare.subjects import Labels, Subjects
 from micro_lit.errors import UserError
@@ -80,7 +81,7 @@ class Reweighted(System):
 
     Args:
         margins_NK: of every head on all rows of the data. prior_K: weights before any label.
-        adapt: a rule of `micro_lit.adaptation`, or one of the same signature.
+        adapt: a rule of `micro_lit.adapt`, or one of the same signature.
     """
 
     def __init__(
@@ -112,10 +113,10 @@ class Profile(Reweighted):
     """A person's profile, as `micro_lit.personalise` keeps it: weights over the model as trained and each of its heads.
 
     Args:
-        margins_NJ: of the judges of a run, see `micro_lit.judges`. adapt: what the rule of the profile comes to.
+        margins_NJ: of the judges of a run, see `micro_lit.compare.judges`. adapt: the rule of the profile.
     """
 
-    def __init__(self, candidate: str, margins_NJ: Array, adapt: Method = adaptation.posterior) -> None:
+    def __init__(self, candidate: str, margins_NJ: Array, adapt: Method = adapt.posterior) -> None:
         prior_J = judges.prior(margins_NJ.shape[1] - 1)
         super().__init__(candidate, PROFILE, margins_NJ, prior_J, ProbabilityLink(), adapt)
 
@@ -138,7 +139,7 @@ class BestHead(Reweighted):
         uniform_K = np.full(candidate.num_heads, 1 / candidate.num_heads)
         knows = candidate.model.knows | {TEST_LABELS}
         super().__init__(
-            candidate.name, BEST_HEAD, candidate.margins_NK, uniform_K, candidate.link, adaptation.best_head_oracle,
+            candidate.name, BEST_HEAD, candidate.margins_NK, uniform_K, candidate.link, adapt.best_head_oracle,
             knows,
         )  # fmt: skip
         self.test = Labels(subjects.row_N, subjects.user_N, 1, subjects.num_users)

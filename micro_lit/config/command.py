@@ -17,10 +17,10 @@ from omegaconf import DictConfig
 from micro_lit.config import failures
 from micro_lit.config.composition import in_sweep, to_settings
 from micro_lit.config.folders import config_dir
+from micro_lit.config.redaction import redact_yaml
 from micro_lit.config.rules import Settings
 from micro_lit.errors import UserError
-from micro_lit.preemption import stoppable
-from micro_lit.redaction import redact_yaml
+from micro_lit.host.preemption import stoppable
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[Settings], Any]], Callable[[], None]]:

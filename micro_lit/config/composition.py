@@ -20,9 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from micro_lit.config.folders import config_dir
 from micro_lit.config.hydra_nodes import Refused
+from micro_lit.config.redaction import HIDDEN, redact
+from micro_lit.config.renamed import with_public_targets
 from micro_lit.config.rules import Settings, validate
 from micro_lit.errors import UserError
-from micro_lit.redaction import HIDDEN, redact
 
 
 def compose(config_name: str, overrides: list[str]) -> Settings:
@@ -68,6 +69,7 @@ def to_settings(config: DictConfig, config_name: str) -> Settings:
         settings = _without_nothing(OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    settings = with_public_targets(settings)
     validate(settings)
     return settings
 

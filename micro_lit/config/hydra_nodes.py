@@ -28,11 +28,12 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from micro_lit.config.names import ALLOWED, check_name, is_inside
 from micro_lit.config.objects import check_target, find, is_public, locate, objects
+from micro_lit.config.renamed import with_public_targets
 from micro_lit.errors import UserError
 
 BASES = {"callbacks": Callback, "launcher": Launcher, "sweeper": Sweeper}
@@ -66,12 +67,22 @@ def install() -> None:
         try:
             _check_search_path(self, given["config_name"], given["overrides"])
             config = load(self, *arguments, **named)
+            _rename(config)
             check(config)
         except UserError as error:
             raise Refused(f"error: {error}") from None
         return config
 
     ConfigLoaderImpl.load_configuration = checked
+
+
+def _rename(config: DictConfig) -> None:
+    """Puts the names of today in the place of classes of ours that moved."""
+    with flag_override(config, ["struct", "readonly"], False):
+        for key, node in objects(OmegaConf.to_container(config.hydra, resolve=False), "hydra"):
+            new = with_public_targets({"_target_": node["_target_"]})["_target_"]
+            if new != node["_target_"]:
+                OmegaConf.update(config, f"{key}._target_", new)
 
 
 def check(config: DictConfig) -> None:

@@ -1,6 +1,7 @@
 """Objects of a config: nodes with a `_target_`, checked against an allow-list and signatures, made in one function."""
 
 import functools
+import importlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,25 +15,14 @@ from micro_lit.errors import UserError
 # `_target_` may name these and nothing else; `packages=[...]` adds the user's own.
 ALLOWED_TARGETS = ("micro_lit.", "torch.optim.", "torch.nn.", "pytorch_lightning.")
 
-# Of these, public classes of these modules only. Left out are those that take code or settings of code: runs and
-# protocols, which compose settings of their own, `LightningCLI`, and Lightning's `WandbLogger`, which passes on what it
-# is given (`logger=wandb` is ours).
-CLASSES = (
-    "micro_lit.callbacks",
-    "micro_lit.data.datamodule",
-    "micro_lit.data.planted",
-    "micro_lit.data.sources",
-    "micro_lit.features.backbones",
-    "micro_lit.features.pretrained",
-    "micro_lit.features.tiny",
-    "micro_lit.likelihood",
-    "micro_lit.metrics.contract",
-    "micro_lit.models",
-    "micro_lit.sharding",
-    "micro_lit.track.csv",
-    "micro_lit.track.jsonl",
-    "micro_lit.track.tensorboard",
-    "micro_lit.track.wandb.HarmlessWandbLogger",
+# Of micro_lit: the public classes of these packages, and the public functions of these. Packages that take code or
+# settings of code are left out, as is `compare`, which composes settings of its own.
+CLASSES = ("data", "features", "likelihood", "metrics", "models", "run", "track")
+FUNCTIONS = ("adapt", "data")
+
+# Of the other packages: classes of these modules. Left out are `LightningCLI` and Lightning's `WandbLogger`, which
+# passes on what it is given (`logger=wandb` is ours).
+THEIRS = (
     "torch.optim",
     "torch.nn",
     "pytorch_lightning.callbacks",
@@ -42,15 +32,6 @@ CLASSES = (
     "pytorch_lightning.profilers",
     "pytorch_lightning.strategies",
     "pytorch_lightning.trainer.trainer.Trainer",
-)
-
-# Public functions of these modules: layouts of rows, rules of adaptation, strategies of elicitation.
-FUNCTIONS = (
-    "micro_lit.adaptation.elicitation",
-    "micro_lit.adaptation.fits",
-    "micro_lit.adaptation.online",
-    "micro_lit.adaptation.weights",
-    "micro_lit.data.layouts",
 )
 
 # Hydra's `_args_`, `_recursive_` and `_convert_` would pass by the check of names and signatures.
@@ -177,15 +158,26 @@ def find(target: str) -> Any:
         raise UserError(f"_target_={target!r} is not allowed: it ends outside {package}")
     if not ours:
         return found
-    # A function inside a class is one of its methods.
-    function = inspect.isfunction(found) and "." not in found.__qualname__
-    kinds = CLASSES if inspect.isclass(found) else FUNCTIONS if function else ()
-    if not place.startswith(tuple(f"{kind}." for kind in kinds)):
+    if not (_is_public_of_ours(found) if package == "micro_lit" else _is_class_of_theirs(found, place)):
         raise UserError(
             f"_target_={target!r} is not allowed: a config may name data, backbones, models, their heads, gates and "
             "links, callbacks, loggers, strategies, profilers, optimizers and layers, rules of adaptation and layouts"
         )
     return found
+
+
+def _is_public_of_ours(found: Any) -> bool:
+    """Whether a package of micro_lit that configs may name lists this class or function among its public names."""
+    package = found.__module__.split(".")[1]
+    packages = CLASSES if inspect.isclass(found) else FUNCTIONS if inspect.isfunction(found) else ()
+    if package not in packages:
+        return False
+    public = importlib.import_module(f"micro_lit.{package}")
+    return found.__name__ in public.__all__ and getattr(public, found.__name__) is found
+
+
+def _is_class_of_theirs(found: Any, place: str) -> bool:
+    return inspect.isclass(found) and place.startswith(tuple(f"{module}." for module in THEIRS))
 
 
 def locate(target: str) -> Any:

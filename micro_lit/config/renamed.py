@@ -1,12 +1,24 @@
-"""Settings of earlier versions: refused in commands, read in the folders of finished runs.
+"""Settings of earlier versions: moved classes, and keys that commands refuse and folders of finished runs may hold.
 
 A ridge of a mean loss is the prior precision divided by the number of training pairs n. Commands name precisions.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from micro_lit.errors import UserError
+
+# Packages and classes that moved: `micro_lit.<old>` -> `micro_lit.<new>`.
+PACKAGES = {"adaptation": "adapt", "callbacks": "run", "sharding": "features", "sweeps": "run"}
+NAMES = {"HarmlessWandbLogger": "WandbLogger"}
+
+# Modules whose names a `_target_` held before it named the public package: `micro_lit.features.pretrained.Pretrained`.
+MODULES = (
+    "data.datamodule", "data.layouts", "data.planted", "data.sources", "features.backbones", "features.pretrained",
+    "features.tiny", "metrics.contract", "models.people", "models.variational", "track.csv", "track.jsonl",
+    "track.tensorboard", "track.wandb", *PACKAGES,
+)  # fmt: skip
 
 # A stored weight w meant w / √ridge and means 128 w / √precision now (`UNIT` of `micro_lit.models.heads`). A power of
 # four: heads of then judge to the bit as they did.
@@ -17,6 +29,38 @@ RENAMED = {
     "model.head.deviation_ridge": "model.head.deviation_precision",
     "model.prior_weight": "model.prior_precision",
 }
+
+
+_warned: set[str] = set()
+
+
+def with_public_targets(settings: Any, warn: bool = True) -> Any:
+    """The same settings with every `_target_` of an earlier version under its name of today.
+
+    Args:
+        warn: prints one line on stderr for each such name, once in a process.
+    """
+    if isinstance(settings, list):
+        return [with_public_targets(each, warn) for each in settings]
+    if not isinstance(settings, Mapping):
+        return settings
+    found = {name: with_public_targets(each, warn) for name, each in settings.items()}
+    if isinstance(old := found.get("_target_"), str) and (new := _public_target(old)) != old:
+        found["_target_"] = new
+        if warn and old not in _warned:
+            _warned.add(old)
+            print(f"note: {old} is called {new} now; the old name will go in version 1.0", file=sys.stderr)
+    return found
+
+
+def _public_target(target: str) -> str:
+    """The name of today of an object of micro_lit; any other name as it is."""
+    package, _, rest = target.partition(".")
+    module, _, name = rest.rpartition(".")
+    if package != "micro_lit" or not any(f"{module}.".startswith(f"{each}.") for each in MODULES):
+        return target
+    old = module.split(".")[0]
+    return f"micro_lit.{PACKAGES.get(old, old)}.{NAMES.get(name, name)}"
 
 
 def explain(key: str) -> str | None:
@@ -41,7 +85,7 @@ def as_now(settings: Mapping[str, Any]) -> dict[str, Any]:
     The values are those under which stored weights of heads give the rewards that they gave. They are no precisions of
     the run's number of pairs, so nothing may be trained with them.
     """
-    found = dict(settings)
+    found = with_public_targets(settings)
     for key, new in RENAMED.items():
         *parents, name = key.split(".")
         if name in _look_up(found, parents):

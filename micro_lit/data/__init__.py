@@ -1,0 +1,25 @@
+"""Data: files become records, records become comparisons of texts and columns of labels."""
+
+from micro_lit.host.lazy import lazy
+
+__getattr__, __all__ = lazy(
+    __name__,
+    {
+        "datamodule": ["PreferenceDataModule"],
+        "layouts": [
+            "hh_rlhf",
+            "helpsteer2",
+            "personal_llm",
+            "pku_saferlhf",
+            "prism",
+            "reward_bench",
+            "row_by_row",
+            "rpr",
+            "ultrafeedback",
+        ],
+        "pairs": ["Pairs", "PreferenceData"],
+        "planted.sources": ["PlantedFeatures", "PlantedText"],
+        "reader": ["Reader"],
+        "sources": ["Mixture", "PairFiles"],
+    },
+)

@@ -17,7 +17,7 @@ from micro_lit.data.columns import Columns, combined, first_codes
 from micro_lit.data.counts import Counts
 from micro_lit.data.gathering import columns_of
 from micro_lit.data.leaks import overlap
-from micro_lit.data.population import REFERENCES, Population
+from micro_lit.data.planted.population import REFERENCES, Population
 from micro_lit.data.records import LABELS, Record
 from micro_lit.data.splits import SPLITS
 from micro_lit.data.texts import Text, text_digests, with_criterion

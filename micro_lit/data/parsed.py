@@ -23,7 +23,7 @@ from micro_lit.data.columns import CODES, VALUES, Columns, Digests, first_codes
 from micro_lit.data.counts import Counts
 from micro_lit.data.messages import Message, Prompt
 from micro_lit.data.texts import Text, text_digests
-from micro_lit.files import write_whole
+from micro_lit.host.files import write_whole
 
 # Smaller files are read as fast as they are found.
 LEAST_BYTES = 2**24

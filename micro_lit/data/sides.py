@@ -20,7 +20,7 @@ SplitBy = Literal["prompt", "pair_id", "response"]
 def sides(columns: Columns, by: SplitBy, seed: int, test: float, validation: float) -> NDArray[np.int8]:
     """The position in `SPLITS` of the side that each record is on; -1 where its responses are on two.
 
-    by: what keeps records on one side, see `micro_lit.data.sources.PairFiles`. test, validation: the shares cut.
+    by: what keeps records on one side, see `micro_lit.data.PairFiles`. test, validation: the shares cut.
     """
     if by == "prompt":
         prompt_N, used = first_codes(columns.codes["prompt"])

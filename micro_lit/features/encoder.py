@@ -11,13 +11,13 @@ from jaxtyping import Float, Int64
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from micro_lit import ranks
 from micro_lit.data.pairs import Text
 from micro_lit.errors import UserError
 from micro_lit.features.network import PooledTransformer
 from micro_lit.features.rows import in_rows
 from micro_lit.features.store import SHARD_BYTES, SHARD_SECONDS, FeatureStore
 from micro_lit.features.tokens import SHOWN, TokenTable
+from micro_lit.host import ranks
 
 
 def encode_into(

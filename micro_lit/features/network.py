@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from micro_lit.devices import repeatable
 from micro_lit.errors import UserError
 from micro_lit.features.rows import Rows, in_rows
 from micro_lit.features.tokens import TokenTable
+from micro_lit.host.devices import repeatable
 
 Pooling = Literal["last", "mean", "cls"]
 

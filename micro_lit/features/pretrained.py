@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from micro_lit import devices, ranks, threads
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.data.texts import Text, text_digests
 from micro_lit.errors import UserError
@@ -20,6 +19,7 @@ from micro_lit.features.encoder import encode_into
 from micro_lit.features.network import PooledTransformer, Pooling
 from micro_lit.features.store import PARTS, FeatureStore, MappedTable
 from micro_lit.features.tokens import Reading, TextTokenizer, TokenTable
+from micro_lit.host import devices, ranks, threads
 
 # Tokens of a pass where nobody has set them; and on a GPU, if that is more, as many as have so many numbers in a layer.
 # Below that a GPU waits for the CPU to start its kernels: passes of 8,192 tokens, 384 wide, encode a tenth of the texts

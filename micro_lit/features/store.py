@@ -35,7 +35,7 @@ from torch import Tensor
 
 from micro_lit.data.texts import Text, text_digests
 from micro_lit.errors import UserError
-from micro_lit.files import write_text, write_whole
+from micro_lit.host.files import write_text, write_whole
 
 # A shard is written once it holds so much, or once so much work would be lost with it.
 SHARD_BYTES = 256 * 2**20

@@ -7,7 +7,7 @@ from typing import Any
 
 from micro_lit.config import Settings, build, check_objects, entry_point
 from micro_lit.errors import UserError
-from micro_lit.files import write_text
+from micro_lit.host.files import write_text
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def run(settings: Settings) -> dict[str, Any]:
     from rich.console import Console
 
     from micro_lit.floors import raters
-    from micro_lit.reporting import terminal
+    from micro_lit.report import terminal
 
     check_objects(settings)
     data = build(settings["data"]).load(settings["seed"])

@@ -15,10 +15,9 @@ from micro_lit.models.heads import (
     SharedHeads,
 )
 from micro_lit.models.mixture import MixtureBT, SingleBT
-from micro_lit.models.people import PAL, LoRe, MaxMinEM, TiedMixture
+from micro_lit.models.people import PAL, VPL, LoRe, MaxMinEM, TiedMixture
 from micro_lit.models.router import ContextRouter
 from micro_lit.models.sparse import SparseMoE
-from micro_lit.models.variational import VPL
 
 __all__ = [
     "PAL",

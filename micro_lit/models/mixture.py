@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from micro_lit import likelihood
+from micro_lit.config.redaction import redact
 from micro_lit.likelihood import Link, LinkName, hedge_log_targets
 from micro_lit.metrics import (
     BUILT_IN,
@@ -31,7 +32,6 @@ from micro_lit.models.gates import StaticGate
 from micro_lit.models.heads import LinearHeads
 from micro_lit.models.measured import measured
 from micro_lit.models.training import TrainedModule
-from micro_lit.redaction import redact
 
 BREAKDOWNS = ("source", "attribute", "group")
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from micro_lit.adaptation import sharpness
+from micro_lit.adapt import sharpness
 from micro_lit.errors import UserError
 from micro_lit.likelihood import WEIGHTS_TOLERANCE, hedge_log_targets
 from micro_lit.models.contracts import COLUMNS, Gate, as_gate, asked

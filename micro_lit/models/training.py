@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from micro_lit import sharding
 from micro_lit.errors import UserError
+from micro_lit.features import sharding
 from micro_lit.models.schedules import rise_and_fall
 
 

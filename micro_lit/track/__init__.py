@@ -3,8 +3,17 @@
 A logger implements `Logger`, or `Recorder` beside a logger of Lightning; whatever fails in it, the run goes on.
 """
 
-from micro_lit.track.contract import Logger, Recorder
-from micro_lit.track.loggers import Loggers, publish
-from micro_lit.track.record import Artifact, RunRecord
+from micro_lit.host.lazy import lazy
 
-__all__ = ["Artifact", "Logger", "Loggers", "Recorder", "RunRecord", "publish"]
+__getattr__, __all__ = lazy(
+    __name__,
+    {
+        "contract": ["Logger", "Recorder"],
+        "csv": ["CSVLogger"],
+        "jsonl": ["JSONLLogger"],
+        "loggers": ["Loggers", "publish"],
+        "record": ["Artifact", "RunRecord"],
+        "tensorboard": ["TensorBoardLogger"],
+        "wandb": ["WandbLogger"],
+    },
+)

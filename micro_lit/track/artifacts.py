@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from micro_lit import checkpoints
-from micro_lit.redaction import redact
+from micro_lit.config.redaction import redact
+from micro_lit.track.record import Artifact
 
 RUN_ID = Path("wandb", "run_id")  # in a run folder; a run that is resumed goes on under it
 
@@ -34,8 +34,9 @@ def _artifact(name: str, kind: str, metadata: Mapping[str, Any], texts: Mapping[
     return artifact
 
 
-def model(folder: Path) -> Any:
-    """A run's model as it was tested. Of the same folder it has the same content always: to W&B it is the same then."""
+def model(source: Artifact) -> Any:
+    """The model of a run. Equal content every time: W&B then stores one version."""
+    folder = source.folder
     results, settings = _results(folder), yaml.safe_load((folder / "config.yaml").read_text())
     facts = {f"test_{name}": results["test"][name]["value"] for name in ("nll", "accuracy")}
     facts |= {name: results[name] for name in ("experiment", "model", "num_heads", "seed")}
@@ -44,18 +45,15 @@ def model(folder: Path) -> Any:
         "results.json": json.dumps(redact(results), indent=2) + "\n",
     }
     artifact = _artifact(f"model-{run_id(folder)}", "model", facts, texts)
-    path = checkpoints.tested(folder)
-    if path is not None and not checkpoints.is_redacted(path):
-        print(f"W&B: {path} is not sent: it was written before secrets were left out of its settings", flush=True)
-        path = None
-    for each in (folder / "tokenizer.json", path):
+    for each in (folder / "tokenizer.json", source.checkpoint):
         if each is not None and each.is_file():
             artifact.add_file(str(each), policy="immutable")  # no copy is made
     return artifact
 
 
-def features(folder: Path) -> Any:
-    """What a feature store holds, without the features."""
+def features(source: Artifact) -> Any:
+    """The facts of a feature store, without the features."""
+    folder = source.folder
     manifest = json.loads((folder / "manifest.json").read_text())
     rows = sum(facts["rows"] for facts in manifest["shards"].values())
     facts = {"fingerprint": folder.name, "spec": manifest["spec"], "rows": rows}

@@ -10,7 +10,7 @@ import pytorch_lightning.loggers as loggers
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
-from micro_lit.files import write_text
+from micro_lit.host.files import write_text
 from micro_lit.track.contract import Recorder
 from micro_lit.track.record import RunRecord
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from micro_lit.files import write_text
-from micro_lit.redaction import redact
+from micro_lit.config.redaction import redact
+from micro_lit.host.files import write_text
 from micro_lit.track.contract import Logger
 from micro_lit.track.record import RunRecord
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from micro_lit.redaction import redact
+from micro_lit.config.redaction import redact
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,13 @@ class Artifact:
     """A folder that a command has written or used.
 
     kind: model for a run folder, features for a folder of the feature store. written: False for one that was read.
+    checkpoint: the weights of a model, without secrets; None leaves them out.
     """
 
     kind: Literal["model", "features"]
     folder: Path
     written: bool = False
+    checkpoint: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning import loggers
 
-from micro_lit import ranks
-from micro_lit.files import write_text
-from micro_lit.redaction import redact
+from micro_lit.config.redaction import redact
+from micro_lit.host import ranks
+from micro_lit.host.files import write_text
 from micro_lit.track import artifacts
 from micro_lit.track.artifacts import RUN_ID, run_id
 from micro_lit.track.contract import Recorder
-from micro_lit.track.record import RunRecord
+from micro_lit.track.record import Artifact, RunRecord
 
 # What is done with a run of W&B (`wandb.Run`), once there is one.
 Act = Callable[[Any], Any]
@@ -232,7 +232,7 @@ class _Deferred:
         self._session.do(lambda run: functools.reduce(getattr, self._path, run)(*arguments, **named))
 
 
-class HarmlessWandbLogger(WandbLogger, Recorder):
+class WandbLogger(loggers.WandbLogger, Recorder):
     """Lightning's logger; all its calls of W&B go through a `Session`, so that its methods return nothing.
 
     save_dir: the run folder. The other arguments are those of `Session` and of `wandb.init`.
@@ -287,9 +287,9 @@ class HarmlessWandbLogger(WandbLogger, Recorder):
         for artifact in record.artifacts:
             make = ARTIFACTS[artifact.kind]
             if artifact.written:
-                session.do(lambda run, make=make, folder=artifact.folder: run.log_artifact(make(folder)))
+                session.do(lambda run, make=make, artifact=artifact: run.log_artifact(make(artifact)))
             elif artifact.kind != "model" or run_id(artifact.folder):
-                session.do(functools.partial(_use, made=make, folder=artifact.folder))
+                session.do(functools.partial(_use, made=make, source=artifact))
 
     def finish(self, failed: bool) -> None:
         """Ends the run, within a limited time; prints how to send what was not sent."""
@@ -304,9 +304,9 @@ def _log_shown(run: Any, record: RunRecord) -> None:
     run.log({f"{record.command}/{name}": value for name, value in shown.items()})
 
 
-def _use(run: Any, made: Callable[[Path], Any], folder: Path) -> None:
+def _use(run: Any, made: Callable[[Artifact], Any], source: Artifact) -> None:
     """Names an artifact as an input of a run. Offline the library has no name for that, but the record of it."""
-    artifact = made(folder)
+    artifact = made(source)
     if run.offline:
         run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
     else:

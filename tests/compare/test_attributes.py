@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from micro_lit import runs
 from micro_lit.compare.comparison import Comparison
 from micro_lit.config import compose
 from micro_lit.errors import UserError
 from micro_lit.likelihood import preference_log_prob
+from micro_lit.run.run import quiet_libraries
 
 SMALL = [
     "+experiment=micro_planted", "data/population=two_tastes", "data.population.angle=180", "data.train=2000",
@@ -53,12 +53,12 @@ def root(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quiet():
     """The libraries as quiet as the command has them, in every test."""
-    runs.quiet_libraries()
+    quiet_libraries()
 
 
 @pytest.fixture(scope="module")
 def measured(root) -> tuple[Comparison, dict]:
-    runs.quiet_libraries()
+    quiet_libraries()
     this = Comparison(make_spec(root))
     return this, this.results()
 

@@ -9,9 +9,10 @@ import torch
 import yaml
 from conftest import SMALL_FEATURES
 
-from micro_lit import config, runs, train
+from micro_lit import config, train
 from micro_lit.compare.candidates import judge_rows, load_data, restore_all, train_missing
 from micro_lit.errors import UserError
+from micro_lit.run.restored import restore
 
 SMALL = ["+experiment=micro_planted", *SMALL_FEATURES, "trainer.max_epochs=1"]
 
@@ -195,7 +196,7 @@ def run(settings) -> dict:
 
 def restored(run: dict):
     data = config.build(run["data"]).load(run["seed"])
-    return runs.restore(Path(run["paths"]["run_dir"]), data, Path(run["paths"]["features_dir"]))
+    return restore(Path(run["paths"]["run_dir"]), data, Path(run["paths"]["features_dir"]))
 
 
 def test_a_restored_model_is_frozen_and_at_rest(run):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from micro_lit import runs
 from micro_lit.compare import aliases
 from micro_lit.compare.comparison import Comparison
+from micro_lit.run.run import quiet_libraries
 
 OLD = Path(__file__).parent.parent / "old_runs"
 COMMON = ["resamples=100", "draws=3"]
@@ -25,7 +25,7 @@ def measured(command: str, settings, folder: Path, monkeypatch) -> tuple[dict, d
     """What the old command measured, and what the comparison does on the same candidates."""
     shutil.copytree(OLD, folder / "runs")
     monkeypatch.chdir(folder)
-    runs.quiet_libraries()
+    quiet_libraries()
     spec = settings(*COMMANDS[command], *COMMON, config=command)
     found = Comparison(aliases.translated(command, spec)).results()
     return json.loads((OLD / f"{command}.json").read_text()), json.loads(json.dumps(found))

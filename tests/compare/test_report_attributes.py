@@ -548,7 +548,7 @@ def test_no_two_names_or_ticks_meet(drawn):
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=10))
 @checked(max_examples=50)
 def test_names_stay_in_order_in_the_panel_and_where_their_values_are_when_there_is_room(values):
-    from micro_lit.reporting import curves
+    from micro_lit.report import curves
 
     places = curves._apart(values, 0.0, 1.0, 0.1)
     ordered = [place for _, place in sorted(zip(values, places, strict=True))]
@@ -559,7 +559,7 @@ def test_names_stay_in_order_in_the_panel_and_where_their_values_are_when_there_
 
 
 def test_two_equal_values_are_the_middle_of_their_names():
-    from micro_lit.reporting import curves
+    from micro_lit.report import curves
 
     assert curves._apart([0.5, 0.2, 0.5], 0.0, 1.0, 0.1) == pytest.approx([0.45, 0.2, 0.55])
 
@@ -599,7 +599,7 @@ def test_a_mixture_that_is_its_own_baseline_is_drawn(drawn):
 
 def test_a_dollar_in_a_name_is_no_equation(drawn, tmp_path):
     [figure] = {axes.figure for axes, _ in drawn(made(mixture=ODD), routed=[ODD]).values()}
-    from micro_lit.reporting import figures
+    from micro_lit.report import figures
 
     _, svg = figures.save(figure, tmp_path)
     assert "$a$ | [b]*c*_d_ &lt;e&gt;: every method</text>" in svg.read_text()
@@ -612,7 +612,7 @@ def test_wandb_offline_gets_three_tables_and_the_figure(spec):
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
     import wandb
 
-    target = "micro_lit.track.wandb.HarmlessWandbLogger"
+    target = "micro_lit.track.WandbLogger"
     logger = {"wandb": {"_target_": target, "project": "micro_lit", "offline": True, "save_dir": "elsewhere"}}
     out = report.write(made(), spec(logger=logger))
     assert wandb.run is None
@@ -629,7 +629,7 @@ def test_wandb_offline_gets_three_tables_and_the_figure(spec):
 
 
 def test_wandb_takes_a_table_without_rows(write):
-    target = "micro_lit.track.wandb.HarmlessWandbLogger"
+    target = "micro_lit.track.WandbLogger"
     logger = {"wandb": {"_target_": target, "project": "micro_lit", "offline": True, "save_dir": "elsewhere"}}
     out = write(made(routed=False), logger=logger, routed=[])
     [criterion] = out.glob("wandb/offline-run-*/files/media/table/compare/criterion*.json")

@@ -411,7 +411,7 @@ def test_no_two_names_or_ticks_meet():
 def test_a_dollar_in_a_name_is_no_equation(tmp_path):
     panels = drawn(made(tied=ODD))
     [figure] = {axes.figure for pair in panels.values() for axes in pair}
-    from micro_lit.reporting import figures
+    from micro_lit.report import figures
 
     _, svg = figures.save(figure, tmp_path)
     assert "$a$ | [b]*c*_d_ &lt;e&gt;</text>" in svg.read_text()
@@ -425,7 +425,7 @@ def test_wandb_offline_gets_the_tables_and_the_figure(spec):
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
     import wandb
 
-    target = "micro_lit.track.wandb.HarmlessWandbLogger"
+    target = "micro_lit.track.WandbLogger"
     logger = {"wandb": {"_target_": target, "project": "micro_lit", "offline": True, "save_dir": "elsewhere"}}
     out = report.write(made(), spec(logger=logger))
     assert wandb.run is None

@@ -13,16 +13,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
-from micro_lit import adaptation, config, judges, runs, train
-from micro_lit.adaptation.profiles import Profiles
+from micro_lit import adapt, config, train
+from micro_lit.adapt.profiles import Profiles
+from micro_lit.compare import judges
 from micro_lit.compare.attributes import asked
 from micro_lit.compare.candidates import Candidate
 from micro_lit.compare.router import Router, mean_weights
 from micro_lit.compare.subjects import Labels, Subjects, draw_attributes
-from micro_lit.compare.systems import AsTrained, BestHead, Evidence, Profile, Reweighted, System, judge, learned, turned
+from micro_lit.compare.systems import (
+    AsTrained,
+    BestHead,
+    Evidence,
+    Profile,
+    Reweighted,
+    System,
+    judge,
+    learned,
+    turned,
+)
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
 from micro_lit.likelihood import link_of
+from micro_lit.run.restored import restore
+from micro_lit.run.run import quiet_libraries
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -46,7 +59,7 @@ def make_subjects() -> Subjects:
     )
 
 
-def reweighted(margins_NK, adapt=adaptation.posterior, prior_K=UNIFORM, link="probability") -> Reweighted:
+def reweighted(margins_NK, adapt=adapt.posterior, prior_K=UNIFORM, link="probability") -> Reweighted:
     return Reweighted("made", "rule", margins_NK, prior_K, link_of(link), adapt)
 
 
@@ -247,8 +260,8 @@ def test_elicitation_begins_at_the_prior_and_ends_at_the_posterior_of_all_it_may
     subjects, prior_K = make_subjects(), generator.dirichlet(np.ones(4))
     system = reweighted(generator.normal(size=(NUM_ROWS, 4)), prior_K=prior_K)
     strategies = {
-        "gain": adaptation.information_gain,
-        "chance": partial(adaptation.at_random, generator=np.random.default_rng(0)),
+        "gain": adapt.information_gain,
+        "chance": partial(adapt.at_random, generator=np.random.default_rng(0)),
     }
     found = asked(system, subjects, strategies, pool=8, labels=8)
     for weights_TUK in found.values():
@@ -265,7 +278,7 @@ def test_a_subject_is_asked_in_its_own_pool_alone():
     own_L = (labels.user_L == 0) & (np.tile(subjects.place_L, DRAWS) < 5)
     changed_NK = margins_NK.copy()
     changed_NK[labels.row_L[~own_L]] *= -3
-    ask = partial(asked, subjects=subjects, strategies={"gain": adaptation.information_gain}, pool=5, labels=3)
+    ask = partial(asked, subjects=subjects, strategies={"gain": adapt.information_gain}, pool=5, labels=3)
     before_UK, after_UK = (ask(reweighted(each_NK))["gain"][3] for each_NK in (margins_NK, changed_NK))
     np.testing.assert_allclose(after_UK[0], before_UK[0])
     assert not np.isclose(after_UK[1], before_UK[1]).all()
@@ -285,7 +298,7 @@ def trained(tmp_path_factory) -> tuple[Candidate, PreferenceData, Subjects, dict
     given_data = config.build({**run["data"], "criteria": "given"}).load(run["seed"])
     hidden = config.build(run["data"]).load(run["seed"])
     subjects = draw_attributes(hidden, "train", 10, draws=2, seed=0)
-    model = runs.restore(root / "run", hidden, root / "features")
+    model = restore(root / "run", hidden, root / "features")
     candidate = Candidate("mixture", root / "run", model, hidden, 512)
     own = ["candidates={a: b}", "baseline=a", "trainer.max_epochs=3", "router.optimizer.lr=0.02"]
     return candidate, given_data, subjects, config.compose("compare", [*paths, *own])
@@ -294,7 +307,7 @@ def trained(tmp_path_factory) -> tuple[Candidate, PreferenceData, Subjects, dict
 @pytest.fixture
 def routing(trained):
     """The same, with the libraries as quiet as the command has them."""
-    runs.quiet_libraries()
+    quiet_libraries()
     return trained
 
 
@@ -309,7 +322,7 @@ def test_without_labels_the_gate_of_stage_1_reads_the_criteria(routing):
     candidate, data, subjects, spec = routing
     log_prob_RN, weights_AK = route(candidate, data, subjects, 0, spec)
     with torch.no_grad():
-        model = runs.restore(candidate.folder, data, Path())
+        model = restore(candidate.folder, data, Path())
         pairs = data.pairs[torch.from_numpy(subjects.row_N)]
         expected_N = model.log_prob(model(pairs)).numpy()
         weights_NK = model(pairs).log_weights_BK.exp().double().numpy()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_expit, logsumexp, softmax
 
-from micro_lit import adaptation, runs
+from micro_lit import adapt
 from micro_lit.compare.comparison import Comparison
 from micro_lit.compare.diagnostics import Groups, bayes_evidence
 from micro_lit.compare.subjects import Labels, draw_users
@@ -25,6 +25,7 @@ from micro_lit.data.planted import PlantedFeatures
 from micro_lit.errors import UserError
 from micro_lit.metrics import RaterMetrics
 from micro_lit.models.people import prior_of_users
+from micro_lit.run.run import quiet_libraries
 
 seeds = st.integers(0, 2**32 - 1)
 few = settings(max_examples=40)
@@ -66,12 +67,12 @@ def root(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quiet():
     """The libraries as quiet as the command has them, in every test."""
-    runs.quiet_libraries()
+    quiet_libraries()
 
 
 @pytest.fixture(scope="module")
 def measured(root) -> tuple[Comparison, dict]:
-    runs.quiet_libraries()
+    quiet_libraries()
     this = Comparison(make_spec(root))
     return this, this.results()
 
@@ -242,14 +243,14 @@ def test_a_mixture_adapts_by_bayes_rule(people, name):
 def test_heads_that_are_shared_by_a_user_adapt_alike_by_themselves_and_by_the_posterior(people):
     """With weights that no prompt changes, what a tied mixture learns is the posterior of its heads."""
     own = system_of(people, "tied")
-    posterior = Evidence(people.candidates["tied"], "posterior", adaptation.posterior)
+    posterior = Evidence(people.candidates["tied"], "posterior", adapt.posterior)
     bench = people.benches["unseen"]
     np.testing.assert_allclose(bench.log_prob(own, 4), bench.log_prob(posterior, 4), atol=1e-5)
 
 
 @pytest.mark.quick
 @few
-@given(seeds, st.sampled_from([adaptation.posterior, adaptation.mixture_em, adaptation.hedge]))
+@given(seeds, st.sampled_from([adapt.posterior, adapt.mixture_em, adapt.hedge]))
 def test_evidence_of_users_without_labels_is_exactly_none(seed, adapt):
     generator = np.random.default_rng(seed)
     user_L, margins_LK = generator.integers(3, size=5), generator.normal(size=(5, 4)) * 5

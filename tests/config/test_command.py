@@ -142,7 +142,7 @@ def test_hydra_does_not_keep_the_setting_of_its_own_tracebacks(tmp_path):
 def test_a_worker_leaves_its_failure_for_the_process_that_waits(tmp_path):
     settings = tmp_path / "settings.yaml"
     settings.write_text(yaml.safe_dump({"paths": 7}))
-    line = [sys.executable, "-m", "micro_lit.rank", str(settings), str(os.getpid())]
+    line = [sys.executable, "-m", "micro_lit.run.worker", str(settings), str(os.getpid())]
     ended = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 70
     assert (tmp_path / "error0.txt").read_text().startswith("internal error: TypeError")

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from conftest import SMALL_TEXT
 
-from micro_lit import personalise, train
-from micro_lit.adaptation.profile_store import ProfileStore
+from micro_lit import train
+from micro_lit.adapt.profile_store import ProfileStore
 from micro_lit.compare.__main__ import main as compare
 from micro_lit.config import compose
+from micro_lit.personalise import __main__ as personalise
 
 OWN = "packages=[own_adaptations]"
 TRAINED = ("data.users_per_group=6", "data.train=300", "data.validation=64", "data.test=200", "trainer.max_epochs=1")

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from micro_lit import runs, train
+from micro_lit import train
 from micro_lit.config import build
 from micro_lit.errors import UserError
+from micro_lit.run.restored import Trust, restore
 
 PLUG_IN = """
 import torch
@@ -68,7 +69,7 @@ def test_a_gate_reads_users_and_criteria_and_its_model_knows_them(settings):
     nll = train.run(run)
     folder = Path(run["paths"]["run_dir"])
     data = build(run["data"]).load(run["seed"])
-    restored = runs.restore(folder, data, folder, runs.Trust((NAME,)))
+    restored = restore(folder, data, folder, Trust((NAME,)))
     assert restored.knows == {"criterion", "user"}
     weights_UK = restored.gate.user
     assert len(weights_UK) == len(data.names["user_id"]) + 1
@@ -81,7 +82,7 @@ def test_a_gate_reads_users_and_criteria_and_its_model_knows_them(settings):
     order = torch.arange(len(data.names["user_id"])).flip(0)
     data.names["user_id"] = [data.names["user_id"][code] for code in order.tolist()]
     data.names["user_id"][0] = "a stranger"
-    other = runs.restore(folder, data, folder, runs.Trust((NAME,)))
+    other = restore(folder, data, folder, Trust((NAME,)))
     codes = other.user_of_code
     assert codes[0] == -1
     assert torch.equal(codes[1:], order[1:])

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from micro_lit import runs, train
+from micro_lit import train
 from micro_lit.errors import UserError
+from micro_lit.run.run import Run
 
 PLUG_IN = """
 import torch
@@ -54,7 +55,7 @@ RUN = ("+experiment=planted_floors_k8", *SMALL, f"packages=[{NAME}]")
 
 def test_a_head_reads_contexts_has_a_prior_and_is_shown_the_training_data(settings):
     run = settings(*RUN, f"model.head._target_={NAME}.Cosine")
-    with runs.Run(run) as this:
+    with Run(run) as this:
         this.fit()
         assert this.model.head.seen == 512
         pairs = this.datamodule.labelled_pairs[torch.arange(32)]

@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 import torch
 
-from micro_lit import runs, train
+from micro_lit import train
 from micro_lit.config import build
 from micro_lit.errors import UserError
+from micro_lit.run.restored import Trust, restore
+from micro_lit.run.run import Run
 
 PLUG_IN = """
 import torch
@@ -65,7 +67,7 @@ def term(of_class: str, name: str = "mine", **settings) -> list[str]:
 
 def test_a_term_is_added_to_the_loss_and_logged(settings):
     run = settings(*RUN, *term("Small", weight=100.0), *term("Small", "other", weight=0.0))
-    with runs.Run(run) as this:
+    with Run(run) as this:
         this.fit()
         pairs = this.datamodule.labelled_pairs
         with torch.no_grad():
@@ -75,7 +77,7 @@ def test_a_term_is_added_to_the_loss_and_logged(settings):
     strong = float(judgment.margins_BK.square().mean())
     columns = pd.read_csv(Path(run["paths"]["run_dir"]) / "metrics.csv").columns
     assert {"train/mine", "train/other", "train/nll"} <= set(columns)
-    with runs.Run(settings(*RUN, "overwrite=true")) as this:
+    with Run(settings(*RUN, "overwrite=true")) as this:
         this.fit()
         with torch.no_grad():
             assert float(this.model(pairs).margins_BK.square().mean()) > 2 * strong
@@ -86,7 +88,7 @@ def test_the_weights_of_a_term_are_trained_and_restored(settings):
     train.run(run)
     data = build(run["data"]).load(run["seed"])
     folder = Path(run["paths"]["run_dir"])
-    restored = runs.restore(folder, data, folder, runs.Trust((NAME,)))
+    restored = restore(folder, data, folder, Trust((NAME,)))
     assert float(restored.terms["mine"].scale) != 1.0
 
 

@@ -10,7 +10,7 @@ import pytest
 from micro_lit import train
 from micro_lit.config.failures import describe
 from micro_lit.errors import ImpossibleResult, UserError
-from micro_lit.reporting import report, terminal
+from micro_lit.report import runs, terminal
 
 PLUG_IN = '''
 import math
@@ -86,7 +86,7 @@ def test_a_metric_of_a_user_is_in_every_table(settings, tmp_path, capsys):
     assert "surprise" in printed
     assert "surprise, in bits: lower is better" in " ".join(printed.split())
     spec = {"metrics": None, "x": None, "y": ["test.surprise"], "panels": None, "log": False, "title": None}
-    report.write([str(folder)], spec, tmp_path / "report")
+    runs.write([str(folder)], spec, tmp_path / "report")
     assert "surprise" in (tmp_path / "report" / "table.md").read_text().splitlines()[0]
     assert "test.surprise.se_units" in (tmp_path / "report" / "runs.csv").read_text().splitlines()[0]
 
@@ -123,7 +123,7 @@ def test_a_likelihood_that_is_none_is_written_marked_and_not_believed(settings, 
     with pytest.raises(ImpossibleResult):
         train.run(run)
     spec = {"metrics": None, "x": None, "y": ["test.nll"], "panels": None, "log": False, "title": None}
-    report.write([str(folder)], spec, tmp_path / "report")
+    runs.write([str(folder)], spec, tmp_path / "report")
     table = (tmp_path / "report" / "table.md").read_text()
     assert "0 (+ 1 INVALID)" in table
     assert f"INVALID, left out: {folder}" in table

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from micro_lit import runs, train
+from micro_lit import train
 from micro_lit.errors import UserError
+from micro_lit.run.restored import Trust, restore
+from micro_lit.run.run import Run
 
 PLUG_IN = """
 import torch
@@ -63,8 +65,8 @@ def stage1(settings, tmp_path) -> Path:
 
 def test_a_router_of_a_user_weighs_any_gate_and_starts_at_stage_1(settings, stage1):
     run = settings(*STAGE2, f"stage1={stage1}", f"model.gate._target_={NAME}.BySource")
-    with runs.Run(run) as this:
-        first = runs.restore(stage1, this.data, stage1, runs.Trust((NAME,)))
+    with Run(run) as this:
+        first = restore(stage1, this.data, stage1, Trust((NAME,)))
         pairs = this.data.split("test")
         with torch.no_grad():
             start_BK = this.model(pairs).log_weights_BK

@@ -386,7 +386,7 @@ def test_all_bad_rows_are_counted_by_kind_before_the_run_stops(tmp_path):
 @pytest.mark.parametrize("train", ["", " ", None, 3, ["a"]])
 def test_a_path_that_is_none_is_refused(train):
     with pytest.raises(UserError, match="train"):
-        build({"_target_": "micro_lit.data.sources.PairFiles", "name": "mine", "train": train})
+        build({"_target_": "micro_lit.data.PairFiles", "name": "mine", "train": train})
 
 
 def test_a_path_beyond_all_length_is_one_line():

@@ -6,8 +6,8 @@ import torch
 from scipy.special import log_expit
 
 from micro_lit.data.planted import SPLITS, PlantedFeatures, PlantedText
-from micro_lit.data.population import REFERENCES
-from micro_lit.data.rendering import TOPICS
+from micro_lit.data.planted.population import REFERENCES
+from micro_lit.data.planted.rendering import TOPICS
 from micro_lit.errors import UserError
 
 POPULATION = {"attributes": ["length", "warmth", "humour"], "groups": 3, "topics": 4, "strength": 2.0, "seed": 1}

@@ -1,4 +1,4 @@
-"""Tests of `micro_lit.data.population`."""
+"""Tests of `micro_lit.data.planted.population`."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from micro_lit import floors
-from micro_lit.data.population import REFERENCES, Population, plant
+from micro_lit.data.planted.population import REFERENCES, Population, plant
 from micro_lit.errors import UserError
 
 FEW = settings(max_examples=25)

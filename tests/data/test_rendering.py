@@ -1,12 +1,12 @@
-"""Tests of `micro_lit.data.rendering`."""
+"""Tests of `micro_lit.data.planted.rendering`."""
 
 import re
 
 import numpy as np
 import pytest
 
-from micro_lit.data import phrases
-from micro_lit.data.rendering import (
+from micro_lit.data.planted import phrases
+from micro_lit.data.planted.rendering import (
     ATTRIBUTES,
     CUE_ATTRIBUTES,
     CUES,

@@ -8,11 +8,13 @@ import pytorch_lightning as pl
 import torch
 from small_models import make_data, save_llama
 
-from micro_lit import config, runs, train
+from micro_lit import config, train
 from micro_lit.errors import UserError
 from micro_lit.features.backbones import TrainableBackbone
 from micro_lit.features.pretrained import Pretrained
 from micro_lit.models import MixtureBT, MLPGate
+from micro_lit.run.restored import restore
+from micro_lit.run.run import Run
 
 SMALL = ("data=planted_text", "data.train=64", "data.validation=16", "data.test=16", "loader.batch_size=32")
 UPDATES = {"rank": 2, "alpha": 4.0}
@@ -160,7 +162,7 @@ def test_updates_are_learned_under_every_model(name, model, settings):
     given = ["backbone=hf", f"backbone.model={model}", "backbone.max_length=96", "backbone.frozen=false"]
     lora = ["backbone.lora.rank=2", "backbone.dtype=bfloat16", "backbone.gradient_checkpointing=true"]
     run = settings(*SMALL, f"model={name}", *given, *lora, "+debug=fast_dev_run", "data.users_per_group=4")
-    with runs.Run(run) as built:
+    with Run(run) as built:
         before = {each: weight.clone() for each, weight in built.backbone.state_dict().items()}
         built.fit()
         after = built.backbone.state_dict()
@@ -183,7 +185,7 @@ def test_a_trained_run_is_restored_and_routed(model, settings, tmp_path):
     routed = settings(*common, "model=router", f"stage1={stage1}")
     train.run(routed)
     data = config.build(routed["data"]).load(0)
-    first, router = (runs.restore(folder, data, tmp_path) for folder in (stage1, tmp_path / "run"))
+    first, router = (restore(folder, data, tmp_path) for folder in (stage1, tmp_path / "run"))
     pairs = data.split("test")
     assert torch.equal(first.judge(pairs).margins_BK, router.judge(pairs).margins_BK)
     assert any(weight.any() for name, weight in first.backbone.named_parameters() if "lora_B" in name)

@@ -27,7 +27,7 @@ FORKSERVER.set_forkserver_preload(
         "pytest",
         "datasets",
         "micro_lit.features.pretrained",
-        "micro_lit.reporting.terminal",
+        "micro_lit.report.terminal",
         "transformers.models.bert.modeling_bert",
     ]
 )

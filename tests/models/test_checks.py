@@ -6,13 +6,13 @@ from conftest import SMALL_FEATURES
 from micro_lit_testing import RawGate
 from torch import nn
 
-from micro_lit import runs
 from micro_lit.data.pairs import Pairs
 from micro_lit.data.records import LABELS
 from micro_lit.errors import UserError
 from micro_lit.features.backbones import CachedBackbone
 from micro_lit.likelihood import Link
 from micro_lit.models import LinearHeads, MixtureBT
+from micro_lit.run.run import Run
 
 WIDTH = 6
 
@@ -94,6 +94,6 @@ def test_a_weight_of_zero_is_one(step):
 def test_a_fit_ends_at_its_first_batch(settings):
     gate = ("packages=[micro_lit_testing]", "model.gate._target_=micro_lit_testing.RawGate", "~model.gate.hidden")
     small = ("+experiment=planted_floors_k8", *SMALL_FEATURES, "trainer.num_sanity_val_steps=0", *gate)
-    with runs.Run(settings(*small)) as run, pytest.raises(UserError, match="the weights of RawGate sum to"):
+    with Run(settings(*small)) as run, pytest.raises(UserError, match="the weights of RawGate sum to"):
         run.fit()
     assert run.trainer.global_step == 0

@@ -4,7 +4,7 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
-from micro_lit.models.evidence import EpochEvidence
+from micro_lit.models.people.evidence import EpochEvidence
 
 
 def keep_a_part(rank: int, folder: str) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from micro_lit import likelihood
-from micro_lit.adaptation import posterior
+from micro_lit.adapt import posterior
 from micro_lit.errors import UserError
 from micro_lit.models import (
     LinearHeads,

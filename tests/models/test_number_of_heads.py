@@ -7,11 +7,12 @@ import pytest
 import yaml
 from conftest import SMALL_FEATURES
 
-from micro_lit import runs, train
+from micro_lit import train
 from micro_lit.config import build, config_dir
 from micro_lit.errors import UserError
 from micro_lit.models.mixture import heads_for
-from micro_lit.run_folder import differences
+from micro_lit.run.restored import restore
+from micro_lit.run.run_folder import differences
 
 
 @pytest.fixture
@@ -47,12 +48,12 @@ def test_few_pairs_of_ones_own_have_two_heads_and_a_line_says_so(pairs, tmp_path
     assert found["num_heads"] == 2
     # The number is recorded, so that the run opens whatever data it is to judge, and begins anew when it is asked to.
     assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["num_heads"] == 2
-    model = runs.restore(folder, build(run["data"]).load(run["seed"]), tmp_path / "features")
+    model = restore(folder, build(run["data"]).load(run["seed"]), tmp_path / "features")
     assert model.num_heads == 2
     assert not differences(folder, run)
     (folder / "config.yaml").write_text(yaml.safe_dump(run))  # says null
     with pytest.raises(UserError, match=r"config\.yaml says model\.num_heads=None, the checkpoint was trained with 2"):
-        runs.restore(folder, build(run["data"]).load(run["seed"]), tmp_path / "features")
+        restore(folder, build(run["data"]).load(run["seed"]), tmp_path / "features")
 
 
 def test_asking_again_finds_the_finished_run(pairs, capsys):

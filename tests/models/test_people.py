@@ -12,15 +12,17 @@ import torch
 from conftest import SMALL_FEATURES
 from torch.nn.functional import logsigmoid
 
-from micro_lit import adaptation, runs, train
+from micro_lit import adapt, train
 from micro_lit.config import build
 from micro_lit.data.pairs import Pairs
 from micro_lit.data.records import LABELS
 from micro_lit.errors import UserError
 from micro_lit.features.backbones import CachedBackbone
 from micro_lit.models import LinearGate, LoRe, MaxMinEM, MixtureBT, SharedHeads, SingleBT, SourceGate, TiedMixture
-from micro_lit.models.evidence import EpochEvidence
 from micro_lit.models.people import PeopleBT, codes_of, number_users, prior_of_users
+from micro_lit.models.people.evidence import EpochEvidence
+from micro_lit.run.restored import restore
+from micro_lit.run.run import Run
 
 WIDTH, USERS, SOURCES = 6, 9, 3
 NAMES = {"user_id": [f"u{number}" for number in range(USERS)], "source": [f"s{number}" for number in range(SOURCES)]}
@@ -114,7 +116,7 @@ def test_the_order_of_pairs_does_not_matter():
     torch.testing.assert_close(left, right)
 
 
-@pytest.mark.parametrize(("model", "method"), [(TiedMixture, adaptation.posterior), (LoRe, adaptation.few_shot_logits)])
+@pytest.mark.parametrize(("model", "method"), [(TiedMixture, adapt.posterior), (LoRe, adapt.few_shot_logits)])
 def test_what_is_learned_of_a_user_is_the_adaptation_of_its_name(model, method):
     model, pairs = make_model(model, num_heads=3), make_pairs()
     user_N = pairs.label_N("user_id")
@@ -122,7 +124,7 @@ def test_what_is_learned_of_a_user_is_the_adaptation_of_its_name(model, method):
         model.gate.logits_K.copy_(torch.tensor([0.5, 0.0, -1.0]))
         judgment = model(pairs)
     prior_UK = prior_of_users(judgment.log_weights_BK, user_N, USERS)
-    settings = {"link": "reward"} if method is adaptation.few_shot_logits else {}
+    settings = {"link": "reward"} if method is adapt.few_shot_logits else {}
     prior = np.where(np.arange(USERS)[:, None] < USERS - 1, prior_UK.double().exp().numpy(), 1 / 3)
     expected_UK = method(
         judgment.margins_BK.numpy(), user_N.numpy(), prior / prior.sum(axis=1, keepdims=True), **settings
@@ -287,7 +289,7 @@ def test_users_of_opposite_tastes_are_told_apart(overrides, settings, tmp_path):
     nll = train.run(run)
     data = build(run["data"]).load(0)
     assert nll < 0.75 * math.log(2.0)
-    model = runs.restore(Path(run["paths"]["run_dir"]), data, tmp_path)
+    model = restore(Path(run["paths"]["run_dir"]), data, tmp_path)
     pairs = data.split("train")
     user_N = pairs.label_N("user_id")
     codes_UK = model.learn(pairs, user_N, len(data.names["user_id"]))
@@ -378,7 +380,7 @@ def num_read(monkeypatch) -> list[int]:
 
 @pytest.mark.parametrize("name", ["tied", "lore", "vpl"])
 def test_validation_of_a_trained_backbone_reads_no_training_text_again(name, settings, num_read):
-    with runs.Run(settings(*TRAINED, f"model={name}", "model.optimizer.lr=1e-7")) as built:
+    with Run(settings(*TRAINED, f"model={name}", "model.optimizer.lr=1e-7")) as built:
         built.fit()
         assert num_read == []
         model = built.model
@@ -397,7 +399,7 @@ def test_validation_of_a_trained_backbone_reads_no_training_text_again(name, set
 
 
 def test_validation_within_an_epoch_reads_what_the_epoch_has_not_come_to(settings, num_read):
-    with runs.Run(settings(*TRAINED, "model=tied", "trainer.val_check_interval=0.5")) as built:
+    with Run(settings(*TRAINED, "model=tied", "trainer.val_check_interval=0.5")) as built:
         built.fit()
     [within] = num_read
     assert 0 < within < 64
@@ -415,7 +417,7 @@ def test_a_run_killed_before_its_evidence_is_whole_ends_where_the_whole_one_does
 
 
 def test_evidence_of_other_data_is_not_taken_over(settings):
-    with runs.Run(settings(*TRAINED, "model=tied")) as built:
+    with Run(settings(*TRAINED, "model=tied")) as built:
         built.model.epoch_evidence = EpochEvidence(3)
         built.fit()
         assert built.model.epoch_evidence.read_N.tolist() == [True] * 64

@@ -9,7 +9,6 @@ import torch
 from conftest import SMALL_FEATURES
 from hydra.errors import ConfigCompositionException
 
-from micro_lit import checkpoints, runs
 from micro_lit.config.failures import describe
 from micro_lit.config.renamed import RENAMED, as_now
 from micro_lit.data.pairs import Pairs
@@ -17,6 +16,9 @@ from micro_lit.data.records import LABELS
 from micro_lit.errors import UserError
 from micro_lit.features.backbones import CachedBackbone
 from micro_lit.models import MixtureBT, PriorHeads, SharedBaseEnsemble, SharedHeads, UniformGate
+from micro_lit.run import checkpoints
+from micro_lit.run.restored import restore
+from micro_lit.run.run import Run
 
 WIDTH = 6
 
@@ -75,17 +77,17 @@ SMALL = ("+experiment=planted_floors_k8", *SMALL_FEATURES, "model/head=shared", 
 
 def test_a_fit_counts_its_labelled_pairs_and_an_older_run_judges_as_it_did(settings, tmp_path):
     """Of the older run the names of the ridges stand in config.yaml; its weights are in units of their roots."""
-    with runs.Run(settings(*SMALL)) as run:
+    with Run(settings(*SMALL)) as run:
         run.fit()
         assert run.model.num_pairs == len(run.datamodule.labelled_pairs) == 512
     folder, config = run.folder, run.folder / "config.yaml"
     pairs = run.data.split("test")
-    expected_BK = runs.restore(folder, run.data, tmp_path).judge(pairs).margins_BK
+    expected_BK = restore(folder, run.data, tmp_path).judge(pairs).margins_BK
     as_ridge = lambda found: f"{found[1]}_ridge: {float(found[2]) / 2**14!r}"  # noqa: E731
     then = re.sub(r"(base|deviation)_precision: (\S+)", as_ridge, config.read_text())
     config.write_text(then)
     assert "base_ridge" in config.read_text()
-    assert torch.equal(runs.restore(folder, run.data, tmp_path).judge(pairs).margins_BK, expected_BK)
+    assert torch.equal(restore(folder, run.data, tmp_path).judge(pairs).margins_BK, expected_BK)
 
 
 def test_no_training_goes_on_from_weights_in_units_of_a_ridge(monkeypatch):

@@ -12,11 +12,13 @@ import pytest
 import torch
 from conftest import SMALL_FEATURES
 
-from micro_lit import adaptation, config, runs, train
+from micro_lit import adapt, config, train
 from micro_lit.errors import UserError
 from micro_lit.models import LinearGate, MixtureBT, MLPGate, StaticGate
 from micro_lit.models.contracts import asked
 from micro_lit.models.router import RouterGate
+from micro_lit.run.restored import restore
+from micro_lit.run.run import Run
 
 SMALL = (*SMALL_FEATURES, "data.train=4000")
 STAGE1 = ("+experiment=micro_planted", *SMALL, "trainer.max_epochs=4", "model.optimizer.lr=0.05")
@@ -37,7 +39,7 @@ def stage1(trained, tmp_path) -> Path:
 
 def load(run: dict) -> MixtureBT:
     data = config.build(run["data"]).load(run["seed"])
-    return runs.restore(Path(run["paths"]["run_dir"]), data, Path(run["paths"]["features_dir"])), data
+    return restore(Path(run["paths"]["run_dir"]), data, Path(run["paths"]["features_dir"])), data
 
 
 @pytest.mark.parametrize("before", [StaticGate, LinearGate, MLPGate])
@@ -61,7 +63,7 @@ def test_stage_2_moves_only_the_router_and_beats_stage_1_by_its_criteria(setting
     before = json.loads((stage1 / "results.json").read_text())["test"]["nll"]["value"]
     assert nll < before - 0.02
     router, data = load(run)
-    first = runs.restore(stage1, data, Path())
+    first = restore(stage1, data, Path())
     assert torch.equal(router.head.weight, first.head.weight)
     for name, weight in first.gate.state_dict().items():
         assert torch.equal(router.gate.stage1.state_dict()[name], weight)
@@ -90,21 +92,21 @@ def test_targets_are_those_of_the_adaptation_of_the_same_name(tau, settings, sta
     router.pooled = False
     with torch.no_grad():
         omega_NK = router.epoch_gate(judgment.context_BD).exp().double().numpy()
-    expected_NK = adaptation.hedge_targets(margins_NK, omega_NK, tau)
+    expected_NK = adapt.hedge_targets(margins_NK, omega_NK, tau)
     np.testing.assert_allclose(router.targets(judgment, pairs).numpy(), expected_NK, atol=2e-4)
 
     losses_NK = -torch.nn.functional.logsigmoid(judgment.margins_BK)
     means_AK = torch.stack([losses_NK[attribute_N == code].mean(0) for code in range(4)])
     router.pooled, router.pooled_losses_AK = True, means_AK
     router.epoch_gate = EvenGate()
-    weights_AK = adaptation.hedge(margins_NK, attribute_N.numpy(), np.full((4, 8), 0.125), tau)
+    weights_AK = adapt.hedge(margins_NK, attribute_N.numpy(), np.full((4, 8), 0.125), tau)
     found_NK = router.targets(judgment, pairs).numpy()
     np.testing.assert_allclose(found_NK, weights_AK[attribute_N.numpy()], atol=2e-4)
 
 
 def test_pooled_losses_are_means_over_the_budget(settings, stage1):
     run = settings(*STAGE2, f"stage1={stage1}")
-    with runs.Run(run) as this:
+    with Run(run) as this:
         this.fit()
         pairs = this.datamodule.train_pairs
         assert len(pairs) == 40
@@ -117,7 +119,7 @@ def test_pooled_losses_are_means_over_the_budget(settings, stage1):
 
 def test_targets_stay_within_an_epoch_and_follow_the_router_between_epochs(settings, stage1):
     run = settings(*STAGE2, f"stage1={stage1}", "trainer.max_epochs=2")
-    with runs.Run(run) as this:
+    with Run(run) as this:
         start = {name: weight.clone() for name, weight in this.model.gate.state_dict().items()}
         this.fit()
         moved = this.model.gate.state_dict()

@@ -13,14 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
-from micro_lit import runs, train
+from micro_lit import train
 from micro_lit.config import build
 from micro_lit.data.pairs import Pairs
 from micro_lit.data.records import LABELS
 from micro_lit.features.backbones import CachedBackbone
 from micro_lit.models import PAL, VPL, LoRe, MixtureBT, PromptPrototypeHeads, PrototypeHeads, SingleBT
 from micro_lit.models.people import number_users
-from micro_lit.models.variational import CodeDecoder, describe, divergence, posterior
+from micro_lit.models.people.vpl import CodeDecoder, describe, divergence, posterior
+from micro_lit.run.restored import restore
+from micro_lit.run.run import Run
 
 WIDTH, TEXTS, USERS, CODE = 6, 20, 9, 5
 NAMES = {"user_id": [f"u{number}" for number in range(USERS)]}
@@ -361,7 +363,7 @@ def test_users_of_opposite_tastes_are_told_apart(model, settings, tmp_path):
     run = settings(*OPPOSITE, *QUICK, f"model={model}", *(["model.num_heads=2"] if model != "vpl" else []))
     assert train.run(run) < 0.75 * math.log(2.0)
     data = build(run["data"]).load(0)
-    restored = runs.restore(Path(run["paths"]["run_dir"]), data, tmp_path)
+    restored = restore(Path(run["paths"]["run_dir"]), data, tmp_path)
     trained, test = data.split("train"), data.split("test")
     restored.codes_UC = restored.learn(trained, trained.label_N("user_id"), restored.num_users)
     with torch.no_grad():
@@ -373,7 +375,7 @@ def test_users_of_opposite_tastes_are_told_apart(model, settings, tmp_path):
 
 def test_a_run_of_vpl_says_how_its_code_fares_and_keeps_it(settings, tmp_path):
     run = settings(*OPPOSITE, "model=vpl", "loader.batch_size=256", "trainer.max_epochs=4")
-    with runs.Run(run) as this:
+    with Run(run) as this:
         this.fit()
         measured = this.test()
         module = this.model
@@ -387,7 +389,7 @@ def test_a_run_of_vpl_says_how_its_code_fares_and_keeps_it(settings, tmp_path):
     assert 0 < code["active_units"] <= 16
     assert f"{code['kl']:.4f}" in {f"{float(row['val/kl']):.4f}" for row in rows}  # of the best checkpoint
     data = build(run["data"]).load(0)
-    restored = runs.restore(folder, data, tmp_path)
+    restored = restore(folder, data, tmp_path)
     pairs = data.split("train")
     codes_UC = restored.learn(pairs, pairs.label_N("user_id"), restored.num_users)
     assert torch.equal(codes_UC, module.codes_UC)

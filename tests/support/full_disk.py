@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from micro_lit import files
 from micro_lit.errors import UserError
+from micro_lit.host import files
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from micro_lit.adaptation.profile_store import Labels, ProfileStore
-from micro_lit.adaptation.profiles import Profiles
+from micro_lit.adapt.profile_store import Labels, ProfileStore
+from micro_lit.adapt.profiles import Profiles
 
 NUM_HEADS = 4
 

@@ -8,7 +8,8 @@ import yaml
 from conftest import SMALL_FEATURES
 from run_folders import write_run
 
-from micro_lit import people, report
+from micro_lit import people
+from micro_lit.report import __main__ as report
 
 OWN = "packages=[own_loggers]"
 TRAIN = (

@@ -1,0 +1,361 @@
+"""A store of profiles: one SQLite file that any number of processes read and learn into, each label once.
+
+Of each user it keeps the starting state (zeros, or what an older file of profiles held) and the current one; each label
+has a row of its own. The current state is the starting one after all labels of the user, in their order, to the last
+bit. The mathematics is that of `Profiles`. A label that `learn` has returned for is on the disk.
+
+Dimension letters: N labels, K heads.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro_lit.adapt.checked import Method
+from micro_lit.adapt.labels import Array, Floats
+from micro_lit.adapt.profiles import REMEDY, RULES, Kept, Learned, Profiles
+from micro_lit.errors import UserError
+from micro_lit.host.files import write_new
+from micro_lit.host.sqlite_files import connect, in_one_line, journal_mode, transaction, wipe
+
+APPLICATION, VERSION = 0x6D6C7073, 1
+
+TABLES = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE json_files (digest TEXT PRIMARY KEY);
+CREATE TABLE users (
+    number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, start_count INTEGER NOT NULL, start_state BLOB NOT NULL,
+    count INTEGER NOT NULL, state BLOB NOT NULL, checksum TEXT NOT NULL
+);
+CREATE TABLE labels (
+    number INTEGER PRIMARY KEY, user INTEGER NOT NULL REFERENCES users (number), digest BLOB NOT NULL, label_id TEXT,
+    margins BLOB NOT NULL, time TEXT NOT NULL
+);
+CREATE INDEX labels_by_digest ON labels (user, digest);
+CREATE INDEX labels_by_id ON labels (user, label_id) WHERE label_id IS NOT NULL;
+"""
+UNWIPED = "unwiped"  # the fact that says: someone was removed, and the bytes may still be in the file
+
+Repeated = Literal["skip", "count"]
+
+
+class Labels(NamedTuple):
+    """N labels in the order they were given.
+
+    digests: of each label's content; equal for equal labels. label_ids: names of the labels themselves, or None.
+    """
+
+    users: Sequence[str]
+    margins_NK: Floats
+    digests: Sequence[bytes]
+    label_ids: Sequence[str | None]
+
+
+class Taught(NamedTuple):
+    """What became of N labels. `new_N` are those that were learned, `learned` has a row for each of them.
+
+    changed_N: known by their label_id, but of other content than the label that was learned under it. before, after:
+        profiles of the users of the labels.
+    """
+
+    new_N: NDArray[np.bool_]
+    changed_N: NDArray[np.bool_]
+    learned: Learned
+    before: Profiles
+    after: Profiles
+
+
+class ProfileStore:
+    """An open store. It belongs to the process and the thread that opened it; close it, or use it in `with`.
+
+    Every method raises `UserError`, one line with the file and a remedy, when the file cannot be read or written, is
+    damaged, or no store of this version.
+
+    Args:
+        adapt: the adaptation that the rule names, where it is none of ours.
+    """
+
+    def __init__(self, path: Path, adapt: Method | None = None) -> None:
+        self.path, self.adapt = path, adapt
+        if path.is_dir():
+            raise UserError(f"{path}: a folder; give a file")
+        with in_one_line(path):
+            if not path.stat().st_size:
+                raise UserError(f"{path}: empty, as of a file that was cut; {REMEDY}")
+            self._connection = connect(path)
+            try:
+                self._check()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    @classmethod
+    def create(cls, path: Path, start: Profiles, source: str | None = None) -> "ProfileStore":
+        """Makes and opens a store that begins with the users of `start`; one that is there by then stays as it is.
+
+        source: the digest of the file of JSON that `start` was read from.
+        """
+
+        def fill(partial: Path) -> None:
+            with closing(sqlite3.connect(partial, isolation_level=None)) as connection:
+                connection.execute(f"PRAGMA journal_mode={journal_mode(path)}")
+                _fill(connection, start, source)
+
+        with in_one_line(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            left = [other for suffix in ("-wal", "-journal") if (other := Path(f"{path}{suffix}")).exists()]
+            # Looked for in this order: another process that has just made the store may have made them.
+            if left and not path.exists():
+                raise UserError(
+                    f"{path}: not there, but {left[0].name} is, and it may hold labels; bring the file back "
+                    "beside it, or delete it to start anew"
+                )
+            try:
+                write_new(path, fill)
+            except FileExistsError:
+                if not path.exists():
+                    raise
+        return cls(path, start.adapt)
+
+    @classmethod
+    def in_memory(cls, start: Profiles) -> "ProfileStore":
+        """A store that leaves no file."""
+        store = cls.__new__(cls)
+        store.adapt = start.adapt
+        store.path, store._connection = Path(":memory:"), sqlite3.connect(":memory:", isolation_level=None)
+        _fill(store._connection, start, None)
+        store._check()
+        return store
+
+    def __enter__(self) -> "ProfileStore":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @property
+    def users(self) -> list[str]:
+        """Who has a profile, in the order of their first labels."""
+        with in_one_line(self.path):
+            return [name for (name,) in self._connection.execute("SELECT name FROM users ORDER BY number")]
+
+    def profiles(self, users: Sequence[str] | None = None) -> Profiles:
+        """The profiles of some users, or of all, in memory. Those without a profile have none there either."""
+        columns = "SELECT name, start_count, start_state, count, state, checksum FROM users"
+        with in_one_line(self.path):
+            if users is None:
+                rows = self._connection.execute(f"{columns} ORDER BY number").fetchall()
+            else:
+                found = (self._connection.execute(f"{columns} WHERE name = ?", (user,)) for user in users)
+                rows = [row for answer in found for row in answer]
+        profiles, num_heads = self._nobody(), len(self.prior_K)
+        states = np.empty((len(rows), num_heads + 1))
+        for row, (*facts, checksum) in enumerate(rows):
+            if checksum != _checksum(*facts):
+                raise UserError(
+                    f"{self.path}: the profile of {facts[0]!r} does not fit its checksum: the file is damaged; {REMEDY}"
+                )
+            states[row] = np.frombuffer(facts[-1], dtype="<f8")
+        counts = np.array([row[3] for row in rows], dtype=np.int64)
+        profiles.keep([row[0] for row in rows], Kept(states[:, :-1], counts, states[:, -1]))
+        if self.adapt is not None:
+            for user in profiles.users:
+                profiles.keep_margins(user, self._margins(user))
+        return profiles
+
+    def _margins(self, user: str) -> Array:
+        """[n, K] of all labels of a user, in their order."""
+        query = "SELECT margins FROM labels WHERE user = (SELECT number FROM users WHERE name = ?) ORDER BY number"
+        with in_one_line(self.path):
+            rows = [np.frombuffer(margins, dtype="<f8") for (margins,) in self._connection.execute(query, (user,))]
+        return np.array(rows).reshape(-1, len(self.prior_K))
+
+    def learn(self, labels: Labels, repeated: Repeated = "skip") -> Taught:
+        """Learns labels, all or none: they are on the disk when it returns. See `learning`."""
+        with self.learning(labels, repeated) as taught:
+            return taught
+
+    @contextmanager
+    def learning(self, labels: Labels, repeated: Repeated = "skip") -> Iterator[Taught]:
+        """What labels teach: it counts once the block under `with` has ended, and not at all if that raises an error.
+
+        No other process learns meanwhile: those that try wait, and go on from here.
+
+        Args:
+            labels: of any users, who need no profile yet. One that the same user gave before is left out, also when it
+                stands twice in `labels`.
+            repeated: which are the same. "skip": those of one digest or of one label_id. "count": those of one
+                label_id; whatever has none is new.
+
+        Raises:
+            ValueError: margins are none; nothing has changed.
+        """
+        with transaction(self._connection, self.path):
+            with in_one_line(self.path):
+                names = list(dict.fromkeys(labels.users))
+                before, after = self.profiles(names), self.profiles(names)
+                new_N, changed_N = self._compare(labels, repeated)
+                rows = np.flatnonzero(new_N)
+                learned = after.learn([labels.users[row] for row in rows], labels.margins_NK[rows])
+                self._write(labels, rows, after)
+            yield Taught(new_N, changed_N, learned, before, after)
+
+    def forget(self, user: str) -> int:
+        """Removes a user and all labels of theirs, and their bytes from the file. Returns how many labels it had."""
+        with transaction(self._connection, self.path), in_one_line(self.path):
+            found = self._connection.execute("SELECT number, count FROM users WHERE name = ?", (user,)).fetchone()
+            if found is None:
+                raise UserError(f"{self.path}: no profile of {user!r}")
+            number, count = found
+            self._connection.execute("DELETE FROM labels WHERE user = ?", (number,))
+            self._connection.execute("DELETE FROM users WHERE number = ?", (number,))
+            self._connection.execute("INSERT OR REPLACE INTO facts VALUES (?, '')", (UNWIPED,))
+        with in_one_line(self.path):
+            self._wipe()
+        return count
+
+    def export(self, path: Path) -> None:
+        """Writes all profiles as `Profiles.save` does, without labels. Raises `OSError`."""
+        if self.rule not in RULES:
+            raise UserError(
+                f"{self.path}: kept by the rule {self.rule}, whose weights follow from labels; these are not exported"
+            )
+        self.profiles().save(path)
+
+    def knows_json(self, digest: str) -> bool:
+        """Whether a file of JSON is one that was imported here or written from here."""
+        with in_one_line(self.path):
+            return bool(self._connection.execute("SELECT 1 FROM json_files WHERE digest = ?", (digest,)).fetchone())
+
+    def remember_json(self, digest: str) -> None:
+        with in_one_line(self.path):
+            self._connection.execute("INSERT OR IGNORE INTO json_files VALUES (?)", (digest,))
+
+    def _check(self) -> None:
+        """Raises `UserError` for what is no sound store; else sets the facts that hold for all of it."""
+        application, version = (
+            self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+        )
+        if application != APPLICATION:
+            raise UserError(f"{self.path}: an SQLite file, but no store of profiles; give another name")
+        if version > VERSION:
+            raise UserError(
+                f"{self.path}: a store of version {version}, and this release reads {VERSION}; use a newer one"
+            )
+        [sound] = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if sound != "ok":
+            raise UserError(f"{self.path}: damaged ({sound.splitlines()[0]}); {REMEDY}")
+        facts = dict(self._connection.execute("SELECT name, value FROM facts"))
+        told = [facts.get(name) for name in ("heads", "rule", "prior")]
+        counted = self._connection.execute(
+            "SELECT 1 FROM users AS u WHERE count != start_count + (SELECT COUNT(*) FROM labels WHERE user = u.number)"
+        ).fetchone()
+        if facts.get("checksum") != _checksum(*told) or counted:
+            raise UserError(f"{self.path}: it does not fit its checksums: edited or damaged; {REMEDY}")
+        self.heads, self.rule, prior = told
+        self.prior_K: Array = np.array(json.loads(prior))
+        if UNWIPED in facts:
+            self._wipe()
+
+    def _nobody(self) -> Profiles:
+        return Profiles(self.prior_K, self.heads, self.rule, self.adapt)
+
+    def _compare(self, labels: Labels, repeated: Repeated) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which labels are new, and which are known by their id but of other content."""
+        new_N, changed_N = (np.zeros(len(labels.users), dtype=bool) for _ in range(2))
+        digest_of: dict[tuple[str, str], bytes] = {}
+        given: set[tuple[str, bytes]] = set()
+        stored = "SELECT digest FROM labels WHERE user = (SELECT number FROM users WHERE name = ?)"
+        for row, (user, digest, label_id) in enumerate(
+            zip(labels.users, labels.digests, labels.label_ids, strict=True)
+        ):
+            if label_id is not None:
+                first = digest_of.get((user, label_id)) or self._find(f"{stored} AND label_id = ?", user, label_id)
+                if first is not None:
+                    changed_N[row] = first != digest
+                    continue
+            known = (user, digest) in given or self._find(f"{stored} AND digest = ?", user, digest) is not None
+            if repeated == "skip" and known:
+                continue
+            new_N[row] = True
+            given.add((user, digest))
+            if label_id is not None:
+                digest_of[user, label_id] = digest
+        return new_N, changed_N
+
+    def _find(self, query: str, *values: Any) -> bytes | None:
+        found = self._connection.execute(query, values).fetchone()
+        return found and found[0]
+
+    def _write(self, labels: Labels, rows: NDArray[np.int64], profiles: Profiles) -> None:
+        number_of = {}
+        for user in dict.fromkeys(labels.users[row] for row in rows):
+            found = self._connection.execute(
+                "SELECT number, start_count, start_state FROM users WHERE name = ?", (user,)
+            ).fetchone()
+            number, *start = found or (None, 0, bytes(8 * (len(self.prior_K) + 1)))
+            facts = (user, *start, *_state(profiles, user))
+            written = self._connection.execute(
+                "INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?, ?, ?, ?)", (number, *facts, _checksum(*facts))
+            )
+            number_of[user] = written.lastrowid
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        self._connection.executemany(
+            "INSERT INTO labels (user, digest, label_id, margins, time) VALUES (?, ?, ?, ?, ?)",
+            (
+                (
+                    number_of[labels.users[row]],
+                    labels.digests[row],
+                    labels.label_ids[row],
+                    labels.margins_NK[row].astype("<f8").tobytes(),
+                    time,
+                )
+                for row in rows
+            ),
+        )
+
+    def _wipe(self) -> None:
+        if not wipe(self._connection):
+            raise UserError(
+                f"{self.path}: forgotten, but another process reads the file, and its log still holds the bytes; the "
+                "next command that opens the file removes them"
+            )
+        self._connection.execute("DELETE FROM facts WHERE name = ?", (UNWIPED,))
+
+
+def _fill(connection: sqlite3.Connection, start: Profiles, source: str | None) -> None:
+    connection.executescript(
+        f"BEGIN; PRAGMA application_id={APPLICATION}; PRAGMA user_version={VERSION}; {TABLES} COMMIT"
+    )
+    connection.execute("BEGIN")
+    told = (start.heads, start.rule, json.dumps(start.prior_K.tolist()))
+    facts = zip(("heads", "rule", "prior", "checksum"), (*told, _checksum(*told)), strict=True)
+    connection.executemany("INSERT INTO facts VALUES (?, ?)", facts)
+    if source is not None:
+        connection.execute("INSERT INTO json_files VALUES (?)", (source,))
+    for user in start.users:
+        row = (user, *_state(start, user), *_state(start, user))
+        connection.execute("INSERT INTO users VALUES (NULL, ?, ?, ?, ?, ?, ?)", (*row, _checksum(*row)))
+    connection.execute("COMMIT")
+
+
+def _state(profiles: Profiles, user: str) -> tuple[int, bytes]:
+    """How many labels a user has; and what each head has lost, and the weights, as float64."""
+    kept = profiles.kept(user)
+    return int(kept.count_S[0]), np.append(kept.loss_SK[0], kept.lost_S).astype("<f8").tobytes()
+
+
+def _checksum(*values: Any) -> str:
+    """Of text, numbers and bytes as SQLite gives them back."""
+    return hashlib.blake2b(ascii(values).encode(), digest_size=16).hexdigest()

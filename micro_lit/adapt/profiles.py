@@ -1,0 +1,364 @@
+"""Profiles: what is learned of each user online, many users side by side, in memory and in a file.
+
+A profile is weights over heads and a count of labels, with what it takes to go on from there: what each head has lost
+so far, and what the weights have. All users start from one prior. Labels come one at a time, nobody knows how many.
+Any function that scores pairs may be a head: `micro_lit.personalise.learning` puts the trained model itself first.
+
+Dimension letters: N labels, S some users, U users with a profile, K heads.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from micro_lit.adapt import labels
+from micro_lit.adapt.checked import Method, adapted
+from micro_lit.adapt.labels import Array, Floats, Integers
+from micro_lit.adapt.online import HedgeState, OnlineHedge
+from micro_lit.adapt.weights import reweigh
+from micro_lit.host.files import write_text
+from micro_lit.likelihood import ProbabilityLink
+
+FORMAT, VERSION = "micro_lit profiles", 1
+KEYS = ("heads", "rule", "prior", "users", "checksum")
+PROFILE_KEYS = ("labels", "weights", "losses", "lost")
+REMEDY = (
+    "give the file and the run that belong together, restore a copy of the file, or start a new one under another name"
+)
+TOLERANCE = 1e-9  # of weights: another machine may round the last bit of exp otherwise
+
+Users = str | Sequence[str]
+
+
+class Posterior:
+    """w_k ∝ π_k Π σ(Δ_k), as `weights.posterior`; what its weights lose is -log Σ_k w_k σ(Δ_k).
+
+    That is the loss of the mixture itself, and over any labels, however many, it is at most log(1/π_k) nats more than
+    that of head k: the losses telescope to -log Σ_k π_k Π σ(Δ_k). Of a user who is none of the heads it grows sure of
+    one all the same: without a head that does well for everybody, it can end worse than it began.
+    """
+
+    nats = 1.0  # in a unit of loss
+
+    def losses(self, margins: Floats) -> Array:
+        """-log σ(Δ), in nats."""
+        return labels.losses(margins)
+
+    def weights(self, state: HedgeState) -> Array:
+        """[U, K] with which to judge each user's next pair."""
+        return reweigh(state.prior_UK, state.loss_UK)
+
+    def lost(self, weights_SK: Array, losses_SK: Array) -> Array:
+        """[S] what weights lose where heads have lost so much."""
+        return -logsumexp(-losses_SK, b=weights_SK, axis=1)
+
+    def bound(self, counts: Integers, num_heads: int, prior_weight: float) -> Array:
+        """What the regret to a head of this prior weight cannot exceed after so many labels."""
+        return np.full(counts.shape, -np.log(prior_weight))
+
+
+class Hedge(OnlineHedge):
+    """`OnlineHedge` for streams of unknown length; what its weights lose is Σ_k w_k ℓ_k of the clipped losses ℓ.
+
+    It learns more slowly, stays less sure of one head, and what its regret cannot exceed grows with the labels.
+    """
+
+    @property
+    def nats(self) -> float:
+        """In a unit of loss."""
+        return self.ceiling
+
+    def lost(self, weights_SK: Array, losses_SK: Array) -> Array:
+        """[S] what weights lose where heads have lost so much."""
+        return (weights_SK * losses_SK).sum(axis=1)
+
+
+class Unknown(Posterior):
+    """Of an adaptation of a user's own: losses are those of the mixture; nothing is promised."""
+
+    def bound(self, counts: Integers, num_heads: int, prior_weight: float) -> Array:
+        return np.full(counts.shape, np.nan)
+
+
+RULES: dict[str, Posterior | Hedge] = {"posterior": Posterior(), "hedge": Hedge()}
+
+
+class Learned(NamedTuple):
+    """What held at each of N labels, in the order they were given.
+
+    weights_NK: of its user before the label was seen. label_N: which label of its user it was, from 1.
+    regret_N: of its user after it, in nats: what the weights have lost so far beyond what the best single head has, by
+        the loss of the rule. bound_N: what the rule promises that it does not exceed; NaN
+        where it promises nothing.
+    """
+
+    weights_NK: Array
+    label_N: NDArray[np.int64]
+    regret_N: Array
+    bound_N: Array
+
+
+class Kept(NamedTuple):
+    """What is kept of S users: the summed losses of each head, how many labels, and what the weights have lost.
+
+    Losses are in the unit of the rule.
+    """
+
+    loss_SK: Array
+    count_S: NDArray[np.int64]
+    lost_S: Array
+
+
+class Profiles:
+    """Profiles of any number of users of K heads.
+
+    `users` are names, one or several; one without a profile stands for a user without labels.
+
+    prior_K: weights before any label. heads: fingerprint of the heads (`micro_lit.compare.judges.fingerprint`), so that
+        profiles in a file are never used with other heads. rule: how weights follow from labels, one of `RULES`,
+        or the name of `adapt`, an adaptation of one's own. Its weights follow from all labels, which are kept for it.
+    """
+
+    def __init__(self, prior_K: Floats, heads: str, rule: str = "posterior", adapt: Method | None = None) -> None:
+        labels.check_prior(prior_K[None])
+        if rule not in RULES and adapt is None:
+            raise ValueError(f"rule is {rule!r}; allowed are {', '.join(RULES)}")
+        self.adapt, self._margins = adapt, {}
+        self._rule = RULES[rule] if adapt is None else Unknown()
+        self.prior_K = prior_K.astype(np.float64)
+        self.heads, self.rule = heads, rule
+        self._row_of: dict[str, int] = {}
+        # Row 0 is that of whoever has no profile.
+        self._loss_UK = np.zeros((1, len(prior_K)))
+        self._count_U, self._lost_U = np.zeros(1, dtype=np.int64), np.zeros(1)
+
+    @property
+    def users(self) -> list[str]:
+        """Who has a profile, in the order of their first labels."""
+        return list(self._row_of)
+
+    def counts(self, users: Users) -> NDArray[np.int64]:
+        """[S] how many labels each has given."""
+        return self._count_U[self._rows(users)]
+
+    def weights(self, users: Users) -> Array:
+        """[S, K] with which to judge each user's next pair; without labels the prior to the last bit."""
+        if self.adapt is None:
+            return self._rule.weights(self._state(users))
+        return self._adapted([self.margins(user) for user in _names(users)])
+
+    def margins(self, user: str) -> Array:
+        """[n, K] of all labels of a user, where an adaptation of one's own needs them."""
+        return self._margins.get(user, np.empty((0, len(self.prior_K))))
+
+    def keep_margins(self, user: str, margins_nK: Array) -> None:
+        """Sets all labels of a user."""
+        self._margins[user] = margins_nK
+
+    def rewards(self, users: Users, rewards_SK: Floats) -> Array:
+        """[S] Σ_k w_k r_k of a response for each user, to compare with other responses to the same prompt."""
+        return (self.weights(users) * rewards_SK).sum(axis=1)
+
+    def log_prob(self, users: Users, margins_SK: Floats) -> Array:
+        """[S] log Σ_k w_k σ(Δ_k), in nats: how probable it is that each user prefers the chosen response of a pair."""
+        return log_prob(margins_SK, self.weights(users))
+
+    def learn(self, users: Users, margins_NK: Floats) -> Learned:
+        """Takes in labels one after the other, each with its user: any number of any users, who need no profile yet.
+
+        margins_NK: rewards of the chosen minus the rejected responses. Raises `ValueError` for what are none, and then
+        nothing has changed. Profiles end the same to the last bit however labels are cut into calls.
+        """
+        code: dict[str, int] = {}
+        user_N = np.array([code.setdefault(user, len(code)) for user in _names(users)], dtype=np.int64)
+        names = list(code)
+        state, lost_U = self._state(names), self._lost_U[self._rows(names)]
+        labels.check_margins(margins_NK, user_N, state.prior_UK)
+        rule, losses_NK = self._rule, self._rule.losses(np.ascontiguousarray(margins_NK))
+        own_NK = None if self.adapt is None else self._before_each(names, user_N, margins_NK)
+        weights_NK, label_N, best_N = np.empty(margins_NK.shape), np.empty_like(user_N), np.empty_like(user_N)
+        regret_N, bound_N = np.empty(len(user_N)), np.empty(len(user_N))
+        for row_S in _rounds(user_N):
+            user_S = user_N[row_S]
+            weights_NK[row_S] = weights_SK = (
+                rule.weights(HedgeState(*(column[user_S] for column in state))) if own_NK is None else own_NK[row_S]
+            )
+            lost_U[user_S] += rule.lost(weights_SK, losses_NK[row_S])
+            state.loss_UK[user_S] += losses_NK[row_S]
+            state.steps_U[user_S] += 1
+            # A head of prior 0 can have no weight: to it no regret is promised.
+            loss_SK = np.where(self.prior_K > 0, state.loss_UK[user_S], np.inf)
+            label_N[row_S], best_N[row_S] = state.steps_U[user_S], loss_SK.argmin(axis=1)
+            regret_N[row_S] = lost_U[user_S] - loss_SK.min(axis=1)
+        for head in np.unique(best_N):
+            rows = best_N == head
+            bound_N[rows] = rule.bound(label_N[rows], len(self.prior_K), float(self.prior_K[head]))
+        self.keep(names, Kept(state.loss_UK, state.steps_U, lost_U))
+        return Learned(weights_NK, label_N, rule.nats * regret_N, rule.nats * bound_N)
+
+    def _before_each(self, names: Sequence[str], user_N: Integers, margins_NK: Floats) -> Array:
+        """[N, K] weights by an adaptation of one's own before each label, which is kept. Labels before are users."""
+        weights_NK = np.empty(margins_NK.shape)
+        for code, user in enumerate(names):
+            row_n = np.flatnonzero(user_N == code)
+            before = len(self.margins(user))
+            self._margins[user] = np.concatenate([self.margins(user), margins_NK[row_n]])
+            prefixes = [self._margins[user][: before + place] for place in range(len(row_n))]
+            weights_NK[row_n] = self._adapted(prefixes)
+        return weights_NK
+
+    def _adapted(self, margins: Sequence[Array]) -> Array:
+        """[S, K] weights by an adaptation of one's own after so many lists of labels, in blocks that fit memory."""
+        weights_SK, start = np.empty((len(margins), len(self.prior_K))), 0
+        while start < len(margins):
+            end, size = start + 1, margins[start].size
+            while end < len(margins) and size + margins[end].size <= labels.BLOCK_VALUES:
+                size += margins[end].size
+                end += 1
+            user_N = np.repeat(np.arange(end - start), [len(each) for each in margins[start:end]])
+            prior_SK = np.tile(self.prior_K, (end - start, 1))
+            weights_SK[start:end] = adapted(self.adapt, self.rule, np.concatenate(margins[start:end]), user_N, prior_SK)
+            start = end
+        return weights_SK
+
+    def kept(self, users: Users) -> Kept:
+        """What `keep` takes, of each user; zeros for one without a profile."""
+        row_S = self._rows(users)
+        return Kept(self._loss_UK[row_S], self._count_U[row_S], self._lost_U[row_S])
+
+    def keep(self, names: Sequence[str], kept: Kept) -> None:
+        """Sets the profiles of some users, each named once; those without one get one."""
+        new = [user for user in names if user not in self._row_of]
+        if new:
+            first = len(self._loss_UK)
+            self._row_of |= {user: first + row for row, user in enumerate(new)}
+            self._loss_UK = np.pad(self._loss_UK, ((0, len(new)), (0, 0)))
+            self._count_U, self._lost_U = (np.pad(column, (0, len(new))) for column in (self._count_U, self._lost_U))
+        row_S = self._rows(names)
+        self._loss_UK[row_S], self._count_U[row_S], self._lost_U[row_S] = kept
+
+    def save(self, path: Path) -> None:
+        """Writes a file of JSON in one step: it is there whole or not at all. Raises `OSError`."""
+        columns = (self._count_U[1:], self.weights(self.users), self._loss_UK[1:], self._lost_U[1:])
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "heads": self.heads,
+            "rule": self.rule,
+            "prior": self.prior_K.tolist(),
+            "users": dict(zip(self.users, (dict(zip(PROFILE_KEYS, row, strict=True)) for row in rows), strict=True)),
+        }
+        content["checksum"] = checksum(content)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(content) + "\n")
+
+    @classmethod
+    def load(cls, path: Path, heads: str | None = None) -> "Profiles":
+        """Profiles as they were saved, to the last bit, for use with `heads`; None: with whichever they are of.
+
+        Raises `ValueError`, with the file, what is wrong and a remedy, when it is damaged, edited or of other heads.
+        """
+        try:
+            content = json.loads(path.read_text(), parse_constant=_refuse_constant)
+            if not isinstance(content, Mapping) or content.get("format") != FORMAT:
+                raise ValueError("it is no file of profiles")
+            if content.get("version") != VERSION:
+                raise ValueError(f"it is of version {content.get('version')!r}, and this release reads {VERSION}")
+            _check_keys(content, KEYS, "the file")
+            if content["checksum"] != checksum(content):
+                raise ValueError("it does not fit its checksum: it was edited or damaged")
+            if heads not in (None, content["heads"]):
+                raise ValueError(f"its profiles are of other heads ({content['heads']}) than the run's ({heads})")
+            return cls._from_content(content)
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: {error}; {REMEDY}") from error
+
+    @classmethod
+    def _from_content(cls, content: Mapping[str, Any]) -> "Profiles":
+        prior_K = _numbers(content["prior"], None, "the prior")
+        profiles = cls(prior_K, str(content["heads"]), str(content["rule"]))
+        shapes = dict(zip(PROFILE_KEYS, ((), prior_K.shape, prior_K.shape, ()), strict=True))
+        read: dict[str, list[Array]] = {name: [] for name in shapes}
+        _check_keys(content["users"], (), "the users")
+        for user, profile in content["users"].items():
+            _check_keys(profile, PROFILE_KEYS, f"the profile of {user!r}")
+            for name, shape in shapes.items():
+                read[name].append(_numbers(profile[name], shape, f"{name} of {user!r}"))
+            count = float(read["labels"][-1])
+            if count < 1 or count % 1:
+                raise ValueError(f"labels of {user!r}: {count} is no count of labels")
+        if not content["users"]:
+            return profiles
+        count_U, weights_UK, loss_UK, lost_U = (np.array(columns) for columns in read.values())
+        names = list(content["users"])
+        profiles.keep(names, Kept(loss_UK, count_U.astype(np.int64), lost_U))
+        off_U = ~(np.abs(profiles.weights(names) - weights_UK) <= TOLERANCE).all(axis=1)
+        if off_U.any():
+            raise ValueError(f"weights of {names[int(off_U.argmax())]!r}: not those that the prior and the losses give")
+        return profiles
+
+    def _state(self, users: Users) -> HedgeState:
+        row_S = self._rows(users)
+        prior_SK = np.broadcast_to(self.prior_K, (len(row_S), len(self.prior_K)))
+        return HedgeState(prior_SK, self._loss_UK[row_S], self._count_U[row_S])
+
+    def _rows(self, users: Users) -> NDArray[np.int64]:
+        return np.array([self._row_of.get(user, 0) for user in _names(users)], dtype=np.int64)
+
+
+def log_prob(margins_NK: Floats, weights_NK: Floats) -> Array:
+    """[N] log Σ_k w_k σ(Δ_k), in nats, each label under weights of its own."""
+    margins_NK, log_weights_NK = torch.from_numpy(labels.clipped(margins_NK)), torch.from_numpy(weights_NK).log()
+    return ProbabilityLink().log_prob(margins_NK, log_weights_NK).numpy()
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """Of all that a file of profiles says beside it, however it is laid out."""
+    told = {name: value for name, value in content.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _names(users: Users) -> Sequence[str]:
+    return [users] if isinstance(users, str) else users
+
+
+def _rounds(user_N: Integers) -> list[Integers]:
+    """The rows of everyone's first label, then those of everyone's second, and so on."""
+    order_N, count_U = np.argsort(user_N, kind="stable"), np.bincount(user_N)
+    round_N = np.empty_like(user_N)
+    round_N[order_N] = np.arange(len(user_N)) - np.repeat(np.cumsum(count_U) - count_U, count_U)
+    return np.split(np.argsort(round_N, kind="stable"), np.cumsum(np.bincount(round_N))[:-1])
+
+
+def _check_keys(found: Any, keys: Sequence[str], what: str) -> None:
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{what}: not an object")
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise ValueError(f"{what}: lacks {', '.join(missing)}")
+
+
+def _numbers(value: Any, shape: tuple[int, ...] | None, what: str) -> Array:
+    """JSON's numbers as an array. Raises `ValueError` unless they are finite, none below 0, of the shape, if given."""
+    try:
+        numbers = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{what}: {error}") from error
+    if shape is not None and numbers.shape != shape:
+        raise ValueError(f"{what}: of shape {numbers.shape}, not {shape}")
+    bad = numbers[~(np.isfinite(numbers) & (numbers >= 0))]
+    if bad.size:
+        raise ValueError(f"{what}: {bad[0]} is no finite number of at least 0")
+    return numbers
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")

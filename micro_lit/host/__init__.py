@@ -1,0 +1,1 @@
+"""The machine: files, databases, processes, signals, threads and devices. Nothing of reward models."""

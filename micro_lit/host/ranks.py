@@ -1,0 +1,13 @@
+"""The rank of this process among the processes of its run, as launchers write it to the environment."""
+
+import os
+
+
+def rank() -> int:
+    """The rank of this process in its run, from 0."""
+    return int(os.environ.get("RANK", 0)) if world_size() > 1 else 0
+
+
+def world_size() -> int:
+    """The number of processes of this run."""
+    return int(os.environ.get("WORLD_SIZE", 1))

@@ -1,0 +1,119 @@
+"""SQLite files that several processes share: how they are opened, changed as a whole, and wiped."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from micro_lit.errors import UserError
+from micro_lit.host.file_systems import network_file_system
+
+QUIET_SECONDS, PATIENT_SECONDS = 2.0, 600.0  # waiting for another process without a word, and at most
+
+UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
+OURS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InternalError)
+
+
+def journal_mode(path: Path) -> str:
+    """WAL, which lets others read during a transaction; but WAL needs memory that all processes share."""
+    return "WAL" if network_file_system(path.parent) is None else "DELETE"
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Opens a file that exists. What is committed is on the disk; what is deleted is overwritten."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
+    try:
+        _set(connection, "busy_timeout", 1000 * PATIENT_SECONDS)
+        if journal_mode(path) == "DELETE":
+            # A file that was copied here in WAL mode: with this lock it can be read without shared memory.
+            _set(connection, "locking_mode", "EXCLUSIVE")
+            if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+                _set(connection, "journal_mode", "DELETE")
+            _set(connection, "locking_mode", "NORMAL")
+        for name, value in (("synchronous", "FULL"), ("secure_delete", "ON"), ("temp_store", "MEMORY")):
+            _set(connection, name, value)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def is_sqlite(path: Path) -> bool:
+    """Whether a file that exists is one of SQLite. SQLite itself looks: a file that is closed loses all its locks."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            connection.execute("PRAGMA schema_version").fetchall()
+    except sqlite3.DatabaseError as error:
+        return _code(error) != sqlite3.SQLITE_NOTADB
+    return True
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """All that the block under `with` writes, or nothing if it ends with an error. No other process writes meanwhile.
+
+    Errors of the block pass as they are. Raises `UserError` when the transaction cannot begin or be committed.
+    """
+    with in_one_line(path):
+        _begin(connection, path)
+    try:
+        yield
+        with in_one_line(path):
+            connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def wipe(connection: sqlite3.Connection) -> bool:
+    """Removes the bytes of deleted rows from the file and its log; False when another process still reads the log.
+
+    The file is written anew: when rows move between pages, copies of them stay, even with secure_delete.
+    """
+    connection.execute("VACUUM")
+    [busy, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not busy
+
+
+@contextmanager
+def in_one_line(path: Path) -> Iterator[None]:
+    """Turns errors of a file into `UserError`."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, OURS):
+            raise
+        if _code(error) == sqlite3.SQLITE_BUSY:
+            remedy = "another process uses it; let that one end, and try again"
+        elif _code(error) in UNWRITABLE:
+            remedy = "see that the file and its folder may be written, and that the disk has space"
+        else:
+            remedy = "restore a copy of the file, or start a new one under another name"
+        raise UserError(f"{path}: {error}; {remedy}") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: the name of a user holds half a character ({error.reason})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _set(connection: sqlite3.Connection, name: str, value: object) -> None:
+    connection.execute(f"PRAGMA {name}={value}").fetchall()
+
+
+def _begin(connection: sqlite3.Connection, path: Path) -> None:
+    for seconds in (QUIET_SECONDS, PATIENT_SECONDS):
+        _set(connection, "busy_timeout", int(1000 * seconds))
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            break
+        except sqlite3.OperationalError as error:
+            if seconds == PATIENT_SECONDS or _code(error) != sqlite3.SQLITE_BUSY:
+                raise
+            print(f"{path}: another process is writing; waiting for at most {PATIENT_SECONDS:.0f} s", flush=True)
+    _set(connection, "busy_timeout", int(1000 * PATIENT_SECONDS))
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The primary code of SQLite; 0 for an error of Python's own."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF

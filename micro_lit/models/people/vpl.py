@@ -1,0 +1,172 @@
+"""A model of people whose codes an encoder reads off their labels (VPL).
+
+Dimension letters: B pairs in the batch, b those of them that the loss is of, N pairs, D representation width, E numbers
+that show a pair (2D), C numbers of a user's code, V numbers of a vote (2C), U users, u users of a batch, K heads.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from micro_lit.likelihood import sum_by
+from micro_lit.models.contracts import Head
+from micro_lit.models.gates import UniformGate
+from micro_lit.models.heads import perceptron
+from micro_lit.models.mixture import Judgment
+from micro_lit.models.people.base import PeopleBT, number_users
+
+# A number of the code is active where the variance over users of its mean is larger  [Burda et al. 2016].
+ACTIVE = 0.01
+
+
+class CodeDecoder(Head):
+    """Rewards of responses to users: a network of two hidden layers that reads [φ, z]; at z = 0, one of φ."""
+
+    def __init__(self, width: int, num_heads: int, code_width: int, hidden: int) -> None:
+        super().__init__()
+        self.code_width = code_width
+        self.response = nn.Linear(width, hidden)
+        self.code = nn.Linear(code_width, hidden, bias=False)
+        self.reward = nn.Sequential(
+            nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, num_heads, bias=False)
+        )
+
+    def forward(self, response_BD: Float[Tensor, "B D"], code_BC: Float[Tensor, "B C"]) -> Float[Tensor, "B K"]:
+        return self.reward(self.response(response_BD) + self.code(code_BC))
+
+
+class VPL(PeopleBT):
+    """One reward r(φ, z) for everybody, z a code of the user that labels tell  [VPL, arXiv 2408.10075].
+
+    An encoder turns labelled pairs into q(z), independent Gaussians. Each pair [φ(chosen), φ(rejected)] votes for their
+    means μ and log variances; they are the mean of the user's votes and one vote for the prior N(0, 1). So few labels
+    stay near the prior, and none are at it. The authors weigh pairs by attention and cast no vote for the prior.
+
+    The loss of a user, spread over the user's pairs, is with one z drawn from q for each batch
+
+        Σ_i -log σ(r(chosen_i, z) - r(rejected_i, z)) + kl_weight KL(q ‖ N(0, 1)).
+
+    Users are judged by z = μ. That is no average over the prior: where tastes differ, strangers fare better with one
+    reward for all. Codes may collapse, all users to one. `code` in the results of a test says how far they are from it,
+    and validation logs it: the active numbers of the code, and the mean KL in nats, of all users with labels.
+
+    code_width: C. hidden: width of the two hidden layers that encoder and decoder have each.
+    kl_weight: 1 is the evidence lower bound; the authors set much less. kl_warmup: share of all steps in which it rises
+        from 0.
+    read_share: of a user's pairs, drawn anew for each batch: the encoder reads these, and the loss is that of the
+        others, which it has not read; the authors too draw what is read. At 1 it reads all, and the loss is of all.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        names: Mapping[str, list[str]],
+        code_width: int = 16,
+        hidden: int = 64,
+        kl_weight: float = 0.03,
+        kl_warmup: float = 0.5,
+        read_share: float = 0.5,
+        **settings: Any,
+    ) -> None:
+        head = partial(CodeDecoder, code_width=code_width, hidden=hidden)
+        super().__init__(backbone, names, num_heads=1, head=head, gate=UniformGate, **settings)
+        self.encoder = perceptron(2 * backbone.width, hidden, hidden, 2 * code_width)
+        self.kl_weight, self.kl_warmup, self.read_share = kl_weight, kl_warmup, read_share
+        self.steps_to_rise = 0.0
+        self.noise_seed = torch.initial_seed()
+        self.code_facts = describe(torch.zeros(0, code_width), torch.zeros(0, code_width))
+
+    @property
+    def code_width(self) -> int:
+        return self.head.code_width
+
+    def forward(self, pairs: Any, codes_BC: Float[Tensor, "B C"] | None = None) -> Judgment:
+        """Judges pairs as users of these codes do; None: as strangers do, whose code is 0, the prior's mean."""
+        shown_BE = self._show(pairs)
+        return self._decode(shown_BE, shown_BE.new_zeros(len(pairs), self.code_width) if codes_BC is None else codes_BC)
+
+    def _show(self, pairs: Any) -> Float[Tensor, "B E"]:
+        shown = self.backbone(pairs, with_context=False)
+        return torch.cat([shown.chosen_BD, shown.rejected_BD], dim=-1).float()
+
+    def _decode(self, shown_BE: Float[Tensor, "B E"], codes_BC: Float[Tensor, "B C"]) -> Judgment:
+        with torch.autocast(self.device.type, enabled=False):
+            chosen_B1, rejected_B1 = (self.head(response_BD, codes_BC) for response_BD in shown_BE.chunk(2, dim=-1))
+        log_weights_B1 = self.gate(None).expand_as(chosen_B1)
+        margins_B1 = self.link.margin(chosen_B1, rejected_B1)
+        return Judgment(margins_B1, log_weights_B1, chosen_B1, rejected_B1, shown_BE, log_weights_B1)
+
+    def _vote(self, shown_BE: Float[Tensor, "B E"]) -> Float[Tensor, "B V"]:
+        with torch.autocast(self.device.type, enabled=False):
+            return self.encoder(shown_BE)
+
+    def losses(self, judgment: Judgment, pairs: Any) -> dict[str, Tensor]:
+        """The terms of the training loss. Whoever the judgment is by, the pairs are judged again, by their users."""
+        shown_BE = judgment.context_BD
+        user_B, num_users = number_users(pairs.label_N("user_id"))
+        read_B, noise_uC = self._draw(len(pairs), num_users)
+        mean_uC, log_variance_uC = posterior(self._vote(shown_BE[read_B]), user_B[read_B], num_users)
+        code_uC = mean_uC + (log_variance_uC / 2).exp() * noise_uC
+        row_b = torch.nonzero(read_B if read_B.all() else ~read_B)[:, 0]
+        terms = super().losses(self._decode(shown_BE[row_b], code_uC[user_B[row_b]]), pairs[row_b])
+        if self.kl_weight:
+            risen = min(1.0, (self.global_step + 1) / self.steps_to_rise) if self.steps_to_rise else 1.0
+            terms["kl"] = self.kl_weight * risen * divergence(mean_uC, log_variance_uC).sum() / len(pairs)
+        return terms
+
+    def _draw(self, num_pairs: int, num_users: int) -> tuple[Bool[Tensor, " B"], Float[Tensor, "u C"]]:
+        """Which pairs of a batch the encoder reads, and the noise of the codes: both by the seed and the step alone."""
+        generator = torch.Generator().manual_seed(self.noise_seed + self.global_step)
+        read_B = torch.rand(num_pairs, generator=generator) < self.read_share
+        return read_B.to(self.device), torch.randn(num_users, self.code_width, generator=generator).to(self.device)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.steps_to_rise = self.kl_warmup * self.trainer.estimated_stepping_batches
+
+    def evidence(self, judgment: Judgment) -> Float[Tensor, "B V"]:
+        """The votes of the pairs."""
+        return self._vote(judgment.context_BD)
+
+    def codes(self, evidence_NE: Float[Tensor, "N V"], user_N: Int64[Tensor, " N"], num_users: int) -> Tensor:
+        """The means of the users' codes. `code_facts` are of these users from then on."""
+        mean_UC, log_variance_UC = posterior(evidence_NE, user_N, num_users)
+        heard_U = torch.bincount(user_N, minlength=num_users) > 0
+        self.code_facts = describe(mean_UC[heard_U], log_variance_UC[heard_U])
+        return mean_UC
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self.log_dict({f"val/{name}": float(self.code_facts[name]) for name in ("active_units", "kl")})
+
+    def test_results(self) -> dict[str, Any]:
+        return super().test_results() | {"code": self.code_facts}
+
+
+def posterior(
+    votes_NV: Float[Tensor, "N V"], user_N: Int64[Tensor, " N"], num_users: int
+) -> tuple[Float[Tensor, "U C"], Float[Tensor, "U C"]]:
+    """Means and log variances of users' codes: the mean of a user's votes and of one vote for N(0, 1), which is 0."""
+    count_U1 = 1 + torch.bincount(user_N, minlength=num_users)[:, None]
+    mean_UC, log_variance_UC = (sum_by(votes_NV, user_N, num_users) / count_U1).chunk(2, dim=-1)
+    return mean_UC, log_variance_UC
+
+
+def divergence(mean_UC: Float[Tensor, "U C"], log_variance_UC: Float[Tensor, "U C"]) -> Float[Tensor, " U"]:
+    """KL(q ‖ N(0, 1)) of each user's code, in nats: Σ_c (μ² + σ² - 1 - log σ²) / 2."""
+    return (mean_UC.square() + log_variance_UC.expm1() - log_variance_UC).sum(dim=-1) / 2
+
+
+def describe(mean_UC: Float[Tensor, "U C"], log_variance_UC: Float[Tensor, "U C"]) -> dict[str, int | float]:
+    """What codes tell of users: how many numbers they have, how many of these are active, and the mean KL in nats."""
+    count = max(1, len(mean_UC))
+    variance_C = (mean_UC - mean_UC.sum(dim=0) / count).square().sum(dim=0) / count
+    return {
+        "width": mean_UC.shape[1],
+        "active_units": int((variance_C > ACTIVE).sum()),
+        "kl": float(divergence(mean_UC, log_variance_UC).sum() / count),
+    }

@@ -1,0 +1,84 @@
+"""`python -m micro_lit.personalise run=<run> profile=me.sqlite user=ada pairs=my.jsonl`: learn what a person likes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from micro_lit.config import Settings, entry_point
+from micro_lit.errors import UserError
+from micro_lit.host import threads
+from micro_lit.host.files import write_text
+
+FILE_NAME = "personalised.json"
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Teaches profiles, ranks responses, prints what came of it; returns what it writes to personalised.json.
+
+    Labels are kept last: they count once all else has gone well. Without pairs and responses it forgets a user, or
+    exports profiles, and returns what it did. Raises `UserError` for what the user can mend.
+    """
+    if settings["pairs"] is None and settings["responses"] is None:
+        return keep_house(settings)
+    if settings["forget"] is not None:
+        raise UserError(f"forget={settings['forget']}: not together with pairs or responses; forget first")
+    if settings["run"] is None:
+        raise UserError("run: no value given; set it on the command line or in your YAML")
+    return sit(settings)
+
+
+@threads.by_settings
+def sit(settings: Settings) -> dict[str, Any]:
+    """One sitting: labels are learned, responses ranked. See `run`."""
+    from micro_lit.personalise import learning
+    from micro_lit.report import personal
+
+    folder, written = Path(settings["paths"]["run_dir"]), [FILE_NAME]
+    with learning.sitting(settings) as found:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / FILE_NAME, json.dumps(found, indent=2) + "\n")
+            if "stream" in found:
+                written += personal.write_figure(found["stream"], folder)
+                written += personal.write_explanation(found, folder)
+        except OSError as error:
+            raise UserError(f"paths.run_dir={folder}: cannot be written ({error.strerror})") from error
+    personal.show(found)
+    print(f"wrote {folder}/: {', '.join(written)}" + (f"; and {found['store']}" if "stream" in found else ""))
+    return found
+
+
+def keep_house(settings: Settings) -> dict[str, Any]:
+    """Forgets a user, exports profiles, or both. Needs no run."""
+    if settings["forget"] is None and settings["export"] is None:
+        raise UserError(
+            "nothing to do: give pairs=<labels to learn from>, responses=<candidates to rank>, export=<file.json> or "
+            "forget=<user>"
+        )
+
+    from micro_lit.adapt.profile_files import export, locate, open_store
+    from micro_lit.report import personal
+
+    profile, done = Path(str(settings["profile"])).expanduser(), {}
+    with open_store(profile, None, make=settings["forget"] is not None) as store:
+        if settings["forget"] is not None:
+            user, users = str(settings["forget"]), store.users
+            if user not in users:
+                like = ", ".join(map(personal.printable, personal.close_names(user, users)))
+                raise UserError(f"forget={user}: no such user in {store.path}" + (f"; known: {like}" if like else ""))
+            count = store.forget(user)
+            done["forgotten"] = {"user": user, "labels": count}
+            print(f"forgot {personal.printable(user)} and {count:,} labels; folders of earlier runs stay as they are")
+            source = locate(profile).json
+            if source is not None and source.exists():
+                print(f"{source} is left as it is, and may hold this user still: delete it, or add export={source}")
+        if settings["export"] is not None:
+            export(store, profile, Path(settings["export"]).expanduser())
+            done["exported"] = settings["export"]
+    return done
+
+
+main = entry_point("personalise")(run)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,382 @@
+"""Explanations: which heads adaptation moved, for whom, and which labelled pairs argued for the move.
+
+A target is whatever has weights of its own: an attribute, or a person. Everything is computed from labelled margins and
+weights, so any heads and any adaptation can be explained  [shown to people for a sparse gate: 2606.04284].
+
+Dimension letters: L labelled pairs, U targets, K heads, C columns of a heat map.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import kl_div, logsumexp
+
+from micro_lit.adapt import labels
+from micro_lit.host.files import write_text
+from micro_lit.report import tables
+from micro_lit.report.texts import LONGEST_NAME, PARTS, PairTexts, excerpt, shortened
+
+try:
+    from matplotlib import rc_context
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from micro_lit.report import figures, sheets
+    from micro_lit.report.figures import DPI, FLOOR_COLOUR
+except ImportError:  # the extra report is not installed: all but the figure comes
+    figures, sheets, Axes, Figure = None, None, Any, Any
+
+Array = NDArray[np.float64]
+Floats = NDArray[np.floating]
+Integers = NDArray[np.integer]
+Facts = Mapping[str, Any]
+
+EXAMPLES = 3  # pairs for a head, and against it
+MOST_MOVED = 3  # heads that are named of those that gained, and of those that lost
+LEAST_MOVE = 5e-4  # a smaller one is .000 in a table
+ROUNDING = 1e-9  # nats: a label of less evidence argues neither way
+SHARE = 0.25  # of all weight that moved: heads that gained less get no pairs on the page, unless they gained most
+LISTED = 4  # targets that a table names for a head
+MOST_COLUMNS = 12  # heads in the figure; of more, those that moved most, and the others together
+
+CELL_WIDTH, ROWS_HEIGHT, ROW_HEIGHT = 0.48, 1.1, 0.55  # inches: of a cell, the least height of all rows, and of one
+MOVED_WIDTH, EVIDENCE_WIDTH = 0.8, 3.8  # inches
+FILLED = 0.8  # of a row's height, by its longest bars up and down
+
+INTRODUCTION = (
+    "Weights before and after {adaptation}. A target moved by KL(after ‖ before), in nats; the weight that moved is "
+    "what all heads that gained have gained together. The evidence of a label for a head is how much more probable the "
+    "head finds it than all heads together did, with the weights before: the difference of their log-probabilities, in "
+    "nats. The posterior (temperature 1) changes the log weight of a head by the evidence of all labels, less one "
+    "number that all heads share: a head gains where it has more than the rest, even below 0. Pairs have the numbers "
+    "they have in the data."
+)
+NOTE = (
+    "After {adaptation}. Outlined: the head that gained most. Moved: KL(after ‖ before).\n"
+    "A bar is one label. Blue: that head finds it more probable than all heads together did before, by up to "
+    "{most:.2f} nats.\nVermilion: less probable, by up to {least:.2f} nats."
+)
+
+
+def evidence(margins_LK: Floats, before_LK: Floats) -> Array:
+    """[L, K] nats by which each label argues for a head against the rest: log σ(Δ_k) - log Σ_j w_j σ(Δ_j).
+
+    margins_LK: chosen minus rejected. before_LK: w, the weights that the target of each label had.
+
+    Under w, exp(evidence) has mean 1 for every label, so that no label argues for all heads, and none argues for head k
+    by more than -log w_k. Summed over a target's labels it is what `adaptation.posterior`, at temperature 1, adds to a
+    head's log weight, but for a normaliser that all heads share:
+
+        log w'_k - log w_k = Σ_i e_ik - log Σ_j w_j exp(Σ_i e_ij).
+
+    HyRe starts from equal weights instead, and Hedge divides the sum by n·tau: there, too, the difference of two heads'
+    evidence is what moves their odds.
+    """
+    log_prob_LK = -labels.losses(margins_LK)
+    return log_prob_LK - logsumexp(log_prob_LK, b=before_LK, axis=1, keepdims=True)
+
+
+def explain(
+    margins_LK: Floats,
+    target_L: Integers,
+    before_UK: Floats,
+    after_UK: Floats,
+    targets: Sequence[str],
+    heads: Sequence[str],
+    pair_L: Integers,
+    adaptation: str,
+    texts: Sequence[PairTexts] | None = None,
+) -> dict[str, Any]:
+    """What moved, and why, as plain JSON types.
+
+    margins_LK: reward of the chosen minus reward of the rejected response of every labelled pair. target_L: whose label
+    it is, as a position in `targets`. before_UK, after_UK: weights that each sum to one. heads: their names. pair_L:
+    numbers of the pairs in the data, to find them again. adaptation: in words, what turned one into the other. texts:
+    prompt, chosen and rejected response of every pair; None where the data are vectors.
+
+    targets: of each, by name, how many `labels` it has; how far its weights moved, `kl` in nats and `total_variation`;
+    by head the weights `before` and `after` and the `evidence` of all labels (see `evidence`); and the heads that
+    `gained` and `lost` most. One that gained has the evidence of each label, `nats`, in their order, how many argue for
+    it and against it (`num_for`, `num_against`), and the pairs that do most, `for` and `against`. heads: of each, by
+    name, for which targets its weight `rose` and `fell`, and by how much. Moves of less than `LEAST_MOVE` are none.
+    Raises `ValueError`.
+    """
+    _check(margins_LK, target_L, before_UK, after_UK, targets, heads, pair_L, texts)
+    before_UK, after_UK = before_UK.astype(np.float64), after_UK.astype(np.float64)
+    evidence_LK = evidence(margins_LK, before_UK[target_L])
+    change_UK = after_UK - before_UK
+    pairs = [{"pair": number} for number in pair_L.tolist()]
+    if texts is not None:
+        pairs = [pair | dict(zip(PARTS, shown, strict=True)) for pair, shown in zip(pairs, texts, strict=True)]
+    found = {}
+    for code, target in enumerate(targets):
+        own_L, change_K = np.flatnonzero(target_L == code), change_UK[code]
+        order_K = np.argsort(-change_K, kind="stable")
+        gained = [head for head in order_K if change_K[head] >= LEAST_MOVE][:MOST_MOVED]
+        lost = [head for head in order_K[::-1] if change_K[head] <= -LEAST_MOVE][:MOST_MOVED]
+        found[target] = {
+            "labels": len(own_L),
+            "kl": float(kl_div(after_UK[code], before_UK[code]).sum()),
+            "total_variation": float(np.abs(change_K).sum() / 2),
+            "before": _named(before_UK[code], heads),
+            "after": _named(after_UK[code], heads),
+            "evidence": _named(evidence_LK[own_L].sum(axis=0), heads),
+            "gained": [
+                {
+                    "head": heads[head],
+                    "change": float(change_K[head]),
+                    **_arguments(evidence_LK[own_L, head].tolist(), [pairs[row] for row in own_L]),
+                }
+                for head in gained
+            ],
+            "lost": [{"head": heads[head], "change": float(change_K[head])} for head in lost],
+        }
+    by_head = {name: _moves(change_UK[:, head], targets) for head, name in enumerate(heads)}
+    return {"adaptation": adaptation, "heads": by_head, "targets": found}
+
+
+def write(folder: Path, found: Facts, title: str) -> list[Path]:
+    """Writes what `explain` found as explanations.md, .json and, where matplotlib is installed, .png and .svg.
+
+    Returns their paths, those of the pictures first. They do not change when nothing has.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = figures.save(draw(found, title), folder, "explanations", sheets.LOOKS) if sheets else []
+    page, facts_json = (folder / f"explanations.{suffix}" for suffix in ("md", "json"))
+    write_text(page, markdown(found, title, with_figure=bool(pictures)))
+    write_text(facts_json, json.dumps(found, indent=2) + "\n")
+    return [*pictures, page, facts_json]
+
+
+def markdown(found: Facts, title: str, with_figure: bool) -> str:
+    """The page: who moved and for whom each head moved, then, target by target, its heads and what argued for them.
+
+    with_figure: explanations.png lies beside it.
+    """
+    targets = found["targets"]
+    parts = [f"# {excerpt(title)}"]
+    parts += ["![Change of weights, and the evidence of every label](explanations.png)"] if with_figure else []
+    parts += [
+        INTRODUCTION.format(adaptation=excerpt(found["adaptation"])),
+        tables.markdown(pd.DataFrame([_target_row(*item) for item in targets.items()])).rstrip(),
+        tables.markdown(pd.DataFrame([_head_row(*item) for item in found["heads"].items()])).rstrip(),
+    ]
+    for name, target in targets.items():
+        parts.append(f"## {excerpt(name)}")
+        if not target["gained"]:
+            parts.append(f"{_counted(target['labels'])}, and no weight moved.")
+            continue
+        parts.append(tables.markdown(_moved_heads(target)).rstrip())
+        for rank, head in enumerate(target["gained"]):
+            if rank == 0 or head["change"] >= SHARE * target["total_variation"]:
+                parts += _argued(head)
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(found: Facts, title: str) -> Figure:
+    """A row a target: the change of each head's weight, how far it moved, and each label's evidence for one head.
+
+    That is the head that gained most, outlined; its labels stand from the best argument for it to the best against.
+    """
+    targets = found["targets"]
+    columns, change_UC = _columns(found)
+    firsts = [target["gained"][0] if target["gained"] else None for target in targets.values()]
+    outlined_UC = np.array([[first is not None and first["head"] == column for column in columns] for first in firsts])
+    rows = [_with_count(name, target["labels"]) for name, target in targets.items()]
+    cell = (CELL_WIDTH, max(ROW_HEIGHT, ROWS_HEIGHT / len(targets)))
+    nats = [0.0, *(nats for first in firsts if first for nats in first["nats"])]
+    least, most = min(nats), max(nats)
+    with rc_context(sheets.LOOKS):
+        figure = Figure(dpi=DPI)
+        short = [column.removeprefix("head ").replace(" ", "\n") for column in columns]
+        change = sheets.Scale(sheets.DIVERGING, -1.0, 1.0)
+        axes = sheets.heat_map(figure, "Change of weight", change_UC, rows, short, change, outlined_UC, cell, "+z.2f")
+        axes.set_xlabel("head")
+        panels = [[axes, sheets.colour_bar(axes)], [_draw_moved(axes, list(targets.values()))]]
+        panels.append([_draw_evidence(axes, firsts, least, most)])
+        sheets.caption(figure, title, NOTE.format(adaptation=found["adaptation"], most=most, least=abs(least)))
+        sheets.arrange(figure, [panels])
+    return figure
+
+
+def _draw_moved(beside: Axes, targets: Sequence[Facts]) -> Axes:
+    """How far each target moved, as bars in the rows of the heat map."""
+    axes = _rows_of(beside, "Moved (nats)", MOVED_WIDTH)
+    middles, kl = np.arange(len(targets)) + 0.5, [target["kl"] for target in targets]
+    most = max(kl) or 1.0
+    axes.barh(middles, kl, height=0.2, color=FLOOR_COLOUR)
+    axes.set_xlim(0.0, 1.6 * most)  # room for the numbers
+    axes.set_xticks([])
+    for middle, nats in zip(middles, kl, strict=True):
+        axes.text(nats + 0.06 * most, middle, f"{nats:.2f}", va="center", fontsize=7.5, color=sheets.INK)
+    return axes
+
+
+def _draw_evidence(beside: Axes, firsts: Sequence[Facts | None], least: float, most: float) -> Axes:
+    """Each label's evidence as a bar in the row of its target; `least` and `most` are those of all rows."""
+    axes = _rows_of(beside, "Evidence of each label for the head that gained most", EVIDENCE_WIDTH)
+    longest = max([1, *(len(first["nats"]) for first in firsts if first)])
+    axes.set_xlim(0, longest)
+    axes.set_xticks([])
+    scale = FILLED / ((most - least) or 1.0)
+    for row, first in enumerate(firsts):
+        if first is None:
+            axes.text(0.0, row + 0.5, "no weight moved", va="center", fontsize=7.5, color=sheets.INK)
+            continue
+        nats, base = np.sort(first["nats"])[::-1], row + (1 - FILLED) / 2 + scale * most
+        colours = np.where(nats > 0, sheets.BLUE, sheets.VERMILLION)
+        ends = base - scale * nats  # rows count downwards
+        axes.vlines(np.arange(len(nats)) + 0.5, base, ends, colours, linewidth=0.84 * 72 * EVIDENCE_WIDTH / longest)
+        axes.plot([0, longest], [base, base], color=sheets.INK, linewidth=0.5)
+        total = f"{nats.sum():+z.1f}".replace("-", "−")
+        words = f"{first['head']}: {total} nats\n{first['num_for']} for, {first['num_against']} against"
+        axes.annotate(
+            words, (1.0, row + 0.5), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+            va="center", fontsize=7.5, color=sheets.INK, annotation_clip=False,
+        )  # fmt: skip
+    return axes
+
+
+def _rows_of(beside: Axes, title: str, inches: float) -> Axes:
+    """Axes that have the rows of a heat map, and a width of their own."""
+    figure, box = beside.figure, beside.get_position()
+    axes = figure.add_axes((0.0, 0.0, inches / figure.get_size_inches()[0], box.height))
+    axes.set_ylim(beside.get_ylim())
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.set_title(title)
+    return axes
+
+
+def _columns(found: Facts) -> tuple[list[str], Array]:
+    """Heads of the figure, and [U, C] how their weights changed; of many heads those that moved most."""
+    names = list(found["heads"])
+    before_UK, after_UK = (
+        np.array([list(target[when].values()) for target in found["targets"].values()]) for when in ("before", "after")
+    )
+    change_UK = after_UK - before_UK
+    if len(names) <= MOST_COLUMNS:
+        return names, change_UK
+    order_K = np.argsort(-np.abs(change_UK).max(axis=0), kind="stable")
+    shown, others = np.sort(order_K[: MOST_COLUMNS - 1]), order_K[MOST_COLUMNS - 1 :]
+    together_U1 = change_UK[:, others].sum(axis=1, keepdims=True)
+    return [*(names[head] for head in shown), f"{len(others)} others"], np.hstack([change_UK[:, shown], together_U1])
+
+
+def _target_row(name: str, target: Facts) -> dict[str, str]:
+    row = {"target": excerpt(name), "labels": f"{target['labels']:,}", "moved (nats)": f"{target['kl']:.3f}"}
+    row["weight that moved"] = f"{target['total_variation']:.3f}"
+    for side in ("gained", "lost"):
+        row[f"{side} most"] = _listed({head["head"]: head["change"] for head in target[side][:1]})
+    return row
+
+
+def _head_row(name: str, head: Facts) -> dict[str, str]:
+    return {"head": excerpt(name), **{f"{way} for": _listed(head[way]) for way in ("rose", "fell")}}
+
+
+def _listed(moves: Mapping[str, float]) -> str:
+    """Some names and how far each moved, the furthest first."""
+    words = [f"{excerpt(name)} {change:+.3f}" for name, change in list(moves.items())[:LISTED]]
+    words += [f"and {len(moves) - LISTED} more"] if len(moves) > LISTED else []
+    return ", ".join(words) or "-"
+
+
+def _moved_heads(target: Facts) -> pd.DataFrame:
+    """A row a head of those that moved most, from the one that gained most to the one that lost most."""
+    rows = []
+    for head in [*target["gained"], *reversed(target["lost"])]:
+        before, after, nats = (target[column][head["head"]] for column in ("before", "after", "evidence"))
+        cells = {"before": f"{before:.3f}", "after": f"{after:.3f}", "change": f"{head['change']:+.3f}"}
+        rows.append({"head": excerpt(head["head"]), **cells, "evidence (nats)": f"{nats:+.2f}"})
+    return pd.DataFrame(rows)
+
+
+def _argued(head: Facts) -> list[str]:
+    """For one head that gained, how many labels argued for it and against it, and those that did so most."""
+    if not head["nats"]:
+        return [f"{excerpt(head['head'])} gained {head['change']:.3f}, and no label asked for it."]
+    parts = [
+        f"Of {_counted(len(head['nats']))} {head['num_for']} argue for {excerpt(head['head'])}, which gained "
+        f"{head['change']:.3f}, and {head['num_against']} against it: {sum(head['nats']):+z.2f} nats together."
+    ]
+    for side in ("for", "against"):
+        if head[side]:
+            parts += [f"Most {side} it:", "\n".join(map(_pair_lines, head[side]))]
+    return parts
+
+
+def _pair_lines(pair: Facts) -> str:
+    lines = [f"- pair {pair['pair']}, {pair['nats']:+.2f} nats"]
+    lines += [f"  - {part}: {excerpt(pair[part])}" for part in PARTS if part in pair]
+    return "\n".join(lines)
+
+
+def _with_count(name: str, num_labels: int) -> str:
+    return f"{shortened(' '.join(name.split()), LONGEST_NAME)}\n{_counted(num_labels)}"
+
+
+def _counted(number: int) -> str:
+    return f"{number:,} label{'' if number == 1 else 's'}"
+
+
+def _arguments(nats: Sequence[float], pairs: Sequence[Facts]) -> dict[str, Any]:
+    """The evidence of a target's labels for one head, how many argue for it and against it, and which do most."""
+    named = [{"nats": each, **pair} for each, pair in zip(nats, pairs, strict=True)]
+    best = sorted(named, key=lambda pair: -pair["nats"])
+    on_its_side = [pair for pair in best if pair["nats"] > ROUNDING]
+    against_it = [pair for pair in reversed(best) if pair["nats"] < -ROUNDING]
+    return {
+        "nats": nats,
+        "num_for": len(on_its_side),
+        "num_against": len(against_it),
+        "for": on_its_side[:EXAMPLES],
+        "against": against_it[:EXAMPLES],
+    }
+
+
+def _moves(change_U: Array, targets: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The targets for which one head's weight rose or fell, those of the largest change first."""
+    order_U = np.argsort(-np.abs(change_U), kind="stable")
+    ways = {"rose": change_U >= LEAST_MOVE, "fell": change_U <= -LEAST_MOVE}
+    return {
+        way: {targets[code]: float(change_U[code]) for code in order_U if moved_U[code]}
+        for way, moved_U in ways.items()
+    }
+
+
+def _named(values_K: Array, heads: Sequence[str]) -> dict[str, float]:
+    return dict(zip(heads, values_K.tolist(), strict=True))
+
+
+def _check(
+    margins_LK: Floats,
+    target_L: Integers,
+    before_UK: Floats,
+    after_UK: Floats,
+    targets: Sequence[str],
+    heads: Sequence[str],
+    pair_L: Integers,
+    texts: Sequence[PairTexts] | None,
+) -> None:
+    labels.check(margins_LK, target_L, before_UK)
+    labels.check_prior(after_UK)
+    if after_UK.shape != before_UK.shape:
+        raise ValueError(f"weights have shape {before_UK.shape} before and {after_UK.shape} after; give them one shape")
+    if (risen_UK := (before_UK == 0) & (after_UK > 0)).any():
+        target, head = np.argwhere(risen_UK)[0]
+        raise ValueError(
+            f"head {head} of target {target} has no weight before and {after_UK[target, head]} after, which no labels "
+            "can do; give the weights that adaptation started from"
+        )
+    for what, names, number in (("targets", targets, len(before_UK)), ("heads", heads, before_UK.shape[1])):
+        if len(names) != number or number == 0 or len(set(names)) < number:
+            raise ValueError(f"{number} {what} are named {list(names)}; give each a name of its own, and one at least")
+    for what, values in (("numbers", pair_L), ("texts", texts)):
+        if values is not None and len(values) != len(margins_LK):
+            raise ValueError(f"there are {len(values)} {what} for {len(margins_LK)} labelled pairs; give one a pair")

@@ -1,0 +1,183 @@
+"""What personalisation prints: how weights moved, whether it helped, and responses as one person would rank them."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from micro_lit.report import explanations
+
+MODELS = {"personalised": "personalised", "as_trained": "as trained"}
+SHOWN_SCORES = {"nll": "NLL", "accuracy": "accuracy"}
+KINDS = {"as_trained": "as trained", "before": "before", "after": "now"}
+MAX_NEWCOMERS, ALIKE = 5, 0.7  # how alike two names are, from 0 to 1: difflib's ratio
+MAX_PROMPTS, MAX_RESPONSES, MAX_EXCERPT = 10, 10, 60
+Z = 1.96
+
+
+def write_figure(stream: Mapping[str, Any], folder: Path) -> list[str]:
+    """Draws regret beside its bound, where matplotlib is installed; returns the names of the files written."""
+    try:
+        from micro_lit.report import figures, regret
+    except ImportError:
+        print("no figure: matplotlib is not installed (pip install 'micro-lit[report]')")
+        return []
+    return [path.name for path in figures.save(regret.draw(stream), folder)]
+
+
+def write_explanation(found: Mapping[str, Any], folder: Path) -> list[str]:
+    """Shows what moved the weights, where the labels are those of one user; returns the names of the files written."""
+    if "explanation" not in found:
+        return []
+    [user] = found["users"]
+    return [path.name for path in explanations.write(folder, found["explanation"], f"What moved the weights of {user}")]
+
+
+def show_newcomers(names: Sequence[str], known: Sequence[str]) -> None:
+    """Prints who has no profile yet, with names of those who have one that are much alike: it may be a slip."""
+    have = set(known)
+    new = [name for name in names if name not in have]
+    for name in new[:MAX_NEWCOMERS]:
+        like = ", ".join(map(printable, close_names(name, known)))
+        print(f"new user: {printable(name)}" + (f" (known: {like})" if like else ""))
+    if len(new) > MAX_NEWCOMERS:
+        print(f"and {len(new) - MAX_NEWCOMERS:,} more new users")
+
+
+def close_names(name: str, known: Sequence[str]) -> list[str]:
+    """Up to three known names that are spelt much like this one, whatever the case; the likest first."""
+    spelt: dict[str, list[str]] = {}
+    for other in known:
+        spelt.setdefault(other.casefold(), []).append(other)
+    alike = difflib.get_close_matches(name.casefold(), spelt, n=3, cutoff=ALIKE)
+    return [other for spelling in alike for other in spelt[spelling]][:3]
+
+
+def printable(name: str) -> str:
+    """A name for one line of a terminal."""
+    return name if name.isprintable() and name.strip() else repr(name)
+
+
+def show(found: Mapping[str, Any]) -> None:
+    """Prints the tables of what `micro_lit.personalise.learning.sitting` found."""
+    console = Console(highlight=False)
+    if "labels" in found:
+        console.print("", weights(found), "", sep="\n")
+        if found["labels"]["known"]:
+            print(repeats(found["labels"]), end="\n\n")
+    if "stream" in found:
+        console.print(*arguments(found), running(found), "", sep="\n")
+    if "responses" in found:
+        console.print("", ranking(found), "", sep="\n")
+
+
+def repeats(counts: Mapping[str, int]) -> str:
+    """How many labels were known, and so not learned again."""
+    line = f"{counts['known']:,} of {counts['given']:,} labels were known" + (
+        "" if counts["learned"] else ": nothing has changed"
+    )
+    if counts["changed"]:
+        line += f"; {counts['changed']:,} of them with the label_id of a label of other content, which stays as it is"
+    return line
+
+
+def weights(found: Mapping[str, Any]) -> Table:
+    """The weight of each judge before and after; of several users the mean, and how many have it for their first."""
+    users = found["users"]
+    several = len(users) > 1
+    before_UJ, after_UJ = (np.array([user["weights"][when] for user in users.values()]) for when in ("before", "after"))
+    whose = f"{len(users):,} users, on average" if several else next(iter(users))
+    table = Table(title=f"Weights of {escape(whose)}", title_justify="left", caption_justify="left")
+    seen = sum(user["labels"]["after"] for user in users.values())
+    table.caption = f"{seen:,} labels seen, {found['labels']['learned']:,} of them now"
+    for column in ("", "before", "after", "first of users")[: 4 if several else 3]:
+        table.add_column(column, justify="right")
+    firsts_J = np.bincount(after_UJ.argmax(axis=1), minlength=after_UJ.shape[1])
+    for name, *cells, firsts in zip(
+        found["judges"], before_UJ.mean(axis=0), after_UJ.mean(axis=0), firsts_J, strict=True
+    ):
+        table.add_row(name, *(f"{cell:.3f}" for cell in cells), *([f"{firsts:,}"] if several else []))
+    return table
+
+
+def arguments(found: Mapping[str, Any]) -> list[Table | str]:
+    """Of one user the labels that argued most for the judge that gained most, and against it; and a line between."""
+    if "explanation" not in found:
+        return []
+    [target] = found["explanation"]["targets"].values()
+    if not target["gained"]:
+        return []
+    first = target["gained"][0]
+    title = f"Labels that argued most for {first['head']} ({first['change']:+.3f}), and against it"
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.caption = (
+        "Evidence in nats: above 0 where it finds the label more probable than all together did before. Labels count "
+        "from 0"
+    )
+    for column, justify in (("label", "right"), ("evidence", "right"), ("chosen", "left"), ("rejected", "left")):
+        table.add_column(column, justify=justify)
+    for side in ("for", "against"):
+        table.add_section()
+        for pair in first[side]:
+            table.add_row(
+                str(pair["pair"]), f"{pair['nats']:+.2f}", _excerpt(pair["chosen"]), _excerpt(pair["rejected"])
+            )
+    return [table, ""]
+
+
+def running(found: Mapping[str, Any]) -> Table:
+    """Mean scores over the first so many labels of each user, beside those of the model as everybody gets it."""
+    table = Table(title="Each pair judged before its label was seen", title_justify="left", caption_justify="left")
+    table.add_column("first labels", justify="right")
+    for score in SHOWN_SCORES.values():
+        for model in MODELS.values():
+            table.add_column(f"{score}\n{model}", justify="right")
+    for row in found["running"]:
+        cells = (f"{row[model][score]:.4f}" for score in SHOWN_SCORES for model in MODELS)
+        table.add_row(f"{row['labels']:,}", *cells)
+    gain, stream = found["scores"]["difference"]["nll"], found["stream"]
+    interval = f" ± {Z * gain['se']:.4f}, 95 %" if gain["n"] > 1 else ""
+    units = "users" if len(found["users"]) > 1 else "labels"
+    worst = int(np.argmax(stream["regret"]))
+    bound = stream["bound"][worst]
+    promise = "." if bound is None else f", where no labels could have led beyond {bound:.2f}."
+    table.caption = (
+        f"NLL in nats. Personalised less as trained: {gain['value']:+.4f}{interval} ({gain['n']:,} {units}). Largest "
+        f"regret to the best of model and heads: {stream['regret'][worst]:.2f} nats{promise}"
+    )
+    return table
+
+
+def ranking(found: Mapping[str, Any]) -> Table:
+    """Rewards and ranks of responses, prompt by prompt, those that the user would like best first."""
+    kinds = {kind: name for kind, name in KINDS.items() if kind != "before" or "stream" in found}
+    by_prompt: dict[str, list[Mapping[str, Any]]] = {}
+    for row in found["responses"]:
+        by_prompt.setdefault(repr((row["prompt"], row["criterion"])), []).append(row)
+    [(user, facts)] = found["users"].items()
+    title = f"Rewards for {escape(user)}, after {facts['labels']['after']:,} labels"
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.caption = "Reward, and rank among the responses to the same prompt; rewards compare within a prompt only"
+    table.add_column("response")
+    for name in kinds.values():
+        table.add_column(name, justify="right")
+    for rows in list(by_prompt.values())[:MAX_PROMPTS]:
+        table.add_section()
+        table.add_row(f"[bold]{_excerpt(rows[0]['prompt'][-1]['content'])}[/bold]")
+        for row in sorted(rows, key=lambda row: row["ranks"]["after"])[:MAX_RESPONSES]:
+            cells = (f"{row['rewards'][kind]:+.3f} ({row['ranks'][kind]})" for kind in kinds)
+            table.add_row(_excerpt(row["response"]), *cells)
+    if len(by_prompt) > MAX_PROMPTS or max(map(len, by_prompt.values())) > MAX_RESPONSES:
+        table.caption += f"; the best {MAX_RESPONSES} of at most {MAX_PROMPTS} prompts, all are in the file"
+    return table
+
+
+def _excerpt(text: str) -> str:
+    """One line of it, whatever it holds."""
+    line = " ".join(text.split())
+    return escape(line if len(line) <= MAX_EXCERPT else f"{line[: MAX_EXCERPT - 4]} ...")

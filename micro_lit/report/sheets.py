@@ -1,0 +1,141 @@
+"""Sheets: panels side by side, heat maps above all, on a page that is as large as they need.
+
+Dimension letters: R rows, C columns of a heat map.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from micro_lit.report.figures import COLOURS, FLOOR_COLOUR, STYLE
+
+Array = NDArray[np.float64]
+
+BLUE, VERMILLION, GREEN, *_ = COLOURS
+INK, PAPER, FAINT, ABSENT = "#222222", "#FFFFFF", "#F7F7F7", "#DDDDDD"
+CELL = (0.42, 0.29)  # inches: width and height of a cell
+BAR, GAP, WIDEST = 0.11, 0.16, 15.0  # inches: width of a colour bar, space around panels, width of a row of them
+LOOKS = {**STYLE, "text.parse_math": False}  # a name may hold a dollar
+
+
+class Scale(NamedTuple):
+    """What the colours of a heat map mean."""
+
+    colours: Colormap
+    low: float
+    high: float
+
+
+DIVERGING = LinearSegmentedColormap.from_list("diverging", [VERMILLION, FAINT, BLUE])
+RISING = LinearSegmentedColormap.from_list("rising", [FAINT, GREEN, "#00392B"])
+
+
+def heat_map(
+    figure: Figure,
+    title: str,
+    values_RC: Array,
+    rows: Sequence[str | int],
+    columns: Sequence[str | int],
+    scale: Scale,
+    outlined_RC: NDArray[np.bool_],
+    cell: tuple[float, float] = CELL,
+    form: str = "z.2f",
+) -> Axes:
+    """Numbers, written as `form` says, on their colours, the first row on top; a grey cell where there is none.
+
+    `arrange` puts it in its place.
+    """
+    num_rows, num_columns = values_RC.shape
+    page = figure.get_size_inches()
+    axes = figure.add_axes((0.0, 0.0, cell[0] * num_columns / page[0], cell[1] * num_rows / page[1]))
+    axes.pcolormesh(
+        np.ma.masked_invalid(values_RC), cmap=scale.colours, vmin=scale.low, vmax=scale.high,
+        edgecolors=PAPER, linewidth=0.8,
+    )  # fmt: skip
+    for (row, column), value in np.ndenumerate(values_RC):
+        if not np.isnan(value):
+            number = f"{value:{form}}".replace("-", "−")
+            colour = _ink_on(scale.colours((value - scale.low) / (scale.high - scale.low)))
+            axes.text(column + 0.5, row + 0.5, number, ha="center", va="center", fontsize=7.5, color=colour)
+        if outlined_RC[row, column]:
+            frame = Rectangle((column, row), 1, 1, fill=False, edgecolor=INK, linewidth=1.3, zorder=3, clip_on=False)
+            axes.add_patch(frame)
+    axes.set_title(title)
+    axes.set_facecolor(ABSENT)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_yticks(np.arange(num_rows) + 0.5, rows)
+    axes.set_xticks(np.arange(num_columns) + 0.5, columns)
+    axes.invert_yaxis()
+    return axes
+
+
+def _ink_on(colour: Sequence[float]) -> str:
+    """Dark or light, whichever has more contrast with the colour by its relative luminance (WCAG 2)."""
+    red, green, blue = (((part + 0.055) / 1.055) ** 2.4 if part > 0.04045 else part / 12.92 for part in colour[:3])
+    return INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.21 else PAPER
+
+
+def colour_bar(axes: Axes) -> Axes:
+    """What the colours of a heat map mean; as high as the map."""
+    figure, colours = axes.figure, axes.collections[0]
+    bar = figure.add_axes((0.0, 0.0, BAR / figure.get_size_inches()[0], axes.get_position().height))
+    figure.colorbar(colours, cax=bar, ticks=np.linspace(*colours.get_clim(), 3)).outline.set_visible(False)
+    bar.tick_params(length=2, labelsize=7.5)
+    return bar
+
+
+def caption(figure: Figure, title: str, note: str) -> None:
+    """The title above all panels, and what there is to say below."""
+    figure.suptitle(title, x=0.0, y=1.0, ha="left", va="top", fontsize=11, fontweight="bold")
+    figure.text(0.0, 0.0, note, fontsize=7.5, color=FLOOR_COLOUR, va="bottom")
+
+
+def arrange(figure: Figure, groups: Sequence[Sequence[Sequence[Axes]]]) -> None:
+    """Sizes the page and fills it with panels from left to right, so that no text meets another's.
+
+    A panel is axes that stay together, such as a heat map and its colour bar. Where one line is too short for all
+    panels, each group
+    begins its own. The figure has a `caption`.
+    """
+    to_inches = figure.dpi_scale_trans.inverted()
+    inner = {axes: axes.get_window_extent().transformed(to_inches) for axes in figure.axes}
+    outer = {axes: axes.get_tightbbox().transformed(to_inches) for axes in figure.axes}
+    title, note = figure.texts
+    title_box, note_box = (text.get_window_extent().transformed(to_inches) for text in figure.texts)
+    if sum(box.width + GAP for box in outer.values()) <= WIDEST:
+        groups = [[panel for group in groups for panel in group]]
+    lines: list[list[Axes]] = []
+    widths: list[float] = []
+    for group in groups:
+        for number, panel in enumerate(group):
+            width = sum(outer[axes].width + GAP for axes in panel)
+            if number == 0 or widths[-1] + width > WIDEST:
+                lines.append([])
+                widths.append(0.0)
+            lines[-1] += panel
+            widths[-1] += width
+    places = {}
+    top = GAP + title_box.height
+    for line in lines:
+        left = GAP
+        top += GAP + max(outer[axes].y1 - inner[axes].y1 for axes in line)
+        for axes in line:
+            places[axes] = (left + inner[axes].x0 - outer[axes].x0, top)
+            left += outer[axes].width + GAP
+        top += max(inner[axes].y1 - outer[axes].y0 for axes in line)
+    page_width = GAP + max(*widths, title_box.width + GAP, note_box.width + GAP)
+    page_height = top + note_box.height + 2 * GAP
+    figure.set_size_inches(page_width, page_height)
+    for axes, (left, top) in places.items():
+        width, height = inner[axes].size
+        bottom = page_height - top - height
+        axes.set_position((left / page_width, bottom / page_height, width / page_width, height / page_height))
+    title.set_position((GAP / page_width, 1.0 - GAP / page_height))
+    note.set_position((GAP / page_width, GAP / page_height))

@@ -1,0 +1,177 @@
+"""Tables of many runs: mean and standard deviation over seeds, as Markdown, CSV and LaTeX."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from micro_lit.report.collect import FinishedRun, look_up, split, split_by_number, values_of
+from micro_lit.report.results import BASELINES, FEW_UNITS
+
+# Columns of a table nobody asked anything of; those that no run has measured are left out.
+METRICS = ("test.nll", "excess_risk", "test.accuracy", "test.brier", "test.ece", "raters.brier.excess")
+NAMES = {
+    "test.nll": "NLL",
+    "test.accuracy": "accuracy",
+    "test.brier": "Brier",
+    "test.ece": "ECE",
+    "excess_risk": "excess risk",
+    "excess.oracle": "above F0",
+    "excess.marginal": "above F1",
+    "excess.marginal_static": "above F1, prompt unseen",
+    "excess.single_bt_conditional": "above F2 conditional",
+    "excess.single_bt_linear": "above F2 linear",
+    "raters.brier.model": "Brier, shared pairs",
+    "raters.brier.excess": "above the raters' floor",
+    "raters.nll.model": "NLL, shared pairs",
+    "raters.accuracy.model": "accuracy, shared pairs",
+    **{f"baselines.{name}": f"accuracy, {row}" for name, (row, _) in BASELINES.items()},
+    **{f"baselines.{name}.difference": f"accuracy above '{row}'" for name, (row, _) in BASELINES.items()},
+    "heads.effective": "effective heads",
+    "heads.distinct": "distinct heads",
+    "heads.entropy_per_example": "entropy of an example's weights",
+    "heads.entropy_of_mean": "entropy of the mean weights",
+    **{
+        f"heads.categories.{column}.{score}": f"{word} ({column})"
+        for column in ("group", "attribute", "source")
+        for score, word in (("purity", "purity"), ("nmi", "NMI"), ("ari", "ARI"))
+    },
+    "test_by.user.seen.accuracy": "accuracy, seen users",
+    "test_by.user.unseen.accuracy": "accuracy, unseen users",
+    "model.num_heads": "heads K",
+    "model.top_k": "experts a pair",
+    "ablation": "without",
+    "data.train": "training pairs",
+    "data.population.angle": "angle between tastes (°)",
+}
+
+
+def name_of(path: str) -> str:
+    """What people call a setting or a quantity of results.json."""
+    return NAMES.get(path, path.removeprefix("test."))
+
+
+def measured(runs: Sequence[FinishedRun], metrics: Sequence[str] | None) -> list[str]:
+    """The quantities asked for, or the usual ones and all metrics of the tests, that at least one run has."""
+    own = dict.fromkeys(f"test.{name}" for run in runs for name in run.results["test"])
+    usual = dict.fromkeys((*METRICS, *own))
+    return [path for path in metrics or usual if any(look_up(run.results, path) for run in runs)]
+
+
+def per_run(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> pd.DataFrame:
+    """A row a run: its labels, seed, whether it can be believed, quantities with their standard errors over rows and
+    over units and the 95 % interval over units, and floors."""
+    rows = []
+    for run in runs:
+        row = {**run.labels, "seed": run.seed, "valid": run.valid}
+        for path in metrics:
+            facts = look_up(run.results, path) or {}
+            row[path] = facts.get("value")
+            row |= {f"{path}.{key}": facts[key] for key in ("se", "se_units", "n_units", "low", "high") if key in facts}
+        row |= {f"floors.{name}": floor["value"] for name, floor in run.results["floors"].items()}
+        row["seconds"] = run.results["seconds"]
+        rows.append(row)
+    return pd.DataFrame(rows, dtype=object)  # else a label that some runs lack would turn 8 into 8.0
+
+
+def summary(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> pd.DataFrame:
+    """A row a setting: its labels, how many runs (seeds) can be believed, then mean and sd of each quantity over these.
+
+    Of a single run, where it has one, the ends of the interval of each quantity; invalid: how many cannot be believed.
+    """
+    rows = []
+    for group in split(runs, *runs[0].labels).values():
+        believed = [run for run in group if run.valid]
+        row = {**group[0].labels, "n": len(believed), "invalid": len(group) - len(believed)}
+        for path in metrics:
+            values = values_of(group, path)
+            row[f"{path}.mean"] = statistics.mean(values) if values else None
+            row[f"{path}.sd"] = statistics.stdev(values) if len(values) > 1 else None
+            facts = (look_up(believed[0].results, path) or {}) if len(believed) == 1 else {}
+            row |= {f"{path}.{end}": facts.get(end) for end in ("low", "high")}
+        rows.append(row)
+    return pd.DataFrame(rows, dtype=object)
+
+
+def shown(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """A summary for people: 'mean ± sd', and of one run its value with the 95 % interval in brackets."""
+    numbers = [f"{path}.{part}" for path in metrics for part in ("mean", "sd", "low", "high")]
+    labels = [column for column in frame if column not in ("n", "invalid", *numbers)]
+    table = frame[[*labels, "n"]].rename(columns=name_of).map(lambda cell: "-" if cell is None else str(cell))
+    table["n"] = [
+        f"{n} (+ {bad} INVALID)" if bad else str(n) for n, bad in zip(frame["n"], frame["invalid"], strict=True)
+    ]
+    for path in metrics:
+        parts = zip(*(frame[f"{path}.{part}"] for part in ("mean", "sd", "low", "high")), strict=True)
+        table[name_of(path)] = [_cell(*each) for each in parts]
+    return table
+
+
+def interval_line(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> str | None:
+    """What the brackets of a table are, and whether there are enough units behind them; None where there are none."""
+    alone = [
+        group[0] for group in split([run for run in runs if run.valid], *runs[0].labels).values() if len(group) == 1
+    ]
+    found = [look_up(run.results, path) or {} for run in alone for path in metrics]
+    found = [facts for facts in found if "low" in facts]
+    if not found:
+        return None
+    few = min(found, key=lambda facts: facts["n_units"])
+    over = ", ".join(dict.fromkeys(facts["units"] for facts in found))
+    line = f"In brackets, of a single run, its 95 % interval; what is independent: {over}."
+    if few["n_units"] < FEW_UNITS:
+        line += f" {few['n_units']} {few['units']} are fewer than {FEW_UNITS}: too few for intervals to be exact."
+    return line
+
+
+def invalid_lines(runs: Sequence[FinishedRun]) -> list[str]:
+    """A line for each run whose results cannot be true."""
+    return [f"INVALID, left out: {run.folder}: {run.results['invalid_because']}" for run in runs if not run.valid]
+
+
+def markdown(table: pd.DataFrame) -> str:
+    cells = [list(table), ["---"] * table.shape[1], *table.to_numpy().tolist()]
+    lines = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in cells)
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def latex(table: pd.DataFrame) -> str:
+    """For a paper that loads booktabs."""
+    text = table.to_latex(index=False, escape=True, column_format="l" * table.shape[1])
+    return text.replace("±", r"$\pm$")
+
+
+def floors_line(runs: Sequence[FinishedRun], names: Mapping[str, str]) -> str | None:
+    """The floors in a sentence, when all runs share them."""
+    [first, *others] = [run.results["floors"] for run in runs]
+    if not first or any(floors != first for floors in others):
+        return None
+    floors = sorted((floor["value"], name) for name, floor in first.items())
+    return "Floors of the NLL: " + ", ".join(f"{names[name]} {value:.4f}" for value, name in floors)
+
+
+def slopes(runs: Sequence[FinishedRun], x: str, path: str) -> list[float]:
+    """Log-log slopes of a quantity over the last decade of the setting `x`, one for each seed."""
+    curves: dict[int, list[tuple[float, float]]] = {}
+    for place, group in split_by_number(runs, x).items():
+        for run in group:
+            value = (look_up(run.results, path) or {"value": 0.0})["value"]
+            if value > 0 and run.valid:
+                curves.setdefault(run.seed, []).append((place, value))
+    found = []
+    most = max((points[-1][0] for points in curves.values()), default=0.0)
+    for points in curves.values():
+        last = [point for point in points if point[0] >= most / 10.01]  # 10, and the rounding of a grid
+        if len(last) > 1:
+            x_N, y_N = np.log(last).T
+            found.append(float(np.polyfit(x_N, y_N, 1)[0]))
+    return found
+
+
+def _cell(mean: float | None, sd: float | None, low: float | None, high: float | None) -> str:
+    if mean is None:
+        return "-"
+    digits = ".1e" if 0 < abs(mean) < 1e-3 else ".4f"
+    spread = "" if sd is None else f" ± {sd:{digits}}"
+    return f"{mean:{digits}}{spread}" + ("" if low is None else f" [{low:{digits}}, {high:{digits}}]")

@@ -1,0 +1,65 @@
+"""Training from settings to results: in this process, or in one worker for each device."""
+
+import contextlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from micro_lit.config import Settings, in_sweep
+from micro_lit.errors import ImpossibleResult
+from micro_lit.host import threads
+from micro_lit.report import results
+from micro_lit.run import run_folder, workers
+
+
+def train(settings: Settings, brief: bool = False) -> float:
+    """Trains, tests, writes the run folder and prints the tables. Returns the test NLL in nats.
+
+    Of several machines the first returns it, the others nan.
+
+    brief: one of many, of which each prints one line in the end. Raises `UserError` for what the user can mend, and its
+    kind `ImpossibleResult` for results, written by then, that cannot be true.
+    """
+    folder = Path(settings["paths"]["run_dir"])
+    if workers.ours():
+        return _train(settings, folder, brief)["test"]["nll"]["value"]  # the parent process checks it
+    processes, leads = workers.needed(settings), workers.leads(settings)
+    with run_folder.alone_in(folder) if leads else contextlib.nullcontext() as lock:
+        found = run_folder.plan(settings) if leads else run_folder.follow(settings)
+        if found.finished is not None:
+            print(f"finished before: {folder}/")
+            return _believed(found.finished, folder)
+        if leads:
+            run_folder.write_typed(folder)
+        if not processes:
+            return _believed(_train(found.settings, folder, brief), folder)
+        first = workers.start(found.settings, processes, brief=brief or in_sweep(), lock=lock)
+        return _believed(results.read(folder), folder) if first else math.nan
+
+
+def _believed(found: Mapping[str, Any], folder: Path) -> float:
+    """The test NLL. Raises `ImpossibleResult` where it cannot be true."""
+    if not found.get("valid", True):
+        raise ImpossibleResult(f"{folder}: {found['invalid_because']}")
+    return found["test"]["nll"]["value"]
+
+
+@threads.by_settings
+def _train(settings: Settings, folder: Path, brief: bool) -> dict[str, Any]:
+    """One process of a run, or the only one. Returns what results.json holds."""
+    from micro_lit.report import results, terminal
+    from micro_lit.run.run import Run
+
+    with Run(settings) as this, threads.using(this.backbone):
+        if not brief:
+            terminal.show_data(this.data, this.backbone.example)
+            if this.settings["model"] != settings["model"]:
+                terminal.show_heads(this.model.num_heads, this.data)
+        this.fit()
+        measured = results.assemble(this.settings, this.data, this.test(), this.seconds)
+        if this.trainer.is_global_zero:
+            results.write(measured, folder)
+            this.record(measured)
+            terminal.show_results(measured, folder, brief=brief or in_sweep())
+    return measured
