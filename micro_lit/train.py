@@ -3,11 +3,11 @@
 from micro_lit.config import Settings, entry_point
 
 
-def run(settings: Settings) -> float:
+def run(settings: Settings, brief: bool = False) -> float:
     """Trains one model; see `micro_lit.run.training.train`."""
     from micro_lit.run.training import train  # here, so that --help and a config error answer at once
 
-    return train(settings)
+    return train(settings, brief)
 
 
 main = entry_point("train")(run)

@@ -142,7 +142,11 @@ def test_two_writers_of_one_process_do_not_meet(path):
 
 
 def python(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", f"import os, sys\nfrom pathlib import Path\nfrom micro_lit import files\n{script}"]
+    command = [
+        sys.executable,
+        "-c",
+        f"import os, sys\nfrom pathlib import Path\nfrom micro_lit.host import files\n{script}",
+    ]
     return subprocess.run([*command, *arguments], env=os.environ | environment, capture_output=True, check=False)
 
 
@@ -199,7 +203,7 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from micro_lit import files
+from micro_lit.host import files
 
 def write(partial):
     partial.write_text("half")

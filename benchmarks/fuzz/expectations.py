@@ -1,4 +1,4 @@
-"""What settings may hold, declared by hand and apart from `micro_lit.config.RULES`: values as a user would type them.
+"""What settings may hold, declared by hand and apart from the annotations in the code: values as a user types them.
 
 Each key has values that must work in a run of two training batches of one epoch, and values that must be refused. What
 is in neither list is not tried.

@@ -21,6 +21,7 @@ from scipy.special import expit
 from micro_lit.adapt import labels
 from micro_lit.adapt.labels import Array, Floats, Integers
 from micro_lit.likelihood import LinkName
+from micro_lit.ranges import Count, NonNegative
 
 NO_WEIGHT = -1e4  # a log-weight whose weight is 0
 LEAST = -600.0  # the least log-weight of an allowed head: its inverse weight is finite
@@ -34,9 +35,9 @@ def few_shot_logits(
     user_N: Integers,
     prior_UK: Floats,
     link: LinkName = "probability",
-    strength: float = 1.0,
-    tolerance: float = 1e-6,
-    max_steps: int = 2000,
+    strength: NonNegative = 1.0,
+    tolerance: NonNegative = 1e-6,
+    max_steps: Count = 2000,
 ) -> Array:
     """Weights of least negative log-likelihood plus strength · KL(w ‖ π)  [LoRe, 2504.14439, at strength 0].
 
@@ -58,9 +59,9 @@ def mixture_em(
     margins_NK: Floats,
     user_N: Integers,
     prior_UK: Floats,
-    strength: float = 1.0,
-    tolerance: float = 1e-6,
-    max_steps: int = 2000,
+    strength: NonNegative = 1.0,
+    tolerance: NonNegative = 1e-6,
+    max_steps: Count = 2000,
 ) -> Array:
     """Weights under which the labels are most probable when a user draws a head anew for each pair.
 

@@ -1,6 +1,7 @@
 """The one place where a composed config becomes plain, validated settings, and where objects are made of them."""
 
 from micro_lit.config import hydra_nodes
+from micro_lit.config.building import build, check_objects
 from micro_lit.config.command import entry_point
 from micro_lit.config.composition import (
     command_with,
@@ -12,14 +13,13 @@ from micro_lit.config.composition import (
     to_settings,
 )
 from micro_lit.config.folders import config_dir
-from micro_lit.config.objects import ALLOWED_TARGETS, build, check_objects, find
-from micro_lit.config.rules import RULES, Settings, validate
+from micro_lit.config.rules import Settings, validate
+from micro_lit.config.targets import ALLOWED_TARGETS, find
 
 hydra_nodes.install()
 
 __all__ = [
     "ALLOWED_TARGETS",
-    "RULES",
     "Settings",
     "build",
     "check_objects",

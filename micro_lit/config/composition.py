@@ -170,8 +170,7 @@ def _job_folder(overrides: str) -> str:
 
 def _if_planted(value: int, *, _root_: DictConfig) -> int | None:
     """A value for data of a planted population; null for other data, whose size says more."""
-    data = OmegaConf.select(_root_, "data._target_")
-    return value if str(data).startswith("micro_lit.data.planted.") else None
+    return None if OmegaConf.select(_root_, "data.population") is None else value
 
 
 OmegaConf.register_new_resolver("if_planted", _if_planted, replace=True)

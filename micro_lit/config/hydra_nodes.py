@@ -32,8 +32,8 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from micro_lit.config.names import ALLOWED, check_name, is_inside
-from micro_lit.config.objects import check_target, find, is_public, locate, objects
 from micro_lit.config.renamed import with_public_targets
+from micro_lit.config.targets import check_target, find, is_public, locate, objects
 from micro_lit.errors import UserError
 
 BASES = {"callbacks": Callback, "launcher": Launcher, "sweeper": Sweeper}

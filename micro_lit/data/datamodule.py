@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from micro_lit.data.budgets import draw_budget
 from micro_lit.data.pairs import Pairs, PreferenceData
 from micro_lit.errors import UserError
+from micro_lit.ranges import Count, Index
 
 # Rows that an error names.
 SHOWN = 5
@@ -181,12 +182,12 @@ class PreferenceDataModule(pl.LightningDataModule):
     def __init__(
         self,
         data: PreferenceData,
-        batch_size: int,
-        eval_batch_size: int,
+        batch_size: Count,
+        eval_batch_size: Count,
         seed: int,
-        token_budget: int | None = None,
-        budget: int | None = None,
-        unlabelled: int = 0,
+        token_budget: Count | None = None,
+        budget: Count | None = None,
+        unlabelled: Index = 0,
     ) -> None:
         super().__init__()
         self.data = data

@@ -7,11 +7,14 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Predicate
 from numpy.typing import NDArray
+from pydantic import Field
 
+from micro_lit.config.predicates import is_function
 from micro_lit.data.columns import Columns, joined
 from micro_lit.data.counts import Counts
 from micro_lit.data.gathering import Gathered
@@ -29,10 +32,18 @@ from micro_lit.data.sides import SplitBy, sides, unanimous
 from micro_lit.data.splits import SPLITS
 from micro_lit.data.verdicts import Coding
 from micro_lit.errors import UserError
+from micro_lit.ranges import Count, Share
 
 CRITERIA = ("given", "hidden", "shuffled")
 MAX_LISTED, EXAMPLES = 20, 3
 TRAIN = SPLITS.index("train")
+
+
+LayoutOrNone = Annotated[
+    Layout | None,
+    Predicate(is_function),
+    Field(description="null, or an object with a _target_ and _partial_: true (as in conf/data/rpr.yaml)"),
+]
 
 
 class PairFiles:
@@ -73,8 +84,8 @@ class PairFiles:
         train: str,
         test: str | None = None,
         reader: Any = None,
-        layout: Layout | None = None,
-        test_layout: Layout | None = None,
+        layout: LayoutOrNone = None,
+        test_layout: LayoutOrNone = None,
         columns: Mapping[str, str | None] | None = None,
         winner: Coding | None = None,
         train_split: str = "train",
@@ -82,15 +93,15 @@ class PairFiles:
         subset: str | None = None,
         revision: str | None = None,
         split_by: SplitBy = "prompt",
-        validation_fraction: float = 0.05,
-        test_fraction: float = 0.1,
+        validation_fraction: Share = 0.05,
+        test_fraction: Share = 0.1,
         on_bad_row: Literal["error", "skip"] = "error",
         leak: Leak = "error",
         ties: Literal["drop", "keep"] = "drop",
         unanimous: Literal["drop", "keep"] = "keep",
         criteria: str = "given",
         criterion_of: Mapping[str, str] | None = None,
-        limit: int | None = None,
+        limit: Count | None = None,
         cache_dir: str | None = None,
     ) -> None:
         for setting, path in (("train", train), ("test", test)):

@@ -1,15 +1,19 @@
 """`backbone=hf` and its presets: a pretrained transformer, frozen behind the feature store or trained."""
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, MinLen
 from numpy.typing import NDArray
 
+from micro_lit.config.rules import Takes
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.data.texts import Text, text_digests
 from micro_lit.errors import UserError
@@ -20,6 +24,7 @@ from micro_lit.features.network import PooledTransformer, Pooling
 from micro_lit.features.store import PARTS, FeatureStore, MappedTable
 from micro_lit.features.tokens import Reading, TextTokenizer, TokenTable
 from micro_lit.host import devices, ranks, threads
+from micro_lit.ranges import Count, Index, NonNegative, Positive, Share
 
 # Tokens of a pass where nobody has set them; and on a GPU, if that is more, as many as have so many numbers in a layer.
 # Below that a GPU waits for the CPU to start its kernels: passes of 8,192 tokens, 384 wide, encode a tenth of the texts
@@ -30,18 +35,21 @@ TOKEN_BUDGET, GPU_NUMBERS = 8192, 131_072 * 384
 SHOWN_FROM = 10_000
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+StoreDType = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
 
-class LoRA(NamedTuple):
+@dataclass(frozen=True)
+class LoRA:
     """Low-rank updates, of which alone the weights are trained [Hu et al. 2021, arXiv 2106.09685]; none at rank 0.
 
     alpha: an update counts alpha / rank times. dropout: of what it reads. targets: the layers that get one, by name.
     """
 
-    rank: int = 0
-    alpha: float = 32.0
-    dropout: float = 0.0
-    targets: str | Sequence[str] = "all-linear"
+    rank: Index = 0
+    alpha: Positive = 32.0
+    dropout: Share = 0.0
+    targets: Literal["all-linear"] | Annotated[Sequence[str], MinLen(1)] = "all-linear"
 
 
 class Pretrained(BackboneFactory):
@@ -69,17 +77,17 @@ class Pretrained(BackboneFactory):
         revision: str | None = None,
         pooling: Pooling = "last",
         causal: bool = True,
-        max_length: int = 1024,
-        chat_template: str | None = None,
+        max_length: Annotated[int, Ge(8)] = 1024,
+        chat_template: Annotated[str, MinLen(1)] | None = None,
         frozen: bool = True,
-        lora: Mapping[str, Any] | None = None,
+        lora: Annotated[Mapping[str, Any] | None, Takes("micro_lit.features.LoRA")] = None,
         gradient_checkpointing: bool = False,
         standardise: bool = True,
         dtype: DType = "auto",
-        store_dtype: DType = "float32",
-        token_budget: int | None = None,
-        resident_gb: float = 1.0,
-        attn_implementation: str = "sdpa",
+        store_dtype: StoreDType = "float32",
+        token_budget: Count | None = None,
+        resident_gb: NonNegative = 1.0,
+        attn_implementation: Attention = "sdpa",
         trust_remote_code: bool = False,
     ) -> None:
         self.model = _minilm_folder() if model == "minilm" else model
@@ -230,7 +238,7 @@ class Pretrained(BackboneFactory):
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError as error:
             raise UserError("backbone.lora needs its extra: pip install 'micro-lit[peft]'") from error
-        rank, alpha, dropout, targets = self.lora
+        rank, alpha, dropout, targets = dataclasses.astuple(self.lora)
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
         try:
             inject_adapter_in_model(config, network)

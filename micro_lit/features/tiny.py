@@ -1,13 +1,16 @@
 """`backbone=tiny`: a small causal transformer and its tokenizer, both made from nothing."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from micro_lit.data.pairs import PreferenceData, Text
 from micro_lit.errors import UserError
 from micro_lit.features.backbones import BackboneFactory, TrainableBackbone
 from micro_lit.features.network import PooledTransformer, Pooling
 from micro_lit.features.tokens import TextTokenizer
+from micro_lit.ranges import Count
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
@@ -27,13 +30,13 @@ class Tiny(BackboneFactory):
 
     def __init__(
         self,
-        hidden: int = 64,
-        layers: int = 2,
-        heads: int = 4,
-        vocabulary: int = 2048,
-        max_length: int = 256,
+        hidden: Count = 64,
+        layers: Count = 2,
+        heads: Count = 4,
+        vocabulary: Annotated[int, Ge(300)] = 2048,
+        max_length: Annotated[int, Ge(8)] = 256,
         pooling: Pooling = "last",
-        token_budget: int = 4096,
+        token_budget: Count | None = 4096,
         init: float = 0.1,
         tokenizer: str | None = None,
     ) -> None:

@@ -17,6 +17,7 @@ from micro_lit.errors import UserError
 from micro_lit.likelihood import LOG_NEVER
 from micro_lit.models.gates import UniformGate
 from micro_lit.models.mixture import Judgment, MixtureBT
+from micro_lit.ranges import Count, NonNegative
 
 
 class SharedBaseEnsemble(MixtureBT):
@@ -35,8 +36,8 @@ class SharedBaseEnsemble(MixtureBT):
         self,
         backbone: nn.Module,
         names: Mapping[str, list[str]],
-        num_heads: int,
-        prior_precision: float = 70.0,
+        num_heads: Count | None,
+        prior_precision: NonNegative = 70.0,
         **settings: Any,
     ) -> None:
         super().__init__(backbone, names, num_heads, **settings)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from micro_lit.models.contracts import Gate
+from micro_lit.ranges import Count
 
 
 class StaticGate(Gate):
@@ -86,6 +87,6 @@ class LinearGate(Gate):
 class MLPGate(LinearGate):
     """The linear gate behind one hidden layer, 128 wide in MiCRo [arXiv 2505.24846]."""
 
-    def __init__(self, width: int, num_heads: int, hidden: int = 128) -> None:
+    def __init__(self, width: int, num_heads: int, hidden: Count = 128) -> None:
         super().__init__(hidden, num_heads)
         self.logits = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), self.logits)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from micro_lit.errors import UserError
 from micro_lit.models.contracts import Head
+from micro_lit.ranges import Count, Index, NonNegative, Positive
 
 Distribution = Literal["gaussian", "uniform"]
 
@@ -34,7 +35,7 @@ class LinearHeads(nn.Linear, Head):
 class MLPHeads(Head):
     """K independent rewards of one hidden layer each: r_k = v_k · gelu(W_k φ + b_k)."""
 
-    def __init__(self, width: int, num_heads: int, hidden: int = 64) -> None:
+    def __init__(self, width: int, num_heads: int, hidden: Count = 64) -> None:
         super().__init__()
         self.hidden = nn.Linear(width, num_heads * hidden)
         self.output_KH = nn.Parameter(torch.empty(num_heads, hidden).uniform_(-1, 1) / hidden**0.5)
@@ -76,11 +77,11 @@ class SharedHeads(Head):
         self,
         width: int,
         num_heads: int,
-        features: int = 0,
-        lengthscale: float = 0.5,
-        base_precision: float = 0.3,
-        deviation_precision: float = 0.3,
-        draw: int = 0,
+        features: Index = 0,
+        lengthscale: Positive = 0.5,
+        base_precision: Positive = 0.3,
+        deviation_precision: Positive = 0.3,
+        draw: Index = 0,
     ) -> None:
         super().__init__()
         self.base_precision, self.deviation_precision = base_precision, deviation_precision
@@ -123,7 +124,7 @@ class PriorHeads(LinearHeads):
     to its own p_k: see `micro_lit.models.controls.SharedBaseEnsemble`.
     """
 
-    def __init__(self, width: int, num_heads: int, scale: float = 1.0) -> None:
+    def __init__(self, width: int, num_heads: int, scale: NonNegative = 1.0) -> None:
         super().__init__(width, num_heads)
         self.register_buffer("prior_KD", scale * random_directions(num_heads, width))
 
@@ -226,7 +227,7 @@ class PrototypeHeads(Head):
         width 512; its released code takes the distance itself, whose margins are not linear in w.
     """
 
-    def __init__(self, width: int, num_heads: int, dim: int = 32, layers: int = 2) -> None:
+    def __init__(self, width: int, num_heads: int, dim: Count = 32, layers: Count = 2) -> None:
         super().__init__()
         self.map = perceptron(width, *[dim] * layers)
         self.prototypes_KP = nn.Parameter(torch.randn(num_heads, dim) / dim**0.5)
@@ -246,7 +247,7 @@ class PromptPrototypeHeads(Head):
 
     reads_context = True
 
-    def __init__(self, width: int, num_heads: int, dim: int = 32, layers: int = 1) -> None:
+    def __init__(self, width: int, num_heads: int, dim: Count = 32, layers: Count = 1) -> None:
         super().__init__()
         self.map = perceptron(width, *[dim] * layers)
         self.prototypes = nn.ModuleList(perceptron(width, *[dim] * layers) for _ in range(num_heads))

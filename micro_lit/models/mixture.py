@@ -4,11 +4,13 @@ Dimension letters: B pairs in the batch, K heads.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from annotated_types import Ge, Lt
 from jaxtyping import Float, Int64
+from pydantic import Field
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -31,7 +33,13 @@ from micro_lit.models.contracts import COLUMNS, as_gate, as_head, as_link, asked
 from micro_lit.models.gates import StaticGate
 from micro_lit.models.heads import LinearHeads
 from micro_lit.models.measured import measured
-from micro_lit.models.training import TrainedModule
+from micro_lit.models.training import OptimizerFactory, TrainedModule
+from micro_lit.ranges import Count, NonNegative, Share, Text
+
+LinkOrName = Annotated[
+    Link | LinkName,
+    Field(description="one of probability, reward; or a link of your own, as a node with a _target_"),
+]
 
 BREAKDOWNS = ("source", "attribute", "group")
 
@@ -104,22 +112,22 @@ class MixtureBT(TrainedModule):
         self,
         backbone: nn.Module,
         names: Mapping[str, list[str]],
-        num_heads: int,
+        num_heads: Count | None,
         references: Sequence[str] = (),
         bayes: str | None = None,
         sources: Sequence[str] | None = None,
         subjects: Mapping[str, Sequence[str]] | None = None,
         head: Callable[..., nn.Module] = LinearHeads,
         gate: Callable[..., nn.Module] = StaticGate,
-        link: Link | LinkName = "probability",
-        entropy_weight: float = 0.0,
-        balance_weight: float = 0.0,
-        label_smoothing: float = 0.0,
-        rating_gap_weight: float = 0.0,
-        centring_weight: float = 0.0,
-        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
-        warmup: float = 0.05,
-        name: str = "mixture",
+        link: LinkOrName = "probability",
+        entropy_weight: NonNegative = 0.0,
+        balance_weight: NonNegative = 0.0,
+        label_smoothing: Annotated[float, Ge(0.0), Lt(0.5)] = 0.0,
+        rating_gap_weight: NonNegative = 0.0,
+        centring_weight: NonNegative = 0.0,
+        optimizer: OptimizerFactory = torch.optim.AdamW,
+        warmup: Share = 0.05,
+        name: Text = "mixture",
         terms: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()

@@ -17,6 +17,8 @@ from micro_lit.likelihood import WEIGHTS_TOLERANCE, hedge_log_targets
 from micro_lit.models.contracts import COLUMNS, Gate, as_gate, asked
 from micro_lit.models.gates import LinearGate
 from micro_lit.models.mixture import Judgment, MixtureBT, values_of
+from micro_lit.models.training import OptimizerFactory
+from micro_lit.ranges import Positive, Share, Text
 
 
 class RouterGate(Gate):
@@ -96,11 +98,11 @@ class ContextRouter(MixtureBT):
         sources: Sequence[str] | None = None,
         subjects: Mapping[str, Sequence[str]] | None = None,
         gate: Callable[..., nn.Module] = LinearGate,
-        tau: float = 1.0,
+        tau: Positive = 1.0,
         pooled: bool = True,
-        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
-        warmup: float = 0.05,
-        name: str = "router",
+        optimizer: OptimizerFactory = torch.optim.AdamW,
+        warmup: Share = 0.05,
+        name: Text = "router",
         terms: Mapping[str, Any] | None = None,
     ) -> None:
         if stage1.num_heads == 1:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from micro_lit import likelihood
 from micro_lit.errors import UserError
 from micro_lit.models.mixture import Judgment, MixtureBT
+from micro_lit.ranges import Count, NonNegative
 
 
 class SparseMoE(MixtureBT):
@@ -39,11 +40,11 @@ class SparseMoE(MixtureBT):
         self,
         backbone: nn.Module,
         names: Mapping[str, list[str]],
-        num_heads: int,
-        top_k: int = 2,
-        noise: float = 0.0,
-        sparsity_weight: float = 0.0,
-        diversity_weight: float = 0.0,
+        num_heads: Count | None,
+        top_k: Count = 2,
+        noise: NonNegative = 0.0,
+        sparsity_weight: NonNegative = 0.0,
+        diversity_weight: NonNegative = 0.0,
         **settings: Any,
     ) -> None:
         super().__init__(backbone, names, num_heads, **settings)

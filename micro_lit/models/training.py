@@ -4,16 +4,21 @@ Dimension letters: B pairs in the batch.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from micro_lit.config.rules import Takes
 from micro_lit.errors import UserError
 from micro_lit.features import sharding
 from micro_lit.models.schedules import rise_and_fall
+
+OptimizerFactory = Annotated[
+    Callable[..., torch.optim.Optimizer], Takes("micro_lit.config.settings.Optimizer", more=True)
+]
 
 
 class TrainedModule(pl.LightningModule):

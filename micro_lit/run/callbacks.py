@@ -14,6 +14,7 @@ from rich.console import Console
 
 from micro_lit.errors import UserError
 from micro_lit.host import preemption
+from micro_lit.ranges import Count, NonNegative
 from micro_lit.run import workers
 
 
@@ -23,7 +24,7 @@ class StepLine(pl.Callback):
     lines: about how many lines a whole training prints. seconds: the longest silence between two of them.
     """
 
-    def __init__(self, lines: int = 20, seconds: float = 10.0) -> None:
+    def __init__(self, lines: Count = 20, seconds: NonNegative = 10.0) -> None:
         self.lines, self.seconds = lines, seconds
         self.console = Console()
 

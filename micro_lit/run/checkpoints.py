@@ -168,4 +168,4 @@ def tested(folder: Path) -> Path | None:
     names: list[str] = [BEST, LAST]
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         names.insert(0, json.loads((folder / "results.json").read_text())["checkpoint"])
-    return next((folder / name for name in names if (folder / name).is_file()), last(folder))
+    return next((folder / name for name in filter(None, names) if (folder / name).is_file()), last(folder))

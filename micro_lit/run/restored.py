@@ -12,9 +12,9 @@ import yaml
 from torch.nn import Module
 
 from micro_lit.config import Settings, build, command_with, validate
-from micro_lit.config.objects import ALLOWED_TARGETS, is_public, objects
 from micro_lit.config.redaction import HIDDEN
 from micro_lit.config.renamed import as_now
+from micro_lit.config.targets import ALLOWED_TARGETS, is_public, objects
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
 from micro_lit.models import MixtureBT

@@ -7,8 +7,8 @@ from typing import Any
 import pytorch_lightning.loggers as loggers
 
 from micro_lit.config import Settings, build
-from micro_lit.config.objects import check_node, objects
 from micro_lit.config.redaction import redact
+from micro_lit.config.targets import check_node, objects
 from micro_lit.errors import UserError
 from micro_lit.host import ranks
 from micro_lit.track.contract import Recorder

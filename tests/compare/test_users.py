@@ -21,7 +21,7 @@ from micro_lit.compare.subjects import Labels, draw_users
 from micro_lit.compare.systems import NOTHING, OWN, Evidence, System
 from micro_lit.compare.users import Users
 from micro_lit.config import compose
-from micro_lit.data.planted import PlantedFeatures
+from micro_lit.data import PlantedFeatures
 from micro_lit.errors import UserError
 from micro_lit.metrics import RaterMetrics
 from micro_lit.models.people import prior_of_users

@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.special import log_expit
 
-from micro_lit.data.planted import SPLITS, PlantedFeatures, PlantedText
+from micro_lit.data import PlantedFeatures, PlantedText
+from micro_lit.data.pairs import SPLITS
 from micro_lit.data.planted.population import REFERENCES
 from micro_lit.data.planted.rendering import TOPICS
 from micro_lit.errors import UserError

@@ -24,7 +24,7 @@ def names_of(num_heads):
     return [f"head {head}" for head in range(num_heads)]
 
 
-def made(targets=("ada", "bob"), num_heads=4, labels=12, seed=0, adapt=adapt.posterior):
+def made(targets=("ada", "bob"), num_heads=4, labels=12, seed=0, rule=adapt.posterior):
     """Arguments of `explain`; weights after are those of the adaptation."""
     generator = np.random.default_rng(seed)
     target_L = np.repeat(np.arange(len(targets)), labels)
@@ -34,11 +34,11 @@ def made(targets=("ada", "bob"), num_heads=4, labels=12, seed=0, adapt=adapt.pos
         "margins_LK": margins_LK,
         "target_L": target_L,
         "before_UK": before_UK,
-        "after_UK": adapt(margins_LK, target_L, before_UK),
+        "after_UK": rule(margins_LK, target_L, before_UK),
         "targets": list(targets),
         "heads": names_of(num_heads),
         "pair_L": 100 + np.arange(len(target_L)),
-        "adaptation": f"{adapt.__name__}, {labels} labels",
+        "adaptation": f"{rule.__name__}, {labels} labels",
         "texts": [(f"Prompt {row}?", f"Chosen of {row}.", f"Rejected of {row}.") for row in range(len(target_L))],
     }
 
@@ -47,8 +47,8 @@ def as_vectors(inputs):
     return {**inputs, "texts": None}
 
 
-def readapted(inputs, adapt=adapt.posterior):
-    return {**inputs, "after_UK": adapt(*(inputs[name] for name in ("margins_LK", "target_L", "before_UK")))}
+def readapted(inputs, rule=adapt.posterior):
+    return {**inputs, "after_UK": rule(*(inputs[name] for name in ("margins_LK", "target_L", "before_UK")))}
 
 
 # Evidence
@@ -65,9 +65,9 @@ def test_the_posterior_changes_log_weights_by_the_evidence_less_a_normaliser(see
     np.testing.assert_allclose(after_K, np.exp(expected_K), rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize(("adapt", "nats"), [(adapt.hedge, 12 * 0.1), (adapt.hyre, 1.0)])
-def test_hedge_and_hyre_move_the_odds_of_two_heads_by_the_difference_of_their_evidence(adapt, nats):
-    inputs = made(adapt=adapt)
+@pytest.mark.parametrize(("rule", "nats"), [(adapt.hedge, 12 * 0.1), (adapt.hyre, 1.0)])
+def test_hedge_and_hyre_move_the_odds_of_two_heads_by_the_difference_of_their_evidence(rule, nats):
+    inputs = made(rule=rule)
     start_UK = inputs["before_UK"] if adapt is adapt.hedge else np.full((2, 4), 1 / 4)
     moved_UK = np.log(inputs["after_UK"]) - np.log(start_UK)
     for code, target in enumerate(explain(**inputs)["targets"].values()):

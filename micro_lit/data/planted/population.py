@@ -10,9 +10,10 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from scipy.special import cosdg, logsumexp, sindg
 
@@ -30,6 +31,7 @@ from micro_lit.floors import (
     variance_bound,
 )
 from micro_lit.likelihood import WINNER
+from micro_lit.ranges import Count, Index, NonNegative
 
 LEVELS = (-1, 0, 1)
 MAX_ITEMS = 3**7
@@ -244,12 +246,12 @@ def _margins(score_I: NDArray[np.float64]) -> NDArray[np.float64]:
 def plant(
     attributes: Sequence[str],
     groups: int | Mapping[str, Mapping[str, float]] = 4,
-    relevant: int = 2,
-    strength: float = 3.0,
-    topics: int = 8,
+    relevant: Count = 2,
+    strength: NonNegative = 3.0,
+    topics: Count = 8,
     group_weights: float | Sequence[Sequence[float]] = 0.3,
-    angle: float | None = None,
-    seed: int = 0,
+    angle: Annotated[float, Ge(0.0), Le(180.0)] | None = None,
+    seed: Index = 0,
 ) -> Population:
     """A population from a few settings.
 

@@ -5,20 +5,24 @@ Dimension letters: N pairs, M distinct texts, D representation width, I items, T
 
 import dataclasses
 import functools
+import inspect
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from micro_lit.config import types
+from micro_lit.config.rules import Takes
 from micro_lit.data.pairs import SPLITS, Counts, Pairs, PreferenceData, from_records
 from micro_lit.data.planted import rendering
 from micro_lit.data.planted.population import Draw, Population, plant
 from micro_lit.data.records import LABELS, Message, Record
 from micro_lit.errors import UserError
+from micro_lit.ranges import Count, Index, Share
+
+PopulationSettings = Annotated[Mapping[str, Any], Takes("micro_lit.data.planted.population.plant")]
 
 
 class Planted:
@@ -37,21 +41,21 @@ class Planted:
 
     def __init__(
         self,
-        population: Mapping[str, Any],
-        train: int,
-        validation: int,
-        test: int,
-        raters_per_pair: int = 1,
-        users_per_group: int = 0,
-        unseen_share: float = 0.0,
+        population: PopulationSettings,
+        train: Count,
+        validation: Count,
+        test: Count,
+        raters_per_pair: Count = 1,
+        users_per_group: Index = 0,
+        unseen_share: Share = 0.0,
         criteria: Literal["none", "hidden", "given", "shuffled"] = "none",
     ) -> None:
-        types.check_call("data.population", plant, population)
+        try:
+            inspect.signature(plant).bind(**population)
+        except TypeError as error:
+            raise UserError(f"data.population: {error}") from error
         self.population = _shared_population(json.dumps(population))
         self.sizes = {"train": train, "validation": validation, "test": test}
-        for name, size in self.sizes.items():
-            if type(size) is not int or size < 0:
-                raise UserError(f"data.{name}={size!r}: a planted population takes a whole number of pairs")
         self.raters_per_pair = raters_per_pair
         self.users_per_group = users_per_group
         self.seen_per_group = users_per_group - round(unseen_share * users_per_group)
@@ -114,7 +118,7 @@ class PlantedFeatures(Planted):
     prompt_in_response: whether a response's vector holds the topic as well, as a text read after its prompt does.
     """
 
-    def __init__(self, population: Mapping[str, Any], prompt_in_response: bool = False, **settings: Any) -> None:
+    def __init__(self, population: PopulationSettings, prompt_in_response: bool = False, **settings: Any) -> None:
         super().__init__(population, **settings)
         self.prompt_in_response = prompt_in_response
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from micro_lit.likelihood import LOG_NEVER, LinkName, hedge_log_targets, sum_by
 from micro_lit.models.mixture import Judgment
 from micro_lit.models.people.base import PeopleBT, number_users, prior_of_users
+from micro_lit.ranges import Count, NonNegative
 
 SPREAD = 2.0  # standard deviation of the log weights that EM starts from
 
@@ -45,9 +46,9 @@ class TiedMixture(PeopleBT):
         self,
         backbone: nn.Module,
         names: Mapping[str, list[str]],
-        num_heads: int,
+        num_heads: Count | None,
         estimation: Estimation = "gradient",
-        temperature: float = 1.0,
+        temperature: NonNegative = 1.0,
         **settings: Any,
     ) -> None:
         super().__init__(backbone, names, num_heads, link=self.own_link, **settings)

@@ -6,9 +6,10 @@ that show a pair (2D), C numbers of a user's code, V numbers of a vote (2C), U u
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Gt, Le
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from micro_lit.models.gates import UniformGate
 from micro_lit.models.heads import perceptron
 from micro_lit.models.mixture import Judgment
 from micro_lit.models.people.base import PeopleBT, number_users
+from micro_lit.ranges import Count, NonNegative
 
 # A number of the code is active where the variance over users of its mean is larger  [Burda et al. 2016].
 ACTIVE = 0.01
@@ -65,11 +67,11 @@ class VPL(PeopleBT):
         self,
         backbone: nn.Module,
         names: Mapping[str, list[str]],
-        code_width: int = 16,
-        hidden: int = 64,
-        kl_weight: float = 0.03,
-        kl_warmup: float = 0.5,
-        read_share: float = 0.5,
+        code_width: Count = 16,
+        hidden: Count = 64,
+        kl_weight: NonNegative = 0.03,
+        kl_warmup: Annotated[float, Ge(0.0), Le(1.0)] = 0.5,
+        read_share: Annotated[float, Gt(0.0), Le(1.0)] = 0.5,
         **settings: Any,
     ) -> None:
         head = partial(CodeDecoder, code_width=code_width, hidden=hidden)

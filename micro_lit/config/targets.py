@@ -1,6 +1,5 @@
-"""Objects of a config: nodes with a `_target_`, checked against an allow-list and signatures, made in one function."""
+"""The allow-list of a config: which classes and functions a node with a `_target_` may name."""
 
-import functools
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,8 +7,6 @@ from typing import Any
 
 import hydra
 
-from micro_lit.config import types
-from micro_lit.config.spelling import suggestion
 from micro_lit.errors import UserError
 
 # `_target_` may name these and nothing else; `packages=[...]` adds the user's own.
@@ -78,71 +75,6 @@ def check_node(key: str, node: Mapping[str, Any], packages: Sequence[str]) -> No
             )
     if not isinstance(node.get("_partial_", False), bool):
         raise UserError(f"{key}._partial_={node['_partial_']!r} is not allowed; give true or false")
-
-
-def build(node: Mapping[str, Any], **arguments: Any) -> Any:
-    """Makes the object that a validated node describes; `arguments` are passed on as they are.
-
-    A node with `_partial_: true` gives a function that waits for the rest of its arguments.
-
-    Raises `UserError` when the node, or one inside it, gives what its object does not take.
-    """
-    check_objects(node)
-    found, settings = find(node["_target_"]), _settings(node)
-    if node.get("_partial_"):
-        return functools.partial(found, **settings, **arguments)
-    try:
-        inspect.signature(found).bind(**settings, **arguments)
-    except TypeError as error:
-        raise UserError(f"{node['_target_']}: {error}") from error
-    try:
-        return found(**settings, **arguments)
-    except UserError:
-        raise
-    except Exception as error:
-        # A class that hands **settings on shows its mistakes only now; what libraries raise is about our settings.
-        ours = node["_target_"].startswith("micro_lit.")
-        if ours and not (isinstance(error, TypeError) and "keyword argument" in str(error)):
-            raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{node['_target_']}: {reason}") from error
-
-
-def _settings(node: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _make(child) for name, child in node.items() if name not in SPECIAL}
-
-
-def _make(node: Any) -> Any:
-    """A setting with the objects inside it made. Hydra's `instantiate` would interpolate resolved text once more."""
-    if isinstance(node, list):
-        return [_make(child) for child in node]
-    if not isinstance(node, Mapping):
-        return node
-    if "_target_" not in node:
-        return {name: _make(child) for name, child in node.items()}
-    return build(node)
-
-
-def check_objects(node: Mapping[str, Any]) -> None:
-    """Imports what every `_target_` in a node names and checks it against the settings given for it, without a call.
-
-    Raises `UserError` for a target that is not there, is of no allowed kind, or does not take a setting.
-    """
-    for key, inner in objects(node):
-        target, settings = inner["_target_"], {name: each for name, each in inner.items() if name not in SPECIAL}
-        found = find(target)
-        try:
-            inspect.signature(found).bind_partial(**settings)
-        except TypeError as error:
-            raise UserError(f"{target}: {error}{_meant(found, settings)}") from error
-        types.check(key, found, settings)
-
-
-def _meant(found: Any, settings: Mapping[str, Any]) -> str:
-    """A question after the first setting that an object does not take, where a parameter of its own is alike."""
-    own = inspect.signature(found).parameters
-    near = next((suggestion(name, own) for name in settings if name not in own), None)
-    return f"; did you mean {near}?" if near else ""
 
 
 def find(target: str) -> Any:
