@@ -71,7 +71,7 @@ TINY = {"text": TEXT, "resumable": TEXT}
 
 @pytest.mark.parametrize("study", sorted(set(STUDIES) - REAL))
 def test_every_study_runs(study, settings):
-    """One cell of it; of the ladder one on every rung. What the report of the study shows is measured there."""
+    """One cell of it; of the ladder one of every variant. What the report of the study shows is measured there."""
     for cell in cells(study) if study == "ladder" else cells(study)[:1]:
         run = settings(f"+study={study}", *cell, *TINY.get(study, VECTORS), "+debug=fast_dev_run", "overwrite=true")
         assert math.isfinite(train.run(run))

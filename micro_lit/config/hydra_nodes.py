@@ -32,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from micro_lit.config.names import ALLOWED, check_name, is_inside
-from micro_lit.config.renamed import with_public_targets
+from micro_lit.config.renamed import with_new_groups, with_public_targets
 from micro_lit.config.targets import check_target, find, is_public, locate, objects
 from micro_lit.errors import UserError
 
@@ -64,9 +64,10 @@ def install() -> None:
     @functools.wraps(load)
     def checked(self: ConfigLoaderImpl, *arguments: Any, **named: Any) -> DictConfig:
         given = inspect.signature(load).bind(self, *arguments, **named).arguments
+        given["overrides"] = with_new_groups(given["overrides"])
         try:
             _check_search_path(self, given["config_name"], given["overrides"])
-            config = load(self, *arguments, **named)
+            config = load(**given)
             _rename(config)
             check(config)
         except UserError as error:
@@ -74,6 +75,17 @@ def install() -> None:
         return config
 
     ConfigLoaderImpl.load_configuration = checked
+
+    list_options = ConfigLoaderImpl.get_group_options
+
+    @functools.wraps(list_options)
+    def listed(self: ConfigLoaderImpl, group_name: str, *arguments: Any, **named: Any) -> list[str]:
+        # `--help` lists each group several times, and Hydra copies everything loaded so far for each of them.
+        if len(arguments) > 1 or named.keys() - {"results_filter"}:
+            return list_options(self, group_name, *arguments, **named)
+        return self.repository.get_group_options(group_name, *arguments, **named)
+
+    ConfigLoaderImpl.get_group_options = listed
 
 
 def _rename(config: DictConfig) -> None:

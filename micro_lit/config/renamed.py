@@ -4,7 +4,7 @@ A ridge of a mean loss is the prior precision divided by the number of training 
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from micro_lit.errors import UserError
@@ -31,6 +31,13 @@ RENAMED = {
 }
 
 
+# Groups of options that are one now, `variant`, and the options that have another name there.
+GROUPS = {
+    "rung": {},
+    "regulariser": {},
+    "ablation": {each: f"no_{each}" for each in ("balance", "diversity", "noise", "sparsity")},
+}
+
 _warned: set[str] = set()
 
 
@@ -47,9 +54,8 @@ def with_public_targets(settings: Any, warn: bool = True) -> Any:
     found = {name: with_public_targets(each, warn) for name, each in settings.items()}
     if isinstance(old := found.get("_target_"), str) and (new := _public_target(old)) != old:
         found["_target_"] = new
-        if warn and old not in _warned:
-            _warned.add(old)
-            print(f"note: {old} is called {new} now; the old name will go in version 1.0", file=sys.stderr)
+        if warn:
+            _note(old, new)
     return found
 
 
@@ -61,6 +67,25 @@ def _public_target(target: str) -> str:
         return target
     old = module.split(".")[0]
     return f"micro_lit.{PACKAGES.get(old, old)}.{NAMES.get(name, name)}"
+
+
+def with_new_groups(overrides: Sequence[str]) -> list[str]:
+    """Overrides of a command with groups of an earlier version under their names of today, noted on stderr."""
+    found = []
+    for each in overrides:
+        group, _, option = each.lstrip("+").partition("=")
+        if group in GROUPS:
+            new = f"+variant={GROUPS[group].get(option, option)}"
+            _note(each, new)
+            each = new
+        found.append(each)
+    return found
+
+
+def _note(old: str, new: str) -> None:
+    if old not in _warned:
+        _warned.add(old)
+        print(f"note: {old} is called {new} now; the old name will go in version 1.0", file=sys.stderr)
 
 
 def explain(key: str) -> str | None:

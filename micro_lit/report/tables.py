@@ -41,7 +41,6 @@ NAMES = {
     "test_by.user.unseen.accuracy": "accuracy, unseen users",
     "model.num_heads": "heads K",
     "model.top_k": "experts a pair",
-    "ablation": "without",
     "data.train": "training pairs",
     "data.population.angle": "angle between tastes (°)",
 }

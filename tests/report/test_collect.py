@@ -201,19 +201,19 @@ def test_repetitions_over_seeds_have_no_labels(tmp_path):
 
 def test_labels_are_what_was_typed_an_option_for_a_group_and_a_value_for_a_key(tmp_path):
     """Not what the option changes in config.yaml, nor what was typed alike, nor the seeds."""
-    for number, (rung, heads) in enumerate([("mixture", 4), ("mixture", 8), ("mixture_static", 4)]):
+    for number, (variant, heads) in enumerate([("mixture", 4), ("mixture", 8), ("mixture_static", 4)]):
         for seed in range(2):
             write_run(
                 tmp_path / f"{number}{seed}",
                 seed=seed,
-                typed=["data.train=9", f"+rung={rung}", f"model.num_heads={heads}", f"seed={seed}"],
-                options={"rung": rung, "model": rung, "model/gate": f"gate of {rung}", "data": "polis"},
+                typed=["data.train=9", f"+variant={variant}", f"model.num_heads={heads}", f"seed={seed}"],
+                options={"variant": variant, "model": variant, "model/gate": f"gate of {variant}", "data": "polis"},
                 settings={"model.num_heads": heads, "model.width": 2 * heads, "data.train": 9},
             )
     assert labels(tmp_path)[::2] == [
-        {"rung": "mixture", "model.num_heads": 4},
-        {"rung": "mixture", "model.num_heads": 8},
-        {"rung": "mixture_static", "model.num_heads": 4},
+        {"variant": "mixture", "model.num_heads": 4},
+        {"variant": "mixture", "model.num_heads": 8},
+        {"variant": "mixture_static", "model.num_heads": 4},
     ]
 
 
@@ -225,7 +225,9 @@ def test_options_never_typed_come_before_the_settings_inside(tmp_path):
 
 def test_a_difference_in_config_yaml_alone_is_a_label(tmp_path):
     for rate in (0.1, 0.02):
-        write_run(tmp_path / str(rate), typed=["+rung=mixture"], options={"rung": "mixture"}, settings={"lr": rate})
+        write_run(
+            tmp_path / str(rate), typed=["+variant=mixture"], options={"variant": "mixture"}, settings={"lr": rate}
+        )
     assert labels(tmp_path) == [{"lr": 0.02}, {"lr": 0.1}]
 
 
@@ -358,12 +360,12 @@ def test_quantities_are_looked_up_by_their_path():
 
 
 def test_runs_are_split_in_words_and_by_number(tmp_path):
-    for rung in ("mixture", "single_bt"):
+    for variant in ("mixture", "single_bt"):
         for heads in (16, 8):
-            options, settings = {"rung": rung}, {"model.num_heads": heads, "model.link": "probability"}
-            write_run(tmp_path / f"{rung}{heads}", nll=heads / 100, options=options, settings=settings)
+            options, settings = {"variant": variant}, {"model.num_heads": heads, "model.link": "probability"}
+            write_run(tmp_path / f"{variant}{heads}", nll=heads / 100, options=options, settings=settings)
     runs = collect([str(tmp_path)])
-    assert list(split(runs, "rung", "model.num_heads")) == [
+    assert list(split(runs, "variant", "model.num_heads")) == [
         "mixture, num_heads 8", "mixture, num_heads 16", "single_bt, num_heads 8", "single_bt, num_heads 16",
     ]  # fmt: skip
     assert {name: len(part) for name, part in split(runs).items()} == {"": 4}
@@ -372,6 +374,6 @@ def test_runs_are_split_in_words_and_by_number(tmp_path):
         8.0: [0.08, 0.08],
         16.0: [0.16, 0.16],
     }
-    for name in ("rung", "model.link", "nothing"):
-        with pytest.raises(UserError, match=rf"report.x={name}: .* tells the runs apart: rung, model.num_heads"):
+    for name in ("variant", "model.link", "nothing"):
+        with pytest.raises(UserError, match=rf"report.x={name}: .* tells the runs apart: variant, model.num_heads"):
             split_by_number(runs, name)

@@ -97,7 +97,7 @@ def test_quantities_that_no_run_has_are_named(sweep, capsys):
         write(sweep, metrics=["test.brierr"])
 
 
-@pytest.mark.parametrize("spec", [{"y": ["test.brier"]}, {"x": "rung", "log": True}, {"panels": "rung"}])
+@pytest.mark.parametrize("spec", [{"y": ["test.brier"]}, {"x": "variant", "log": True}, {"panels": "variant"}])
 def test_a_wrong_setting_writes_nothing(spec, sweep):
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
     with pytest.raises(UserError, match=r"^report\.(y|x|panels)"):
