@@ -195,7 +195,7 @@ def dotted(node: dict, prefix: str):
         ("model.num_heads=two", r"model.num_heads='two'"),
         ("model.num_heads=true", r"model.num_heads=True"),
         ("model.link=sum", r"model.link='sum' is not allowed; give one of probability, reward"),
-        ("model.label_smoothing=0.5", r"model.label_smoothing=0.5 .* at least 0.0 and below 0.5"),
+        ("model.label_smoothing=0.5", r"model.label_smoothing=0.5 .* at least 0 and below 0.5"),
         ("seed=-1", r"seed=-1"),
         ("model._target_=os.system", r"model._target_='os.system' is not allowed; it must start with"),
         ("+callbacks.x._target_=builtins.eval", r"callbacks.x._target_"),
@@ -235,7 +235,7 @@ def test_a_path_through_an_allowed_package_does_not_lead_out_of_it(target):
         (["packages=mine"], r"packages='mine' is not allowed; give a list of names"),
         (["data=mixture", "data.sets.polis.ties=maybe"], r"data.sets.polis.ties='maybe'"),
         (["trainer.max_epochs=-1"], r"trainer.max_epochs=-1"),
-        (["trainer.devices=0"], r"trainer.devices=0 is not allowed; give a number of them"),
+        (["trainer.devices=0"], r"trainer.devices=0 is not allowed; give a number of devices"),
     ],
 )
 def test_likely_mistakes_are_named(overrides, message, settings):
@@ -252,7 +252,7 @@ def test_likely_mistakes_are_named(overrides, message, settings):
         (["+loader.num_workers=2"], r"loader.num_workers is not a setting of .*PreferenceDataModule"),
         (["trainer=gpu"], r"trainer: .*[Nn]o supported gpu"),
         (["callbacks.best.monitor=val/nlll"], r"val/nlll"),
-        (["data.train=-5"], r"data.train=-5 is not allowed; give a whole number of at least 1"),
+        (["data.train=-5"], r"data.train=-5 is not allowed; give a whole number of at least 0"),
         (["data.population.group_weights=-1"], r"greater than 0"),
         (["data.population.groups=0"], r"at least one group"),
         (["backbone=tiny"], r"use backbone=identity"),

@@ -37,7 +37,7 @@ def command(tmp_path):
     "devices", ["abc", "0", "-2", "''", "','", "[]", "[1,1]", "[a]", "[true]", "2.5", "true", "null", "'0,0'", "{a: 1}"]
 )
 def test_devices_that_no_machine_has_are_refused(devices):
-    with pytest.raises(UserError, match=r"^trainer\.devices=.* is not allowed; give how many there are to be"):
+    with pytest.raises(UserError, match=r"^trainer\.devices=.* is not allowed; give a number of devices"):
         compose("train", [*SMALL, "paths.run_dir=unused", f"trainer.devices={devices}"])
 
 

@@ -64,7 +64,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 def only_line(answer: subprocess.CompletedProcess) -> str:
     assert answer.returncode == 1
-    [line] = answer.stderr.splitlines()
+    [line] = [each for each in answer.stderr.splitlines() if not each.startswith("note: ")]
     assert line.startswith("error: ")
     return line
 
@@ -207,7 +207,7 @@ def test_wrong_types_in_a_config_are_named_with_its_folder(key, value, theirs):
         ("model.link", "reward"),
         ("model.num_heads", 2),
         ("model.head", {"_target_": "micro_lit.models.MLPHeads", "_partial_": True, "hidden": 8}),
-        ("model.gate._target_", "micro_lit.models.SourceGate"),
+        ("model.gate", {"_target_": "micro_lit.models.SourceGate", "_partial_": True}),
         ("model.gate", {"_target_": "micro_lit.models.UniformGate"}),
         ("backbone.standardise", True),
     ],

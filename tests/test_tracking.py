@@ -21,6 +21,7 @@ from processes import LAST_RESORT, wait_until
 from wandb.proto import wandb_internal_pb2
 
 from micro_lit import config, track, train
+from micro_lit.run import checkpoints
 from micro_lit.track import Artifact, Loggers, RunRecord
 from micro_lit.track import wandb as tracking
 from micro_lit.track.wandb import Session
@@ -496,7 +497,7 @@ def test_tables_are_a_run_of_type_evaluate_that_used_the_models(settings, tmp_pa
     judged = Path(run["paths"]["run_dir"])
     frames = {"table": pd.DataFrame({"model": ["a"], "NLL": [0.5]})}
     node = {"_target_": "micro_lit.track.WandbLogger", "save_dir": "elsewhere", "project": "p"}
-    used = [Artifact("model", folder) for folder in (judged, tmp_path)]
+    used = [Artifact("model", folder, checkpoint=checkpoints.shareable(folder)) for folder in (judged, tmp_path)]
     settings = {"logger": {"wandb": node}}
     track.publish(RunRecord("people", "mine", tmp_path / "out", settings, tables=frames, artifacts=used))
     found = kept(tmp_path / "out")

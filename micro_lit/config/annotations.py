@@ -167,16 +167,21 @@ def _bounds(markers: list[Any]) -> str:
     found = []
     for each in markers:
         if isinstance(each, annotated_types.Ge):
-            found.append(f"of at least {each.ge}")
+            found.append(f"of at least {_short(each.ge)}")
         elif isinstance(each, annotated_types.Gt):
-            found.append(f"above {each.gt}")
+            found.append(f"above {_short(each.gt)}")
         elif isinstance(each, annotated_types.Le):
-            found.append(f"at most {each.le}")
+            found.append(f"at most {_short(each.le)}")
         elif isinstance(each, annotated_types.Lt):
-            found.append(f"below {each.lt}")
+            found.append(f"below {_short(each.lt)}")
         elif isinstance(each, annotated_types.MinLen) and each.min_length:
             found.append("that is not empty")
     return f" {' and '.join(found)}" if found else ""
+
+
+def _short(bound: Any) -> str:
+    """A bound as text: typing takes `Ge(0)` for `Ge(0.0)` where it has seen that first."""
+    return str(int(bound) if bound == int(bound) else bound)
 
 
 def frozen() -> dict[str, Any]:

@@ -38,24 +38,30 @@ GROUPS = {
     "ablation": {each: f"no_{each}" for each in ("balance", "diversity", "noise", "sparsity")},
 }
 
-_warned: set[str] = set()
+_noted: set[str] = set()
 
 
 def with_public_targets(settings: Any, warn: bool = True) -> Any:
     """The same settings with every `_target_` of an earlier version under its name of today.
 
     Args:
-        warn: prints one line on stderr for each such name, once in a process.
+        warn: prints one line on stderr that lists those names, each once in a process.
     """
-    if isinstance(settings, list):
-        return [with_public_targets(each, warn) for each in settings]
-    if not isinstance(settings, Mapping):
-        return settings
-    found = {name: with_public_targets(each, warn) for name, each in settings.items()}
+    moved: dict[str, str] = {}
+    found = _with_public_targets(settings, moved)
+    if warn:
+        _note(moved)
+    return found
+
+
+def _with_public_targets(node: Any, moved: dict[str, str]) -> Any:
+    if isinstance(node, list):
+        return [_with_public_targets(each, moved) for each in node]
+    if not isinstance(node, Mapping):
+        return node
+    found = {name: _with_public_targets(each, moved) for name, each in node.items()}
     if isinstance(old := found.get("_target_"), str) and (new := _public_target(old)) != old:
-        found["_target_"] = new
-        if warn:
-            _note(old, new)
+        found["_target_"] = moved[old] = new
     return found
 
 
@@ -71,21 +77,21 @@ def _public_target(target: str) -> str:
 
 def with_new_groups(overrides: Sequence[str]) -> list[str]:
     """Overrides of a command with groups of an earlier version under their names of today, noted on stderr."""
-    found = []
+    moved = {}
     for each in overrides:
         group, _, option = each.lstrip("+").partition("=")
         if group in GROUPS:
-            new = f"+variant={GROUPS[group].get(option, option)}"
-            _note(each, new)
-            each = new
-        found.append(each)
-    return found
+            moved[each] = f"+variant={GROUPS[group].get(option, option)}"
+    _note(moved)
+    return [moved.get(each, each) for each in overrides]
 
 
-def _note(old: str, new: str) -> None:
-    if old not in _warned:
-        _warned.add(old)
-        print(f"note: {old} is called {new} now; the old name will go in version 1.0", file=sys.stderr)
+def _note(moved: Mapping[str, str]) -> None:
+    new = {old: today for old, today in moved.items() if old not in _noted}
+    _noted.update(new)
+    if new:
+        named = ", ".join(f"{old} is {today} now" for old, today in new.items())
+        print(f"note: {named}; old names will go in version 1.0", file=sys.stderr)
 
 
 def explain(key: str) -> str | None:

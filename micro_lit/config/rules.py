@@ -137,9 +137,12 @@ def validate(settings: Settings) -> None:
     for key, value in _numbers(settings):
         if not math.isfinite(value):
             raise UserError(f"{key}={value!r} is not allowed; no setting is nan or infinite")
+    found = list(objects(settings))
+    packages = settings.get("packages")
+    for key, node in found:
+        check_node(key, node, packages if isinstance(packages, list) else [])
     check("", frozen_signature(""), settings)
-    for key, node in objects(settings):
-        check_node(key, node, settings.get("packages") or [])
+    for key, node in found:
         if signature := frozen_signature(node["_target_"]):
             check(key, signature, node)
     check_names(settings)

@@ -138,7 +138,9 @@ class Trainer:
     devices: Annotated[
         Any,
         Predicate(predicates.are_devices),
-        Field(description="a number of them, as 2, or auto; on GPUs also -1 for all, or a list of numbers, as [0,1]"),
+        Field(
+            description="a number of devices, as 2, or auto; on GPUs also -1 for all, or a list of numbers, as [0,1]"
+        ),
     ]
     num_nodes: Count
     strategy: Annotated[

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from annotated_types import Ge, MinLen
 from numpy.typing import NDArray
+from pydantic import Field
 
 from micro_lit.config.rules import Takes
 from micro_lit.data.pairs import PreferenceData
@@ -49,7 +50,10 @@ class LoRA:
     rank: Index = 0
     alpha: Positive = 32.0
     dropout: Share = 0.0
-    targets: Literal["all-linear"] | Annotated[Sequence[str], MinLen(1)] = "all-linear"
+    targets: Annotated[
+        Literal["all-linear"] | Annotated[Sequence[str], MinLen(1)],
+        Field(description="all-linear, or a list of names of layers"),
+    ] = "all-linear"
 
 
 class Pretrained(BackboneFactory):

@@ -68,9 +68,9 @@ def read_settings(folder: Path, trust: Trust = ALONE) -> Settings:
             raise UserError(f"{none} has no {name}, or one of another kind")
     if not (settings["stage1"] or "").isprintable() or not isinstance(settings["loader"].get("eval_batch_size"), int):
         raise UserError(f"{none} has no loader.eval_batch_size, or no path as stage1")
-    settings = as_now(settings)
-    built = {name: settings[name] for name in BUILT}
     try:
+        settings = as_now(settings)
+        built = {name: settings[name] for name in BUILT}
         _check_trust(built, trust)
         validate({"seed": settings["seed"], "loader": settings["loader"], **built, "packages": list(trust.packages)})
     except (UserError, RecursionError) as error:  # YAML may hold a node that contains itself

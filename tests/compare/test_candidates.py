@@ -10,6 +10,7 @@ import yaml
 from conftest import SMALL_FEATURES
 
 from micro_lit import config, train
+from micro_lit.compare import candidates
 from micro_lit.compare.candidates import judge_rows, load_data, restore_all, train_missing
 from micro_lit.errors import UserError
 from micro_lit.run.restored import restore
@@ -28,7 +29,7 @@ def spec(settings, tmp_path):
 def composed(monkeypatch) -> list[dict]:
     """What would have been trained; nothing is."""
     seen = []
-    monkeypatch.setattr(train, "run", lambda settings, brief: seen.append(settings))
+    monkeypatch.setattr(candidates, "train", lambda settings, brief: seen.append(settings))
     return seen
 
 

@@ -211,7 +211,7 @@ def test_what_is_not_installed_is_named(model, monkeypatch):
     [
         ("lora.rank=-1", "a whole number of at least 0"),
         ("lora.targets=q_proj", "all-linear, or a list of names of layers"),
-        ("lora.dropout=1.0", "below 1.0"),
+        ("lora.dropout=1.0", "below 1"),
         ("attn_implementation=fast", "one of sdpa, eager, flash_attention_2, flash_attention_3, flex_attention"),
         ("gradient_checkpointing=1", "true or false"),
     ],

@@ -68,7 +68,7 @@ def test_the_posterior_changes_log_weights_by_the_evidence_less_a_normaliser(see
 @pytest.mark.parametrize(("rule", "nats"), [(adapt.hedge, 12 * 0.1), (adapt.hyre, 1.0)])
 def test_hedge_and_hyre_move_the_odds_of_two_heads_by_the_difference_of_their_evidence(rule, nats):
     inputs = made(rule=rule)
-    start_UK = inputs["before_UK"] if adapt is adapt.hedge else np.full((2, 4), 1 / 4)
+    start_UK = inputs["before_UK"] if rule is adapt.hedge else np.full((2, 4), 1 / 4)
     moved_UK = np.log(inputs["after_UK"]) - np.log(start_UK)
     for code, target in enumerate(explain(**inputs)["targets"].values()):
         total_K = np.array(list(target["evidence"].values())) / nats

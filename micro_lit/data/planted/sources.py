@@ -42,9 +42,9 @@ class Planted:
     def __init__(
         self,
         population: PopulationSettings,
-        train: Count,
+        train: Index,
         validation: Count,
-        test: Count,
+        test: Index,
         raters_per_pair: Count = 1,
         users_per_group: Index = 0,
         unseen_share: Share = 0.0,
