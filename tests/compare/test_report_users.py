@@ -252,7 +252,7 @@ def test_the_right_group_is_told_by_heads_and_by_bayes_apart(groups, write):
         assert words[0].endswith(ORACLE)
     else:
         assert apart == []
-        assert "fit within each of 9 sources;" in words[0]
+        assert "this share within each of 9 sources;" in words[0]
         assert words[0].endswith(DIAGNOSTIC)
 
 
