@@ -140,7 +140,7 @@ class Session:
                 if mode == "disabled" or wandb.login(prompt=False, verify=False):
                     return self._init(None)
             except Exception as error:
-                _say(f"no answer that helps ({_reason(error)}); the run goes on, offline")
+                _say(f"no usable answer ({_reason(error)}); the run goes on, offline")
                 _shunned_until = time.monotonic() + SHUNNED
                 _forget_service()  # else wandb-core treats the run as already started
         return self._init("offline")
@@ -278,7 +278,7 @@ class WandbLogger(loggers.WandbLogger, Recorder):
         return _Deferred(self.session())
 
     def begin(self, record: RunRecord, resumed: bool) -> None:
-        """Starts a W&B run of job type train, adapt (a router) or evaluate (other commands). Resumed runs keep their id."""
+        """Starts a W&B run of type train, adapt (a router) or evaluate (other commands). Resumed runs keep their id."""
         if record.command == "train":
             job = "train" if record.settings["stage1"] is None else "adapt"
             self.session(job_type=job, resumed=resumed)
