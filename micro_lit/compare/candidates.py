@@ -83,9 +83,9 @@ class Candidate:
 def train_missing(candidates: Mapping[str, str | Sequence[str]], settings: Settings) -> dict[str, Path]:
     """Trains the candidates that have no finished run, and returns the run folder of every candidate.
 
-    Trained runs are cached in `candidates/<name>/<seed>/<candidate>`; an interrupted run is resumed from its last
-    checkpoint. When the settings or the data of a candidate have changed, the run gets a new folder. With `jobs` above
-    1 several candidates are trained in parallel.
+    Trained runs are cached in `candidates/<name>/<seed>/<candidate>` of `paths.output_dir`; an interrupted run is
+    resumed from its last checkpoint. When the settings or the data of a candidate have changed, the run gets a new
+    folder. With `jobs` above 1 several candidates are trained in parallel.
 
     Args:
         candidates: for each name a run folder, or a list of overrides of `micro_lit.train`.

@@ -95,7 +95,7 @@ def write(
             for name, (known, texts) in (heads or {}).items()
             if cards
         }
-        argued = {
+        explanation_paths = {
             name: explanations.write(folder / "explanations" / name, found, titled[name])
             for name, found in (explained or {}).items()
         }
@@ -115,13 +115,13 @@ def write(
         write_text(own / "config.yaml", yaml.safe_dump(redact(settings), sort_keys=False))
     _show(results, parts)
     written = [*texts, *([] if scores is None else [SCORES_FILE]), *(path.name for path in pictures)]
-    written += [*(f"cards/{name}" for name in drawn), *(f"explanations/{name}" for name in argued)]
+    written += [*(f"cards/{name}" for name in drawn), *(f"explanations/{name}" for name in explanation_paths)]
     _print_outcome(results, settings, folder, written)
     if settings.get("logger"):
         frames = {each.key: pd.concat([each.fair, each.apart]) for part in parts for each in part.tables}
         images = {"figure": pictures[0]} if pictures else {}
         images |= {f"heads/{name}": paths[0] for name, paths in drawn.items()}
-        images |= {f"explanations/{name}": paths[0] for name, paths in argued.items() if cards}
+        images |= {f"explanations/{name}": paths[0] for name, paths in explanation_paths.items() if cards}
         used = [track.Artifact("model", path, checkpoint=checkpoints.shareable(path)) for path in judged]
         track.publish(
             track.RunRecord("compare", results["name"], folder, settings, summary(results), frames, images, used)

@@ -82,7 +82,7 @@ TITLES = {
     "seen": "Users seen in training",
     "unseen": "Users never seen",
     "shared": "Pairs that several seen users judged",
-    "matched": "Users whose head stands for their group",
+    "matched": "Users whose head matches their group",
 }
 CAPTIONS = {
     "seen": "{users:,} users, scored on {rows:,} test rows; their labels are training pairs.{fewer}",

@@ -71,7 +71,7 @@ class Subjects:
 
         Args:
             size: number of labels of each subject; None: all.
-            every_draw: False: draws with equal sets of labels are merged into one. True: all draws are kept.
+            every_draw: False: returns one draw if the labels of all draws are equal. True: returns all draws.
         """
         given_L = np.ones(len(self.place_L), dtype=bool) if size is None else self.place_L < size
         row_RL = self.label_RL[:, given_L]

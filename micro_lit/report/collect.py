@@ -51,9 +51,9 @@ class FinishedRun:
 def collect(paths: Sequence[str], left_out: list[str] | None = None) -> list[FinishedRun]:
     """Reads all finished runs below the given folders, and labels them by the settings in which they differ.
 
-    Labels are few: overrides and group options of the command line first, then other differences of config.yaml. Runs
-    with equal labels differ only in their seed. Of runs with equal labels and seed the one with the newest results.json
-    is kept; the file time is the only order across machines.
+    As few labels as possible are used: overrides and group options of the command line first, then other settings of
+    config.yaml. Runs with equal labels differ only in their seed. Of runs with equal labels and seed the one with the
+    newest results.json is kept; the file time is the only order across machines.
 
     Args:
         paths: run folders, sweeps, folders of sweeps, or glob patterns of these.
@@ -108,8 +108,8 @@ def split_by_number(runs: Sequence[FinishedRun], name: str) -> dict[float, list[
     for run in runs:
         number = run.setting(name)
         if not isinstance(number, int | float):
-            telling = ", ".join(run.labels) or "no setting"
-            raise UserError(f"report.x={name}: {run.folder} has no number there; what tells the runs apart: {telling}")
+            differing = ", ".join(run.labels) or "no setting"
+            raise UserError(f"report.x={name}: {run.folder} has no number there; the runs differ in: {differing}")
         parts.setdefault(float(number), []).append(run)
     return dict(sorted(parts.items()))
 

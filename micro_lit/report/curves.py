@@ -24,7 +24,7 @@ class End(NamedTuple):
 
 
 def styles() -> Iterator[dict[str, str]]:
-    """Yields the colour and marker of the next curve."""
+    """Yields colours and markers for one curve after another."""
     pairs = zip(itertools.cycle(figures.COLOURS), itertools.cycle(figures.MARKERS), strict=False)
     return ({"color": colour, "marker": marker} for colour, marker in pairs)
 

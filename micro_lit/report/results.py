@@ -242,7 +242,7 @@ def _mapping(node: Any, name: str) -> Mapping[str, Any]:
 
 
 def _check_numbers(node: Any, name: str, finite: bool) -> None:
-    """Raises `ValueError` for a leaf that is not a number; lists are checked only where numbers must be finite."""
+    """Raises `ValueError` for a leaf that is not a number; lists are accepted where numbers need not be finite."""
     if isinstance(node, Mapping):
         for key, child in node.items():
             if isinstance(child, Mapping) and key in QUANTITY:

@@ -196,7 +196,7 @@ def unbeaten(results: Mapping[str, Any]) -> str | None:
     if difference["value"] > _reach(difference):
         return None
     words = "a coin" if found[name].get("known") == 0 else f"'{BASELINES[name][1]}'"
-    rows = "" if difference["n"] == results["test"]["nll"]["n"] else f" on the {difference['n']:,} rows that tell"
+    rows = "" if difference["n"] == results["test"]["nll"]["n"] else f" on the {difference['n']:,} rows it applies to"
     return (
         f"note: this model does not beat {words} ({found[name]['value']:.3f}){rows}: difference in accuracy "
         f"{difference['value']:+.3f}{_interval(difference, 3)}"
