@@ -116,8 +116,8 @@ def arguments(found: Mapping[str, Any]) -> list[Table | str]:
     title = f"Labels that argued most for {first['head']} ({first['change']:+.3f}), and against it"
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.caption = (
-        "Evidence in nats: above 0 if the label is more probable under this judge than under all judges before. Labels "
-        "count from 0"
+        "Evidence in nats: above 0 if the label is more probable under this judge than under the mixture before. "
+        "Labels count from 0"
     )
     for column, justify in (("label", "right"), ("evidence", "right"), ("chosen", "left"), ("rejected", "left")):
         table.add_column(column, justify=justify)

@@ -19,7 +19,7 @@ class Artifact:
         kind: `model` for a run folder, `features` for a folder of the feature store.
         folder: path of the folder.
         written: True if the command wrote the folder, False if it only read it.
-        checkpoint: weights of the model, without secrets; None: not uploaded.
+        checkpoint: weights of the model, without secrets; None: omitted from the artifact.
     """
 
     kind: Literal["model", "features"]
