@@ -105,5 +105,5 @@ def test_the_command_trains_measures_writes_and_says_what_is_next(tmp_path):
     for facts in results["candidates"].values():
         assert (tmp_path / facts["run"] / "results.json").is_file()
     assert (tmp_path / "results" / "tables.md").is_file()
-    assert "Users never seen\nNobody: no user without training pairs has test rows enough" in answer.stdout
+    assert "Users never seen\nNobody: no user without training pairs has enough test rows" in answer.stdout
     assert "next: " in answer.stdout

@@ -196,7 +196,7 @@ def test_whatever_the_server_answers_all_is_kept(status, server, tmp_path, capsy
     one_two_three(session)
     session.finish()
     why, how = said(capsys)
-    assert why.startswith("W&B: no answer that helps (")
+    assert why.startswith("W&B: no usable answer (")
     assert why.endswith("; the run goes on, offline")
     [folder] = tmp_path.glob("wandb/offline-run-*")
     assert how == f"W&B: to send what is not yet sent: wandb sync {folder}"
@@ -400,7 +400,7 @@ def test_a_bad_key_changes_nothing_but_where_the_curve_is(server, settings, caps
     capsys.readouterr()
     assert train.run(run) == expected
     printed = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("W&B: no answer that helps (") for line in printed) == 1
+    assert sum(line.startswith("W&B: no usable answer (") for line in printed) == 1
     assert "wandb sync " in printed[-1]
     found = kept(Path(run["paths"]["run_dir"]))
     assert logged(rows(found), "test/nll") == pytest.approx([expected])

@@ -1,4 +1,4 @@
-"""The comparison: systems judged on the same rows of the same subjects, with the same labels to learn from.
+"""Comparison of systems on the same rows of the same subjects, with the same labels to learn from.
 
-A system is whatever gives log-probabilities of comparisons, a subject is whoever or whatever has codes of its own.
+A system returns log-probabilities of comparisons. A subject is an attribute or a user, with codes of its own.
 """

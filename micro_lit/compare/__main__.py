@@ -9,22 +9,24 @@ from micro_lit.host import threads
 
 @threads.by_settings
 def run(settings: Settings, file_name: str = "compare.json") -> dict[str, Any]:
-    """Trains the candidates that are missing, compares them all, writes and shows the tables.
+    """Trains the missing candidates, compares all candidates, writes and prints the tables.
 
     Args:
-        file_name: of all that was measured, in the folder of the tables.
+        settings: composed settings of `micro_lit.compare`.
+        file_name: name of the results file, in the folder of the tables.
 
     Returns:
-        What it measured.
+        All results, as plain JSON types.
 
     Raises:
-        UserError: for what the user can mend; `ImpossibleResult` for results, written by then, that cannot be true.
+        UserError: the settings or the files have an error that the user can correct.
+        ImpossibleResult: some results cannot be true; all results are written before it is raised.
     """
     # Imported here so that --help and a config error answer at once.
     from micro_lit.compare import report
     from micro_lit.compare.comparison import Comparison
 
-    report.folder_for(settings)  # now: that it cannot be written is better known before all is measured
+    report.folder_for(settings)  # early: a folder that cannot be written fails before the measurements
     this = Comparison(settings)
     results = this.results()
     heads = {name: this.attributes.card(name) for name in settings["cards"] if this.attributes}

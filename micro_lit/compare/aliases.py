@@ -1,4 +1,4 @@
-"""`micro_lit.evaluate` and `micro_lit.people`, which `micro_lit.compare` has replaced: their settings in its terms."""
+"""Settings of the old commands `micro_lit.evaluate` and `micro_lit.people`, translated to `micro_lit.compare`."""
 
 import re
 import shlex
@@ -8,10 +8,10 @@ from typing import Any
 from micro_lit.compare.__main__ import run
 from micro_lit.config import Settings, compose
 
-# The intervals are no bootstrap any more.
+# Removed settings: intervals no longer use a bootstrap.
 GONE = ("resamples",)
 
-# Of each command the subjects that it compares, the file of all that it measured, and where its settings stand now.
+# For each old command: the kind of subjects, the name of its results file, and the new names of its settings.
 KINDS = {"evaluate": "attribute", "people": "user"}
 FILES = {"evaluate": "protocol.json", "people": "people.json"}
 MOVED = {
@@ -21,7 +21,15 @@ MOVED = {
 
 
 def run_as(command: str, settings: Settings) -> dict[str, Any]:
-    """Runs the comparison that settings of an old command describe, and prints the command to type instead."""
+    """Runs `micro_lit.compare` with the settings of an old command, and prints the new command to type.
+
+    Args:
+        command: `evaluate` or `people`.
+        settings: composed settings of that command.
+
+    Returns:
+        The results of the comparison.
+    """
     new = shlex.join(["python", "-m", "micro_lit.compare", *typed(command, sys.argv[1:])])
     print(f"micro_lit.{command} is now: {new}")
     if len(typed(command, sys.argv[1:])) <= len(sys.argv[1:]):
@@ -30,7 +38,7 @@ def run_as(command: str, settings: Settings) -> dict[str, Any]:
 
 
 def translated(command: str, settings: Settings) -> Settings:
-    """Settings of `micro_lit.compare` that do what those of an old command did."""
+    """Returns the settings of `micro_lit.compare` that are equivalent to those of an old command."""
     kind, moved = KINDS[command], MOVED[command]
     missing = ["candidates={a: b}", "baseline=a", "paths.run_dir=none", f"subjects={kind}"]
     kept = {name: value for name, value in settings.items() if name not in (*moved, *GONE)}
@@ -40,15 +48,15 @@ def translated(command: str, settings: Settings) -> Settings:
 
 
 def typed(command: str, arguments: list[str]) -> list[str]:
-    """Arguments of an old command, as `micro_lit.compare` takes them."""
+    """Translates command-line arguments of an old command to those of `micro_lit.compare`."""
     place = f"subjects.{KINDS[command]}"
 
     def renamed(argument: str) -> str:
         for old, new in MOVED[command].items():
-            # As a key, such as budgets=[0,5] or ~adaptation.hyre, and as a package: +adaptation@adaptation.mine=mine.
+            # The old name is a key (budgets=[0,5], ~adaptation.hyre) or a package (+adaptation@adaptation.mine=mine).
             argument = re.sub(rf"^([+~]*(?:adaptation@)?){old}(?=[.=]|$)", rf"\g<1>{place}.{new}", argument)
         return argument
 
-    # Options of Hydra stand before settings, so that this one comes last.
+    # `subjects=` comes last, because Hydra's options must stand before settings.
     kept = [argument for argument in arguments if argument.lstrip("+~").partition("=")[0] not in GONE]
     return [*map(renamed, kept), f"subjects={KINDS[command]}"]

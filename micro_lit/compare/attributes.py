@@ -1,4 +1,4 @@
-"""Attributes as subjects: what systems know of them from nothing, from a criterion, and from some labels.
+"""Attributes as subjects: systems without side information, with a criterion, and with some labels.
 
 Dimension letters: R draws, N test rows, K heads, A attributes, U attributes in all draws, L labels.
 """
@@ -38,15 +38,20 @@ Integers = NDArray[np.int64]
 
 NOTHING_TO_ADAPT = "nothing to adapt"
 
-# What the systems of a table are told.
+# Inputs beyond prompt and responses that rivals in each table may read; a system with more is an ORACLE.
 ALLOWED = {"none": set(), "criterion": {"criterion"}, "labels": set()}
 
 
 class Attributes:
-    """Three tables, curves over the number of labels, and checks that nothing flatters.
+    """Measures attributes: three tables, curves over the number of labels, and checks against flattering results.
 
     Args:
-        told: the data of the candidates, with criteria given or shuffled.
+        candidates: trained models by name, with criteria hidden.
+        told: a function of `given` or `shuffled` that returns the data with such criteria.
+        settings: settings of `micro_lit.compare`.
+
+    Raises:
+        UserError: the data have no attributes, or too few rows for the labels.
     """
 
     def __init__(
@@ -81,11 +86,13 @@ class Attributes:
         self.router = router
 
     def results(self) -> dict[str, Any]:
-        """Everything that is measured of attributes, as plain JSON types.
+        """Measures everything about attributes.
 
-        `tables` holds `none` (no side information), `criterion` (its text and `budget` labels of each attribute, of
-        which a router is made) and `labels` (`budget` labels of the subject alone), `curves` and `elicitation` the same
-        over the number of labels. `attributes` says how many rows of each are judged.
+        Returns:
+            Plain JSON types. `tables` has three lists of rows: `none` (no side information), `criterion` (a router that
+            reads the criterion, trained on `budget` labels of each attribute) and `labels` (`budget` labels of the
+            subject alone). `curves` and `elicitation` hold scores over the number of labels. `attributes` maps each
+            attribute to its number of test rows.
         """
         return {
             "budget": self.budget,
@@ -106,7 +113,7 @@ class Attributes:
         }
 
     def with_labels(self) -> list[Row]:
-        """Every candidate with every method, and with the head that is best on the test rows."""
+        """Rows of table (c): every candidate with every method, and with the best head on the test rows (ORACLE)."""
         rows = []
         for name, candidate in self.candidates.items():
             for system in self.adapted[name]:
@@ -117,7 +124,7 @@ class Attributes:
         return rows
 
     def curves(self) -> list[Row]:
-        """Every method of table (c), and every router, over the number of labels."""
+        """Scores of every method of table (c), and of every router, over the number of labels."""
         learning = [
             system
             for name, systems in self.adapted.items()
@@ -135,7 +142,7 @@ class Attributes:
         ]
 
     def elicitation(self) -> list[Row]:
-        """Posterior weights over the number of labels, for each way to choose which label to ask for."""
+        """Scores of posterior weights over the number of labels, for each strategy that selects the next label."""
         curves = []
         for name in self.settings["elicited"]:
             strategies = {key: build(node) for key, node in self.settings["elicitation"]["strategies"].items()}
@@ -155,7 +162,13 @@ class Attributes:
         return curves
 
     def row(self, table: str, system: System, size: int, **facts: Any) -> Row:
-        """One system in a table: scores with intervals, of each attribute too, and its distance from the baseline."""
+        """Returns the row of one system: scores with intervals, scores by attribute, and differences from the baseline.
+
+        Args:
+            table: `none`, `criterion` or `labels`.
+            size: number of labels of each attribute.
+            facts: further columns, such as `check` or `turned`.
+        """
         found = self.bench.scores(self.bench.log_prob(system, size))
         self.bench.keep(table, system, size, found, self.names)
         row = {
@@ -175,13 +188,17 @@ class Attributes:
         return row
 
     def curve(self, candidate: str, method: str, labels: Iterable[int], judged: Iterable[Array]) -> Row:
-        """The scores of a system over the number of labels."""
+        """Returns the scores of a system over the number of labels; `judged` has log-probabilities [R, N] for each."""
         found = [self.bench.scores(log_prob_RN) for log_prob_RN in judged]
         points = {score: [self.bench.mean(score, each[score]) for each in found] for score in self.bench.shown}
         return {"candidate": candidate, "method": method, "labels": list(labels), **points}
 
     def card(self, name: str) -> tuple[dict[str, Any], list[PairTexts] | None]:
-        """Of a candidate's heads: what `micro_lit.report.cards.facts` takes in, and the texts of the test rows."""
+        """Returns the data of a head card of a candidate.
+
+        Returns:
+            The arguments of `micro_lit.report.cards.facts`, and the texts of the test rows (None for vectors).
+        """
         candidate, rows_N, system = self.candidates[name], self.subjects.row_N, self.adapted[name][0]
         drawn_UK = self.bench.codes(system, self.budget).numpy()
         weights_AK = {
@@ -202,9 +219,9 @@ class Attributes:
         return known, self._texts(rows_N)
 
     def explanation(self, name: str) -> dict[str, Any]:
-        """Of a candidate's heads: which moved for which attribute, and the labels that moved them.
+        """Explains which head weights of a candidate changed for which attribute, and which labels changed them.
 
-        By the first method and the first draw of `budget` labels; see `micro_lit.report.explanations.explain`.
+        Uses the first method and the first draw of `budget` labels; see `micro_lit.report.explanations.explain`.
         """
         candidate, num_attributes, system = self.candidates[name], len(self.names), self.adapted[name][0]
         labels = self.bench.labels(self.budget)
@@ -223,7 +240,7 @@ class Attributes:
         )
 
     def _texts(self, rows_N: Integers) -> list[PairTexts] | None:
-        """Of rows of the data; None when they are vectors."""
+        """Prompt and both responses of rows of the data; None when the data are vectors."""
         if self.data.is_vectors:
             return None
         texts = self.data.texts
@@ -236,9 +253,15 @@ class Attributes:
 def asked(
     system: Reweighted, subjects: Subjects, strategies: Mapping[str, adapt.Strategy], pool: int, labels: int
 ) -> dict[str, Array]:
-    """For each strategy the weights [T, U, K] after 0, 1, ... labels that it asked for.
+    """Runs active elicitation with each strategy.
 
-    pool: how many rows of an attribute's may be asked for in a draw; each draw has its own.
+    Args:
+        strategies: acquisition strategies by name.
+        pool: number of rows of each attribute that a strategy may select from; each draw has its own pool.
+        labels: number of labels that are selected, at most `pool`.
+
+    Returns:
+        For each strategy the weights [T, U, K] after 0, 1, ..., `labels` selected labels.
     """
     drawn = subjects.labels(pool, every_draw=True)
     rows_P, place = np.unique(drawn.row_L, return_inverse=True)
@@ -252,7 +275,7 @@ def asked(
 
 
 def check(settings: Settings) -> None:
-    """Raises `UserError` where settings of elicitation do not fit each other."""
+    """Raises `UserError` when the elicitation pool is smaller than the number of labels to select."""
     pool, asked = settings["elicitation"]["pool"], settings["elicitation"]["labels"]
     if settings["elicited"] and pool < asked:
         raise UserError(f"elicitation.pool={pool} is too small; {asked} labels are asked for: elicitation.labels")

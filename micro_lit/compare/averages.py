@@ -1,4 +1,4 @@
-"""Averages of the comparison: means over subjects, with 95 % intervals over units and over draws of the labels.
+"""Averages of the comparison: means over subjects, with 95 % intervals over units and draws of labels.
 
 Dimension letters: R draws, N test rows, A subjects that rows are averaged in, U units.
 """
@@ -16,12 +16,14 @@ Point = dict[str, Any]
 
 
 class Averages:
-    """Means of the same rows for every system, so that differences between systems are paired.
+    """Averages the same rows for every system, so that differences between systems are paired.
 
     Args:
-        subject_N: code of each row's subject, from 0 on: rows are averaged in it, and then subjects.
-        unit_N: code of its unit: rows of one unit stand or fall together. units: what units are, such as prompts.
-        keep_RN: rows that are judged in each draw; the others were learned from, or belong to one that was.
+        subject_N: code of each row's subject, from 0. Rows are averaged within a subject, then over subjects.
+        unit_N: code of each row's sampling unit (cluster); rows of one unit are not independent.
+        keep_RN: rows that are scored in each draw; excluded rows were learned from, or share a prompt or response with
+            rows that were.
+        units: name of the units, such as prompts.
     """
 
     def __init__(self, subject_N: Integers, unit_N: Integers, keep_RN: NDArray[np.bool_], units: str) -> None:
@@ -31,14 +33,15 @@ class Averages:
         self.cell_N = codes_U[1] * num_subjects + subject_N
 
     def summary(self, values_RN: Array, baseline_RN: Array | None = None, proportion: bool = False) -> dict[str, Point]:
-        """The mean over subjects, under "mean", and that of each subject, under its code as text.
+        """Returns the mean over subjects, under "mean", and the mean of each subject, under its code as text.
 
         Args:
-            values_RN: of every row in every draw, NaN where a row has none; one draw stands for all.
-            baseline_RN: subtracted, row by row.
-            proportion: whether values lie in [0, 1], so that the interval is to be Wilson's.
+            values_RN: value of every row in every draw, NaN for rows without one; one draw is used for all draws.
+            baseline_RN: values to subtract, row by row.
+            proportion: whether values lie in [0, 1]; intervals are then Wilson's.
 
-        Returns: of each {value, low, high, sd, se_units, units, n_units}. sd: over draws, None where there is one.
+        Returns:
+            For each mean {value, low, high, sd, se_units, units, n_units}. `sd` is over draws; None for a single draw.
         """
         difference_RN = values_RN if baseline_RN is None else values_RN - baseline_RN
         varies = len(difference_RN) > 1
@@ -53,7 +56,7 @@ class Averages:
         return found
 
     def counts_A(self) -> Integers:
-        """How many rows of each subject are judged, on average over draws."""
+        """Number of scored rows of each subject, averaged over draws and rounded."""
         return np.rint(self._sums(self.keep_RN.astype(np.float64)).sum(axis=1).mean(axis=0)).astype(np.int64)
 
     def _sums(self, values_RN: Array) -> Array:
@@ -65,8 +68,8 @@ class Averages:
         found: Crossed = crossed(sums_RUA, counts_RUA, proportion)
         counts_RA = counts_RUA.sum(axis=1)
         means_RA = np.divide(sums_RUA.sum(axis=1), counts_RA, out=np.full(counts_RA.shape, np.nan), where=counts_RA > 0)
-        single = found.n_units == 1  # no interval can be had
-        judged_RA = means_RA[np.isfinite(means_RA).any(axis=1)]  # a draw may leave nobody to judge
+        single = found.n_units == 1  # no interval exists
+        judged_RA = means_RA[np.isfinite(means_RA).any(axis=1)]  # a draw may have no rows to score
         return {
             "value": found.value,
             "low": found.value if single else found.low,

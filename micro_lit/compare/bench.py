@@ -1,4 +1,4 @@
-"""The bench: systems judged on the rows of some subjects, and scored by the metrics of all reports.
+"""Scores of systems on the test rows of some subjects, by the same metrics as in all reports.
 
 Dimension letters: N test rows, U subjects, R draws, C numbers of a code, S metrics.
 """
@@ -23,17 +23,21 @@ from micro_lit.metrics.validity import why_impossible
 Array = NDArray[np.float64]
 Row = dict[str, Any]
 
-SHOWN = ("accuracy", "nll")  # of the built-in metrics; those of one's own follow
+SHOWN = ("accuracy", "nll")  # built-in metrics in tables; the user's own metrics follow
 
 
 class Bench:
-    """Judges and scores systems on the test rows of some subjects.
+    """Evaluates systems on the test rows of some subjects.
 
     Args:
-        by_subject: whether the mean is over subjects, which are the units of the intervals too; else it is over the
-            rows of each subject and then over subjects, with units as in `micro_lit.metrics.units_of`.
+        subjects: subjects, their test rows and their labels.
+        data: the data of these rows.
+        settings: settings of `micro_lit.compare`.
+        by_subject: True: the subjects are the units of the intervals. False: units as in
+            `micro_lit.metrics.units_of`. Means are over the rows of each subject, then over subjects, in both cases.
 
-    Raises `UserError` for a metric that is none.
+    Raises:
+        UserError: a metric of the settings does not implement `Metric`.
     """
 
     def __init__(self, subjects: Subjects, data: PreferenceData, settings: Settings, by_subject: bool) -> None:
@@ -48,12 +52,12 @@ class Bench:
         self.rows = Averages(np.zeros_like(unit_N), unit_N, keep_RN, units.name)
         of_rows = Averages(subjects.user_N, unit_N, keep_RN, units.name)
         self.averages = self.among(subjects.num_users) if by_subject else of_rows
-        self.labels = functools.cache(subjects.labels)  # by the number of labels, and whether every draw counts
+        self.labels = functools.cache(subjects.labels)  # by number of labels and `every_draw`
         self.codes = functools.cache(self._learned)
         self.kept: list[pd.DataFrame] = []
 
     def among(self, num_users: int) -> Averages:
-        """Averages over some users, each one unit."""
+        """Averages over users, each of which is one unit."""
         keep_RU = np.ones((self.draws, num_users), dtype=bool)
         return Averages(np.zeros(num_users, dtype=np.int64), np.arange(num_users), keep_RU, "users")
 
@@ -61,11 +65,11 @@ class Bench:
         return learned(system, self.labels(size, system.random), flipped)
 
     def log_prob(self, system: System, size: int | None = 0, flipped: bool = False) -> Array:
-        """[R, N] after so many labels of each subject; None: after all."""
+        """Log-probability [R, N], in nats, after `size` labels of each subject; None: after all."""
         return judge(system, self.subjects, self.codes(system, size if system.learns else 0, flipped), self.batch_size)
 
     def scores(self, log_prob_RN: Array) -> dict[str, Array]:
-        """[R, N] by each metric, NaN for rows that it does not score."""
+        """Scores [R, N] by metric; NaN for rows that the metric does not score."""
         found = []
         for log_prob_N in log_prob_RN:
             values_NS, counts_NS = values(list(self.metrics.values()), torch.from_numpy(log_prob_N), self.pairs)
@@ -73,40 +77,40 @@ class Bench:
         return dict(zip(self.metrics, np.stack(found, axis=-1).transpose(1, 2, 0), strict=True))
 
     def reduced(self, scores: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Scores of rows [R, N], or of subjects [R, U] where these are the units."""
+        """Scores of rows [R, N], or of subjects [R, U] when subjects are the units."""
         return self.by_user(scores) if self.by_subject else scores
 
     def by_user(self, scores: Mapping[str, Array]) -> dict[str, Array]:
-        """[R, U] the means over each subject's rows."""
+        """Means [R, U] over the rows of each subject."""
         return {name: self.subjects.mean_by_user(each_RN) for name, each_RN in scores.items()}
 
     def summary(self, score: str, found: Array, baseline: Array | None = None) -> dict[str, Point]:
-        """The mean with its interval, under `mean`, and that of each subject where rows are averaged first."""
+        """Mean with its interval, under `mean`; also the mean of each subject unless subjects are the units."""
         return self.averages.summary(found, baseline, self.metrics[score].proportion)
 
     def mean(self, score: str, found: Array, baseline: Array | None = None) -> Point:
         return self.summary(score, found, baseline)["mean"]
 
     def turned(self, system: System, size: int | None) -> float | None:
-        """See `systems.turned`: the check with the labels of all subjects flipped."""
+        """The check of `systems.turned`: compares with the labels of all subjects flipped."""
         judged = (self.log_prob(system, each, flipped) for each, flipped in ((0, False), (size, False), (size, True)))
         return turned(*judged, self.subjects.keep_RN)
 
     def why_impossible(self, system: System, size: int | None, scores: Mapping[str, Array]) -> str | None:
-        """Why the scores of a system cannot be true; None where nothing speaks against them.
+        """Returns the reason why scores of a system cannot be true; None when they are possible.
 
-        Labels of a subject tell which group it is of, as a criterion does: then F0 is the floor that is open.
+        Labels of a subject reveal its group, as a criterion does. After labels the floor is therefore F0.
         """
         results = {"test": {name: self.mean_of_rows(scores[name]) for name in SHOWN}, "excess": {}}
         if self.population is not None:
             for column, name in enumerate(("oracle", "marginal")):
                 reference_N = self.pairs.reference_log_probs_NF[:, column].double().numpy()
                 results["excess"][name] = self.mean_of_rows(scores["nll"], -reference_N[None])
-        told = system.knows | ({"user"} if system.learns and size != 0 else set())
-        return why_impossible(results, told)
+        known = system.knows | ({"user"} if system.learns and size != 0 else set())
+        return why_impossible(results, known)
 
     def mean_of_rows(self, values_RN: Array, baseline_RN: Array | None = None) -> Point:
-        """The mean over all judged rows, in the form of an estimate in results.json."""
+        """Mean over all scored rows, in the format of an estimate in results.json."""
         found = self.rows.summary(values_RN, baseline_RN)["mean"]
         error = found["se_units"] or 0.0
         return found | {"se": error, "se_units": error, "n": len(self.subjects.row_N)}
@@ -114,7 +118,7 @@ class Bench:
     def keep(
         self, part: str, system: System, size: int | None, scores: Mapping[str, Array], names: Sequence[str]
     ) -> None:
-        """Adds the scores of every subject in every draw to those for the file of scores. names: of the subjects."""
+        """Stores the scores of every subject in every draw for scores.parquet. names: names of the subjects."""
         found = self.by_user(scores)
         num_draws, num_users = found["nll"].shape
         self.kept.append(
@@ -133,7 +137,7 @@ class Bench:
 
 
 def _codes(units: Any, pairs: Any) -> NDArray[np.int64]:
-    """A code of each row's unit; rows without one are units of their own."""
+    """Code of each row's unit; a row without a unit becomes its own unit."""
     if not units.size:
         return np.arange(len(pairs))
     code_N = units.code(pairs).numpy()

@@ -1,4 +1,4 @@
-"""Candidates of the comparison: trained models, and what each says of every row.
+"""Candidates of the comparison: trained models, and their margins and weights on every row.
 
 Dimension letters: N pairs, K heads.
 """
@@ -33,10 +33,13 @@ JUDGED = ("margins_BK", "log_weights_BK", "dense_log_weights_BK")
 
 
 class Candidate:
-    """A trained model and its judgments of all rows of the data, made when they are first asked for.
+    """A trained model and its outputs on all rows of the data, computed on first access.
 
     Args:
-        data: what the model reads; for the comparison criteria are hidden in it.
+        name: name in tables.
+        folder: run folder of the model.
+        data: input of the model; criteria are hidden in it when attributes are compared.
+        batch_size: number of pairs per forward pass.
     """
 
     def __init__(self, name: str, folder: Path, model: MixtureBT, data: PreferenceData, batch_size: int) -> None:
@@ -57,32 +60,42 @@ class Candidate:
 
     @property
     def margins_NK(self) -> Array:
-        """Reward margins of every head."""
+        """Reward margins [N, K] of every head."""
         return self._judged["margins_BK"]
 
     @property
     def log_weights_NK(self) -> Array:
-        """Log weights of the model's own gate."""
+        """Log weights [N, K] of the model's own gate."""
         return self._judged["log_weights_BK"]
 
     @property
     def dense_log_weights_NK(self) -> Array:
-        """The same before any head is set aside, by a model that does so."""
+        """Log weights [N, K] before a sparse gate drops heads; equal to `log_weights_NK` for dense gates."""
         return self._judged["dense_log_weights_BK"]
 
     @cached_property
     def prior_K(self) -> Array:
-        """The mean weights over training pairs."""
+        """Mean gate weights [K] over training pairs; the weights before any label."""
         weights_K = np.exp(self.log_weights_NK[self.data.splits["train"].numpy()]).mean(axis=0)
         return weights_K / weights_K.sum()
 
 
 def train_missing(candidates: Mapping[str, str | Sequence[str]], settings: Settings) -> dict[str, Path]:
-    """The run folder of every candidate: the one named, or that of the run its overrides of `micro_lit.train` describe.
+    """Trains the candidates that have no finished run, and returns the run folder of every candidate.
 
-    Such runs lie under `candidates/`, by the comparison's name and seed, and are trained unless they have been; one
-    that was stopped goes on. When the settings or the data of a candidate have changed, it gets another folder. With
-    `jobs` above 1 several are trained side by side.
+    Trained runs are cached in `candidates/<name>/<seed>/<candidate>` of `paths.output_dir`; an interrupted run is
+    resumed from its last checkpoint. When the settings or the data of a candidate have changed, the run gets a new
+    folder. With `jobs` above 1 several candidates are trained in parallel.
+
+    Args:
+        candidates: for each name a run folder, or a list of overrides of `micro_lit.train`.
+        settings: settings of `micro_lit.compare`.
+
+    Returns:
+        The run folder of each candidate.
+
+    Raises:
+        UserError: the overrides of a candidate are invalid, or a parallel run failed.
     """
     folders, made = {}, {}
     for name, given in candidates.items():
@@ -99,7 +112,7 @@ def train_missing(candidates: Mapping[str, str | Sequence[str]], settings: Setti
     beside = missing if settings["jobs"] > 1 and len(missing) > 1 else {}
     for name in [name for name in made if name not in beside]:
         print(f"\n== {name}")
-        with contextlib.suppress(ImpossibleResult):  # said by then; the comparison judges for itself
+        with contextlib.suppress(ImpossibleResult):  # printed by the run; the comparison checks results itself
             train(made[name], brief=True)
     if beside:
         print(f"\n== {', '.join(beside)}, {min(settings['jobs'], len(beside))} at once", flush=True)
@@ -109,7 +122,7 @@ def train_missing(candidates: Mapping[str, str | Sequence[str]], settings: Setti
 
 
 def _compose(name: str, given: Sequence[str], settings: Settings, folder: Path) -> Settings:
-    """Settings of the run that is to make a candidate in a folder."""
+    """Composes the settings of the run that trains a candidate in a folder."""
     own = {**settings["paths"], "run_dir": str(folder)}
     shared = [f"seed={settings['seed']}", f"packages={settings['packages']}", "ckpt_path=last"]
     try:
@@ -119,11 +132,15 @@ def _compose(name: str, given: Sequence[str], settings: Settings, folder: Path) 
 
 
 def load_data(folders: Mapping[str, Path], criteria: str | None = None, trust: Trust = ALONE) -> PreferenceData:
-    """The pairs that all runs share, with the criteria given, hidden or shuffled; None: as all runs were told them.
+    """Loads the pairs that all runs share.
 
-    trust: what the settings of the runs may run.
+    Args:
+        folders: run folders by candidate.
+        criteria: `given`, `hidden` or `shuffled`; None: as in the settings of the runs, which must then agree.
+        trust: code that the settings of the runs may execute.
 
-    Raises `UserError` when the runs do not share their pairs: their test rows would not be the same.
+    Raises:
+        UserError: the runs differ in data or seed, so that their test rows would differ.
     """
     [(name, first), *others] = [(name, _rows(folder, criteria, trust)) for name, folder in folders.items()]
     known = flatten(first)
@@ -138,7 +155,7 @@ def load_data(folders: Mapping[str, Path], criteria: str | None = None, trust: T
 
 
 def restore_all(folders: Mapping[str, Path], data: PreferenceData, settings: Settings) -> dict[str, Candidate]:
-    """Every run restored. settings: those of the command."""
+    """Restores the model of every run. settings: settings of `micro_lit.compare`."""
     features_dir, batch_size = Path(settings["paths"]["features_dir"]), settings["loader"]["eval_batch_size"]
     trust = Trust.of(settings)
     return {
@@ -149,7 +166,7 @@ def restore_all(folders: Mapping[str, Path], data: PreferenceData, settings: Set
 
 @torch.no_grad()
 def judge_rows(model: MixtureBT, data: PreferenceData, batch_size: int) -> dict[str, Array]:
-    """Margins and log weights [N, K] of all rows, in float64, by their names in a `Judgment`."""
+    """Computes margins and log weights [N, K] of all rows, in float64, by field name of `Judgment`."""
     found: dict[str, list[torch.Tensor]] = {name: [] for name in JUDGED}
     with threads.using(model.backbone), devices.judging(model) as device:
         for row_B in torch.arange(len(data.pairs)).split(batch_size):
@@ -160,7 +177,7 @@ def judge_rows(model: MixtureBT, data: PreferenceData, batch_size: int) -> dict[
 
 
 def _rows(folder: Path, criteria: str | None, trust: Trust) -> Settings:
-    """What makes the rows of a run what they are, with such criteria."""
+    """Settings that determine the rows of a run: its seed and data, with criteria replaced unless None."""
     settings = read_settings(folder, trust)
     if hidden := hidden_in({"data": settings["data"]}):
         raise UserError(
@@ -172,7 +189,7 @@ def _rows(folder: Path, criteria: str | None, trust: Trust) -> Settings:
 
 
 def _with_criteria(data: Mapping[str, Any], criteria: str) -> dict[str, Any]:
-    """Settings of a set, or of every set of a mixture, with criteria hidden, given or shuffled."""
+    """Replaces `criteria` in the settings of a data set, or of every set of a mixture of sets."""
     if "sets" in data:
         return {**data, "sets": {name: _with_criteria(each, criteria) for name, each in data["sets"].items()}}
     return {**data, "criteria": criteria}

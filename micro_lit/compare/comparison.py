@@ -1,4 +1,4 @@
-"""The comparison from settings to results: candidates are trained where they are missing, then judged."""
+"""The comparison from settings to results: trains missing candidates, then evaluates all candidates."""
 
 import functools
 import time
@@ -27,9 +27,13 @@ COLUMNS = {ATTRIBUTE: "attribute", USER: "user_id"}
 
 
 class Comparison:
-    """The candidates, and the parts of the comparison: of attributes, of users, or of both.
+    """Compares candidates on attributes, on users, or on both. The constructor trains the missing candidates.
 
-    Making one trains the candidates that are missing. Raises `UserError` for what the user can mend.
+    Args:
+        settings: settings of `micro_lit.compare`.
+
+    Raises:
+        UserError: the settings or the data have an error that the user can correct.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -55,10 +59,9 @@ class Comparison:
         return restore_all(self.folders, self.load(criteria), self.settings)
 
     def _kinds(self) -> list[str]:
-        """The kinds of subjects that are asked for and that the data name.
+        """Kinds of subjects that are in the settings and in the data. Raises `UserError` when there are none.
 
-        A single attribute tells no two raters apart: it is compared only where nothing else is asked for. Raises
-        `UserError` when the data name none of them.
+        A single attribute does not distinguish raters, so it counts only if it is the only kind in the settings.
         """
         asked = list(self.settings["subjects"])
         data: PreferenceData = self.load("hidden" if asked == [ATTRIBUTE] else None)
@@ -69,7 +72,7 @@ class Comparison:
         return named
 
     def results(self) -> dict[str, Any]:
-        """Everything that is measured, as plain JSON types; see `Attributes.results` and `Users.results`."""
+        """Measures everything, as plain JSON types; see `Attributes.results` and `Users.results`."""
         parts = [part for part in (self.attributes, self.users) if part is not None]
         candidates = next(iter(parts)).candidates.values()
         return {
@@ -80,7 +83,7 @@ class Comparison:
         }
 
     def scores(self) -> pd.DataFrame:
-        """The scores of every subject, a row each for every system, number of labels and draw; after `results`."""
+        """Scores with one row per system, number of labels, draw and subject. Call `results` first."""
         benches = [self.attributes.bench] if self.attributes else []
         benches += self.users.benches.values() if self.users else []
         return pd.concat([frame for bench in benches for frame in bench.kept], ignore_index=True)

@@ -1,7 +1,7 @@
-"""What else is known of the users of a comparison: whoever judged the same pairs, and the groups they belong to.
+"""Diagnostics of users: the error floor on pairs with several raters, and recovery of known groups.
 
-Dimension letters: N test rows, L labels, U users, V of them with a known group, R draws, K heads, G groups, P pairs
-that raters share.
+Dimension letters: N test rows, L labels, U users, V users with a known group, R draws, K heads, G groups, T topics, P
+pairs with several raters.
 """
 
 from dataclasses import dataclass
@@ -25,10 +25,12 @@ BAYES = "ORACLE: Bayes"
 
 @dataclass(frozen=True, eq=False)
 class RaterFloor:
-    """The Brier floor, and bounds of NLL and accuracy, of whoever does not know the person.
+    """Brier floor and bounds of NLL and accuracy for predictors that do not know the rater.
 
-    votes: on pairs that several of these users judged; their rows count from 0 among those of the subjects.
-    terms: of each pair, as `raters.floor_terms`. count_P: how many votes a pair has.
+    Attributes:
+        votes: votes on pairs that several of these users judged; rows are indices into the rows of the subjects.
+        terms: terms of each pair, see `raters.floor_terms`.
+        count_P: number of votes on each pair.
     """
 
     votes: raters.Votes
@@ -37,7 +39,7 @@ class RaterFloor:
 
     @classmethod
     def of(cls, data: PreferenceData, subjects: Subjects) -> "RaterFloor | None":
-        """None where no pair was judged twice, or raters were not drawn alike."""
+        """Computes the floor; None when no pair has two raters, or raters agree less often than chance."""
         pairs = data.pairs[torch.from_numpy(subjects.row_N)]
         columns = (pairs.label_N("pair_id"), pairs.first_wins_N, pairs.label_N("user_id"))
         try:
@@ -55,7 +57,14 @@ class RaterFloor:
         return {"rows": len(self.votes.pair_N), "pairs": len(self.count_P), "floors": floors}
 
     def compare(self, accuracy_N: Array, brier_N: Array) -> dict[str, dict[str, float]]:
-        """A system's scores on these votes, and how far its Brier score is above the floor; pairs are the units."""
+        """Returns accuracy and Brier score of a system on these votes, and its Brier score minus the floor.
+
+        Args:
+            accuracy_N, brier_N: scores of the test rows of the subjects.
+
+        Returns:
+            `accuracy`, `brier` and `above`, each an estimate with pairs as units.
+        """
         accuracy_P, brier_P = (
             np.bincount(self.votes.pair_N, values_N[self.votes.row_N]) for values_N in (accuracy_N, brier_N)
         )
@@ -69,10 +78,10 @@ class RaterFloor:
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Users whose group is known: which of the subjects they are, their groups, and their sources.
+    """Users with a known group: their indices among the subjects, their groups and their sources.
 
-    A group's name means something of its own in each source: heads are matched with groups source by source. In a
-    planted population it means the same everywhere, and all users are of source 0.
+    A group name has a different meaning in each source, so heads are matched with groups within each source. In a
+    planted population groups mean the same in all sources, and every user has source 0.
     """
 
     user_V: Integers
@@ -81,7 +90,7 @@ class Groups:
 
     @classmethod
     def of(cls, data: PreferenceData, subjects: Subjects) -> "Groups | None":
-        """None where the data name no groups. A user of several groups or sources has none."""
+        """Finds users with a known group; None when there are none. Users of several groups or sources are excluded."""
         code_N = data.pairs.label_N("user_id").numpy()
         group_U = _only_value(data.pairs.label_N("group").numpy(), code_N)[subjects.code_U]
         source_U = np.zeros_like(group_U)
@@ -91,9 +100,13 @@ class Groups:
         return cls(user_V, group_U[user_V], source_U[user_V]) if len(user_V) else None
 
     def matched(self, head_RU: Integers) -> Array:
-        """[R, V] whether a user's head is the one that stands for the user's group.
+        """Whether the head of each user is assigned to the user's group: 1 or 0, [R, V].
 
-        Heads stand for groups by the one-to-one assignment that most of these users fit, in each draw and source.
+        Heads are assigned to groups one to one (Hungarian algorithm), to maximise the number of matched users, in each
+        draw and source.
+
+        Args:
+            head_RU: head of every subject in every draw.
         """
         head_RV = head_RU[:, self.user_V]
         matched_RV = np.zeros(head_RV.shape)
@@ -109,7 +122,12 @@ class Groups:
         return matched_RV
 
     def bayes(self, evidence_NG: Array, labels: Labels) -> Array:
-        """[R, V] whether the most probable group is the user's; where several are, so often as a draw among them."""
+        """Whether the most probable group of each user is the true group, [R, V]; with m tied groups 1/m.
+
+        Args:
+            evidence_NG: log evidence of each row for each group, see `bayes_evidence`.
+            labels: labels of the subjects.
+        """
         evidence_LG, user_L = torch.from_numpy(evidence_NG[labels.row_L]), torch.from_numpy(labels.user_L)
         sums_UG = sum_by(evidence_LG, user_L, labels.num_users).numpy()
         best_RUG = (sums_UG == sums_UG.max(axis=1, keepdims=True)).reshape(labels.num_draws, labels.num_subjects, -1)
@@ -118,10 +136,10 @@ class Groups:
 
 
 def bayes_evidence(data: PreferenceData) -> Array | None:
-    """[N, G] ORACLE: log P(topic, label | group), up to a constant, under the true rewards of a planted population.
+    """ORACLE: log P(topic, label | group) [N, G], up to a constant, under the true rewards of a planted population.
 
-    Groups have equally many users, so that the sum over a user's pairs is the log posterior. None where the data are
-    not drawn from a population, or do not show its levels as vectors.
+    Groups have equal numbers of users, so that the sum over a user's pairs is the log posterior. None when the data are
+    not from a planted population, or are not vectors of attribute levels.
     """
     population, pairs = data.population, data.pairs
     if population is None or not data.is_vectors:
@@ -134,7 +152,7 @@ def bayes_evidence(data: PreferenceData) -> Array | None:
 
 
 def _only_value(value_N: Integers, user_N: Integers) -> Integers:
-    """[U] the one value that the rows of each user have; -1 where they have several or none is known."""
+    """The value [U] that all rows of a user share; -1 when values differ or none is known."""
     known_N = (value_N >= 0) & (user_N >= 0)
     least_U, most_U = np.full(user_N.max() + 1, np.iinfo(np.int64).max), np.full(user_N.max() + 1, -1)
     np.minimum.at(least_U, user_N[known_N], value_N[known_N])

@@ -1,6 +1,6 @@
-"""The figure of a comparison: scores over the number of labels, a row of two panels for each question.
+"""The figure of a comparison: scores over the number of labels, with a row of two panels for each question.
 
-Every curve ends at its name on the right. Those that matter most are drawn boldly, with their 95 % intervals.
+Curves are labelled at their right end. The main curves are drawn bold, with 95 % intervals.
 """
 
 import math
@@ -24,15 +24,15 @@ from micro_lit.report.terminal import Z
 Point = Mapping[str, float]
 Points = Sequence[Point]
 
-WIDTH, HEIGHT, BETWEEN = 4.8, 2.6, 0.6  # inches: of a panel, the least height, and between two rows of them
-MAX_MARKERS = 12  # on a curve; a longer one has them at the ticks
+WIDTH, HEIGHT, BETWEEN = 4.8, 2.6, 0.6  # inches: panel width, least panel height, gap between rows
+MAX_MARKERS = 12  # per curve; a longer curve has markers at the ticks only
 GRID = "#E6E6E6"
 COIN = math.log(2.0)
 FLOOR, CEILING = "floor, person unknown", "ceiling, person unknown"
 
 
 class Panel(NamedTuple):
-    """Curves by name: where their points stand, and the points. Lines and bands are to compare them with."""
+    """One panel: curves by name, each with x positions and points; reference lines and bands by name."""
 
     score: str
     curves: Mapping[str, tuple[Sequence[float], Points]]
@@ -41,7 +41,7 @@ class Panel(NamedTuple):
 
 
 class Ticks(NamedTuple):
-    """The axis of the number of labels: its name, the places named on it, and where it ends; log: by their size."""
+    """The x axis (number of labels): axis label, tick labels by position, right limit, whether it is logarithmic."""
 
     label: str
     names: Mapping[float, str]
@@ -50,7 +50,7 @@ class Ticks(NamedTuple):
 
 
 class PanelRow(NamedTuple):
-    """Panels beside each other, with the styles of their curves; those in `main` are drawn boldly."""
+    """Panels in one row, with the styles of their curves. Curves in `main` are drawn bold."""
 
     title: str
     panels: Sequence[Panel]
@@ -60,14 +60,20 @@ class PanelRow(NamedTuple):
 
     @property
     def height(self) -> float:
-        """In inches, so that the names beside a panel do not overlap."""
+        """Height in inches at which the curve names beside a panel do not overlap."""
         return max(HEIGHT, NAME_GAP * (max(len(self.style_of), *(len(each.curves) for each in self.panels)) + 4))
 
 
 def draw(results: Results, leaders: Sequence[str], first: Sequence[str]) -> Figure | None:
-    """All rows of panels, of attributes and of users; None where nothing was measured over the number of labels.
+    """Draws all rows of panels, for attributes and users.
 
-    leaders, first: candidates that are shown with every method, and the method by which all are shown.
+    Args:
+        results: results of a `Comparison`.
+        leaders: candidates that are shown with every method.
+        first: the method, if any, with which every candidate is shown.
+
+    Returns:
+        The figure; None when nothing was measured over the number of labels.
     """
     rows = _of_attributes(results, leaders, first) if "tables" in results else []
     notes = [_note_of_attributes(results)] if rows else []
@@ -77,7 +83,7 @@ def draw(results: Results, leaders: Sequence[str], first: Sequence[str]) -> Figu
     if not rows:
         return None
     heights = [row.height for row in rows]
-    with rc_context({**figures.STYLE, "text.parse_math": False}):  # a name may hold a dollar
+    with rc_context({**figures.STYLE, "text.parse_math": False}):  # names may contain `$`
         size = (2 * WIDTH, sum(heights) + BETWEEN * (len(rows) + 1))
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(rows), 2, squeeze=False, height_ratios=heights)
@@ -93,7 +99,7 @@ def draw(results: Results, leaders: Sequence[str], first: Sequence[str]) -> Figu
 
 
 def _draw_panel(axes: Axes, panel: Panel, row: PanelRow) -> None:
-    """Curves of one score, lines to compare them with, and the names of both on the right."""
+    """Draws curves of one score and reference lines, with the names of both on the right."""
     ticks = row.ticks
     if ticks.log:
         axes.set_xscale("symlog", linthresh=1, linscale=0.4)
@@ -112,14 +118,14 @@ def _draw_panel(axes: Axes, panel: Panel, row: PanelRow) -> None:
         if name not in panel.lines:
             style = {"color": figures.FLOOR_COLOUR, "marker": ""}
             ends.append(End(name, ticks.right, (low + high) / 2, style))
-    if panel.score == SCORES["nll"]:  # it ends above a coin's: one that is far worse would squeeze all others
+    if panel.score == SCORES["nll"]:  # cut above the NLL of a coin: a far worse curve would compress all others
         bottom, top = axes.get_ylim()
         axes.set_ylim(bottom, min(top, 2 * COIN - bottom))
     name_ends(axes, ends, row.main, row.height)
 
 
 def _of_attributes(results: Results, leaders: Sequence[str], first: Sequence[str]) -> list[PanelRow]:
-    """Every method, of each leader; every candidate, by the first method; every way to ask for labels."""
+    """Rows of panels: all methods of each leader, all candidates with the first method, all elicitation strategies."""
     drawn, asked = (results.get(name) or [] for name in ("curves", "elicitation"))
     rows = []
     for name in leaders:
@@ -131,7 +137,7 @@ def _of_attributes(results: Results, leaders: Sequence[str], first: Sequence[str
             ordered = {name: found[name] for name in (*leaders, *found) if name in found}
             rows.append(_attribute_row(results, f"{method}: every candidate", ordered, set(leaders)))
     for name in dict.fromkeys(curve["candidate"] for curve in asked):
-        # Labels at random, the last way, come first: so they look like the first method above, which they repeat.
+        # Random labels, the last strategy, come first, to get the style of the first method above, which they repeat.
         ways = {curve["method"]: curve for curve in reversed(asked) if curve["candidate"] == name}
         rows.append(_attribute_row(results, f"{name}: which label to ask for next", ways, {next(iter(ways))}))
     return rows
@@ -153,7 +159,7 @@ def _attribute_row(results: Results, title: str, found: Mapping[str, Row], main:
 
 
 def _references(results: Results, score: str) -> dict[str, float]:
-    """The baseline and the oracles of table (a)."""
+    """Reference lines: scores of the baseline and of the oracles of table (a)."""
     rows = results["tables"]["none"]
     baseline = {f"baseline {row['candidate']}": row for row in rows if row["candidate"] == results["baseline"]}
     oracles = {f"ORACLE {row['candidate']}": row for row in rows if row["oracle"]}
@@ -165,8 +171,8 @@ def _note_of_attributes(results: Results) -> str:
         f"Means over {len(results['attributes'])} attributes and {results['draws']} draws of labels; shaded: 95 % "
         f"intervals over {units(results)[1]} and draws."
     )
-    told = any(row["oracle"] for row in results["tables"]["none"])
-    return note + (" An ORACLE is told the attribute of every row." if told else "")
+    with_oracle = any(row["oracle"] for row in results["tables"]["none"])
+    return note + (" An ORACLE is given the attribute of every row." if with_oracle else "")
 
 
 def _note_of_users(results: Results) -> str:
@@ -176,7 +182,7 @@ def _note_of_users(results: Results) -> str:
 
 
 def _of_users(results: Results) -> list[PanelRow]:
-    """Scores of seen and of unseen users; below, what raters and groups say."""
+    """Rows of panels: scores of seen and unseen users, then of pairs with several raters, then matched groups."""
     regimes, name_of = results["regimes"], _curve_names(results)
     floors = {FLOORS[key]: value for key, value in results["floors"].items()}
     rows = {}
@@ -206,7 +212,7 @@ def _of_users(results: Results) -> list[PanelRow]:
 
 
 def _user_panel(results: Results, found: Mapping[str, Any], key: str, label: str) -> Panel:
-    """Whoever was measured so, and the baseline without labels as a line."""
+    """Panel of one score: curves of all systems that have it, and the baseline without labels as a line."""
     name_of, baseline = _curve_names(results), results["baseline"]
     rows = [row for row in found["systems"] if key in row]
     measured = {(row["candidate"], row["method"]): list(map(_interval, row[key])) for row in rows}
@@ -218,9 +224,9 @@ def _user_panel(results: Results, found: Mapping[str, Any], key: str, label: str
 
 
 def _curve_names(results: Results) -> dict[tuple[str, str], str]:
-    """What to call the curve of a system: its candidate, and how that adapts where it does in several ways.
+    """Curve names of systems: the candidate, followed by the method if the candidate has several.
 
-    The baseline has none where it learns nothing: it is a line.
+    A baseline that learns nothing is excluded, because it is drawn as a line.
     """
     rows = (row for found in results["regimes"].values() for row in found["systems"])
     systems = dict.fromkeys((row["candidate"], row["method"]) for row in rows)
@@ -233,7 +239,7 @@ def _curve_names(results: Results) -> dict[tuple[str, str], str]:
 
 
 def _interval(point: Point) -> Point:
-    """A value with its interval, which a standard error stands for where there is none."""
+    """A value with its 95 % interval, computed from the standard error if the interval is missing."""
     if "se" not in point:
         return point
     error = Z * point["se"]

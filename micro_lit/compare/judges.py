@@ -1,4 +1,4 @@
-"""The judges of a run: the model as everybody gets it, gate and all, and then each of its K heads by itself.
+"""The judges of a run, which a profile weighs: the model as trained, with its gate, and each of its K heads alone.
 
 Dimension letters: B pairs in a batch, K heads, J = 1 + K judges.
 """
@@ -20,31 +20,35 @@ from micro_lit.models import MixtureBT
 
 
 def nobody(model: MixtureBT, rule: str | Mapping[str, Any]) -> Profiles:
-    """Profiles over the judges, without users yet, see `prior`.
+    """Creates empty profiles over the judges of a model, with the weights of `prior`.
 
-    rule: the name of a rule of ours, or the node of an adaptation, which is called by its dotted name and settings.
+    Args:
+        rule: name of a built-in rule, or config node of an adaptation; a node is recorded as dotted name and settings.
+
+    Raises:
+        UserError: the model has one head.
     """
     if model.num_heads == 1:
         raise UserError("run: a model of one head, nothing to personalise; give the run of a mixture")
     prior_J = prior(model.num_heads)
     if isinstance(rule, str):
         return Profiles(prior_J, fingerprint(model), rule)
-    told = ", ".join(f"{name}={value!r}" for name, value in rule.items() if name not in ("_target_", "_partial_"))
-    return Profiles(prior_J, fingerprint(model), f"{rule['_target_']}{told and f'({told})'}", build(rule))
+    arguments = ", ".join(f"{name}={value!r}" for name, value in rule.items() if name not in ("_target_", "_partial_"))
+    return Profiles(prior_J, fingerprint(model), f"{rule['_target_']}{arguments and f'({arguments})'}", build(rule))
 
 
 def prior(num_heads: int) -> Array:
-    """[J] one half of the weight on the model, the other on its heads alike."""
+    """Prior weights [J]: one half on the model as trained, the other half uniform over its heads."""
     return np.repeat([0.5, 0.5 / num_heads], [1, num_heads])
 
 
 def names(model: MixtureBT) -> list[str]:
-    """What tables call the judges."""
+    """Names [J] of the judges in tables."""
     return ["as trained", *(f"head {head}" for head in range(model.num_heads))]
 
 
 def fingerprint(model: MixtureBT) -> str:
-    """K and a digest of all that makes the judges of a run: the weights in its checkpoint, and the link."""
+    """Returns K and a SHA-256 digest of the weights and the link, so that profiles are used with one model only."""
     digest = hashlib.sha256(model.link.name.encode())
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
@@ -53,7 +57,7 @@ def fingerprint(model: MixtureBT) -> str:
 
 
 class Judged(NamedTuple):
-    """Of B pairs: margins of every judge, chosen minus rejected, and the rewards of the chosen responses."""
+    """Margins of every judge on B pairs, chosen minus rejected, and rewards of the chosen responses."""
 
     margins_BJ: Array
     rewards_BJ: Array
@@ -61,7 +65,15 @@ class Judged(NamedTuple):
 
 @torch.no_grad()
 def judge(model: MixtureBT, pairs: Pairs, batch_size: int) -> Judged:
-    """What the judges say of all pairs. The model's own margin is the log odds of the preference that it expects."""
+    """Computes margins and rewards of all judges, in float64. The model's margin is the log odds of its preference.
+
+    Args:
+        pairs: N pairs.
+        batch_size: number of pairs per forward pass.
+
+    Returns:
+        Margins and rewards of all N pairs.
+    """
     parts = []
     with devices.judging(model) as device:
         for rows_B in torch.arange(len(pairs)).split(batch_size):

@@ -1,4 +1,4 @@
-"""What a comparison leaves behind: all that was measured, tables, every number as CSV, and a figure over labels."""
+"""Report of a comparison: results as JSON, tables, all numbers as CSV, and a figure over the number of labels."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ from micro_lit.run import checkpoints
 try:
     from micro_lit.compare import figure
     from micro_lit.report import cards, figures
-except ImportError:  # the extra report is not installed: all but the pictures comes
+except ImportError:  # the extra `report` is not installed: everything but pictures is written
     cards, figure, figures = None, None, None
 
 Heads = tuple[Mapping[str, Any], Sequence[tuple[str, str, str]] | None]
@@ -38,7 +38,7 @@ SYSTEM = ["regime", "candidate", "method", "heads"]
 
 
 def folder_for(settings: Settings) -> Path:
-    """Makes the folder that is written to: `out`, or the run's own. Raises `UserError` when it cannot be made."""
+    """Creates the output folder: `out`, or the run folder. Raises `UserError` when it cannot be created."""
     with writable(settings) as folder:
         folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -46,7 +46,7 @@ def folder_for(settings: Settings) -> Path:
 
 @contextlib.contextmanager
 def writable(settings: Settings) -> Iterator[Path]:
-    """The folder, with the setting that names it in the error of whatever cannot be written there."""
+    """Yields the output folder; turns an `OSError` inside the block into a `UserError` that names the setting."""
     key, folder = ("out", settings["out"]) if settings["out"] else ("paths.run_dir", settings["paths"]["run_dir"])
     try:
         yield Path(folder)
@@ -62,18 +62,22 @@ def write(
     explained: Mapping[str, Mapping[str, Any]] | None = None,
     file_name: str = FILE_NAME,
 ) -> Path:
-    """Writes and shows what a `Comparison` found; returns the folder: `out`, or the run's own.
+    """Writes and prints the results of a `Comparison`, and passes tables and pictures to the loggers.
 
-    There are then compare.json (all of it), tables.md, systems.csv (a row a system), curves.csv (a row a point),
-    scores.parquet (a row for each system, number of labels, draw and subject) and, where matplotlib is installed,
-    figure.png and figure.svg; a folder `cards` with one for each of `heads`, and `explanations`; the run's own folder
-    has config.yaml. Loggers get the tables and pictures.
+    Writes compare.json (all results), tables.md, systems.csv (a row per system), curves.csv (a row per point),
+    scores.parquet (a row per system, number of labels, draw and subject) and folders `cards` and `explanations`. With
+    matplotlib it also writes figure.png and figure.svg. config.yaml is written to the run folder.
 
     Args:
+        results: `Comparison.results()`.
+        settings: settings of `micro_lit.compare`.
         scores: `Comparison.scores()`.
-        heads: by candidate what a card of its heads shows: the arguments of `cards.facts`, and texts.
-        explained: by candidate what `explanations.explain` found.
-        file_name: of all that was measured.
+        heads: by candidate the data of its head card: arguments of `cards.facts`, and texts.
+        explained: by candidate the result of `explanations.explain`.
+        file_name: name of the results file.
+
+    Returns:
+        The output folder: `out`, or the run folder.
 
     Raises:
         UserError: the folder cannot be written.
@@ -91,7 +95,7 @@ def write(
             for name, (known, texts) in (heads or {}).items()
             if cards
         }
-        argued = {
+        explanation_paths = {
             name: explanations.write(folder / "explanations" / name, found, titled[name])
             for name, found in (explained or {}).items()
         }
@@ -111,13 +115,13 @@ def write(
         write_text(own / "config.yaml", yaml.safe_dump(redact(settings), sort_keys=False))
     _show(results, parts)
     written = [*texts, *([] if scores is None else [SCORES_FILE]), *(path.name for path in pictures)]
-    written += [*(f"cards/{name}" for name in drawn), *(f"explanations/{name}" for name in argued)]
-    _say_what_is_next(results, settings, folder, written)
+    written += [*(f"cards/{name}" for name in drawn), *(f"explanations/{name}" for name in explanation_paths)]
+    _print_outcome(results, settings, folder, written)
     if settings.get("logger"):
         frames = {each.key: pd.concat([each.fair, each.apart]) for part in parts for each in part.tables}
         images = {"figure": pictures[0]} if pictures else {}
         images |= {f"heads/{name}": paths[0] for name, paths in drawn.items()}
-        images |= {f"explanations/{name}": paths[0] for name, paths in argued.items() if cards}
+        images |= {f"explanations/{name}": paths[0] for name, paths in explanation_paths.items() if cards}
         used = [track.Artifact("model", path, checkpoint=checkpoints.shareable(path)) for path in judged]
         track.publish(
             track.RunRecord("compare", results["name"], folder, settings, summary(results), frames, images, used)
@@ -126,7 +130,7 @@ def write(
 
 
 def summary(results: Results) -> dict[str, float]:
-    """Accuracy and NLL of every system, of users at the most labels, by part, candidate and method."""
+    """Accuracy and NLL by `<part>/<candidate>/<method>/<score>`; for users after the largest number of labels."""
     rows = [(part, row) for part, rows in results.get("tables", {}).items() for row in rows]
     rows += [(part, row) for part, found in results.get("regimes", {}).items() for row in found["systems"]]
     found = {}
@@ -138,17 +142,17 @@ def summary(results: Results) -> dict[str, float]:
 
 
 def draw(results: Results, settings: Settings) -> Any:
-    """The figure of all parts that were measured; None where nothing was over the number of labels."""
+    """The figure of all parts; None when nothing was measured over the number of labels."""
     return figure.draw(results, _leaders(results, settings), _first_method(settings))
 
 
 def redact_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """The names in a table without secrets."""
+    """Removes secrets from the candidate and subject names of a table."""
     return frame.assign(**{name: frame[name].map(redact) for name in ("candidate", "subject")})
 
 
 def sections_of(results: Results, settings: Settings) -> list[Section]:
-    """The sections of all parts that were measured."""
+    """Returns the report sections of attributes and of users, as far as they were measured."""
     found = []
     if "tables" in results:
         found += sections.of_attributes(results, _leaders(results, settings), _first_method(settings))
@@ -156,7 +160,10 @@ def sections_of(results: Results, settings: Settings) -> list[Section]:
 
 
 def systems(results: Results) -> pd.DataFrame:
-    """A row a system, of users at the most labels; columns are the dotted keys of compare.json, attributes last."""
+    """A row per system, for users after the largest number of labels.
+
+    Columns are the dotted keys of compare.json, with scores of single attributes last.
+    """
     rows = [
         {"table": table, "check": False, "turned": None, **flatten(row)}
         for table, rows in results.get("tables", {}).items()
@@ -171,8 +178,10 @@ def systems(results: Results) -> pd.DataFrame:
 
 
 def curves(results: Results) -> pd.DataFrame:
-    """A row a point: of kind `curve`, where labels are drawn at random, or `elicitation`, where they are asked for; of
-    users, by regime."""
+    """A row per point of a curve. kind: `curve` (labels at random) or `elicitation` (selected labels).
+
+    Rows of users have a regime instead of a kind.
+    """
     rows = []
     for kind, name in (("curve", "curves"), ("elicitation", "elicitation")):
         for curve in results.get(name) or ():
@@ -185,12 +194,12 @@ def curves(results: Results) -> pd.DataFrame:
 
 
 def _joined(*frames: pd.DataFrame) -> pd.DataFrame:
-    """Tables one below the other, without columns of those that have none."""
+    """Concatenates tables, ignoring those without columns."""
     return pd.concat([frame for frame in frames if frame.columns.size], ignore_index=True)
 
 
 def _points(results: Results) -> pd.DataFrame:
-    """A row for each system of one kind of users after so many labels."""
+    """A row per regime, number of labels and system of users."""
     rows = []
     for regime, found in results.get("regimes", {}).items():
         for system in [*found["systems"], *sections.bayes(found)]:
@@ -204,7 +213,7 @@ def _points(results: Results) -> pd.DataFrame:
 
 
 def markdown(results: Results, parts: Sequence[Section], with_figure: bool) -> str:
-    """All sections as a page. with_figure: figure.png lies beside it."""
+    """All sections as a Markdown page. with_figure: whether to include figure.png."""
     page = [f"# {escaped(results['name'])}", *map(escaped, _facts(results))]
     if with_figure:
         page.append("![Accuracy and NLL over the number of labels](figure.png)")
@@ -226,7 +235,7 @@ def markdown(results: Results, parts: Sequence[Section], with_figure: bool) -> s
 
 
 def _columns(results: Results) -> dict[str, str]:
-    """The meaning of columns; where both kinds of tables have one of a name, that of users is named so."""
+    """Descriptions of columns; a column of users gets the suffix ` (users)` if that of attributes differs."""
     attribute = sections.ATTRIBUTE_COLUMNS if "tables" in results else {}
     user = sections.USER_COLUMNS if "regimes" in results else {}
     shared = {f"{name} (users)": text for name, text in user.items() if attribute.get(name, text) != text}
@@ -234,20 +243,20 @@ def _columns(results: Results) -> dict[str, str]:
 
 
 def _words(results: Results) -> dict[str, str]:
-    """What the meanings of columns speak of."""
+    """Values for the placeholders in column descriptions."""
     number, units = sections.units(results) if "tables" in results else (0, "users")
     return {"baseline": results["baseline"], "units": f"{number:,} {units}"}
 
 
 def invalid(results: Results) -> list[Mapping[str, Any]]:
-    """The systems whose results cannot be true."""
+    """Rows of systems whose results cannot be true."""
     rows = [row for rows in results.get("tables", {}).values() for row in rows]
     rows += [row for found in results.get("regimes", {}).values() for row in found["systems"]]
     return [row for row in rows if not row.get("valid", True)]
 
 
 def _facts(results: Results) -> list[str]:
-    """What was measured, in some lines."""
+    """Lines on what was measured: attributes, labels, baseline, seed and time."""
     end = f"Baseline: {results['baseline']}. Seed {results['seed']}. Measured in {results['seconds']:.0f} s."
     lines = []
     if "tables" in results:
@@ -270,9 +279,9 @@ def _facts(results: Results) -> list[str]:
 
 
 def _show(results: Results, parts: Sequence[Section]) -> None:
-    """Prints what sections have for a terminal."""
+    """Prints the terminal version of all sections, column descriptions and invalid results."""
     console = Console(highlight=False, markup=False)
-    if not console.is_terminal:  # a file or a pipe has no width of its own
+    if not console.is_terminal:  # files and pipes have no width
         console.width = max(console.width, WIDE)
     console.print("", *_facts(results), "", sep="\n")
     for part in parts:
@@ -290,7 +299,7 @@ def _show(results: Results, parts: Sequence[Section]) -> None:
 
 
 def on_terminal(title: str, caption: str, fair: pd.DataFrame, apart: pd.DataFrame) -> RichTable:
-    """A table of two blocks with the same columns, what stands apart in the lower one."""
+    """Builds a table of two blocks with the same columns: rivals (`fair`), then the others (`apart`), dimmed."""
     table = RichTable(title=title, caption=caption, title_justify="left", caption_justify="left")
     for column in fair:
         named = column in NAMES
@@ -302,8 +311,8 @@ def on_terminal(title: str, caption: str, fair: pd.DataFrame, apart: pd.DataFram
     return table
 
 
-def _say_what_is_next(results: Results, settings: Settings, folder: Path, written: Sequence[str]) -> None:
-    """Prints what was written, why there is no figure where there is none, and a next step."""
+def _print_outcome(results: Results, settings: Settings, folder: Path, written: Sequence[str]) -> None:
+    """Prints the written files, the reason for a missing figure, and a next command."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if "figure.png" not in written:
         drawable = any(results.get(key) for key in ("curves", "elicitation", "regimes"))
@@ -329,7 +338,7 @@ def _next_step(results: Results, settings: Settings) -> str:
 
 
 def _leaders(results: Results, settings: Settings) -> list[str]:
-    """The candidates that are shown with every method: those routed, or else the first rival with several heads."""
+    """Candidates shown with every method: those with routers, else the first with several heads, baseline last."""
     if "tables" not in results:
         return []
     oracles = {row["candidate"] for row in results["tables"]["none"] if row["oracle"]}
@@ -339,16 +348,16 @@ def _leaders(results: Results, settings: Settings) -> list[str]:
 
 
 def _first_method(settings: Settings) -> list[str]:
-    """The method by which candidates are compared where only one is shown; none when there is none."""
+    """The first adaptation, used when only one is shown; empty when there is none."""
     return list(settings["subjects"].get("attribute", {}).get("adaptation", {}))[:1]
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows as it is; tables escape `|` themselves. An underscore inside a word needs no escape."""
+    """Escapes Markdown, except `|`, which tables escape, and underscores inside words, which need none."""
     return re.sub(r"[\\`*\[\]<>~$&#]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
 
 
 def escaped_names(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table whose columns, models and adaptations are shown as they are named."""
+    """Escapes Markdown in the column names, models and adaptations of a table."""
     names = {column: frame[column].map(escaped) for column in NAMES}
     return frame.assign(**names).rename(columns=escaped)

@@ -1,4 +1,4 @@
-"""Routers as systems: trained on the labels of all attributes of a draw, they read prompt and criterion.
+"""Routers as systems: gates that read prompt and criterion, trained on the labels of all attributes of a draw.
 
 Dimension letters: N rows, B rows at once, U subjects in all draws, K heads.
 """
@@ -25,12 +25,16 @@ ROUTER, SHUFFLED = "router", "router, criteria shuffled"
 
 
 class Router(System):
-    """Routers over a candidate's frozen heads, one for each draw.
+    """Routers over the frozen heads of a candidate, one for each draw.
 
-    Without labels the gate of stage 1 reads the criteria.
+    Without labels the router is not trained, and the gate of stage 1 reads the criteria.
 
     Args:
-        data: with criteria given, or shuffled. subjects: whose test rows are judged.
+        candidate: a trained mixture.
+        data: data with criteria given, or shuffled.
+        subjects: subjects whose test rows are scored.
+        settings: settings of `micro_lit.compare`.
+        method: name of the method in tables.
     """
 
     knows = frozenset({"criterion"})
@@ -46,18 +50,18 @@ class Router(System):
         self.test_N = torch.from_numpy(subjects.row_N)
         self.place_of_row = torch.zeros(len(data.pairs), dtype=torch.int64)
         self.place_of_row[self.test_N] = torch.arange(len(self.test_N))
-        # What the routers that were trained last judge, by the rows of a draw's labels.
+        # Margins and log weights [N, K] of the test rows, by router number.
         self.judged: list[tuple[Tensor, Tensor]] = []
 
     def learn(self, labels: Labels, flipped: bool = False) -> Int64[Tensor, "U 1"]:
-        """Trains the routers. The code of a subject is the number of its router."""
-        assert not flipped, "a router learns from pairs as they are"
+        """Trains a router for each draw. The code of a subject is the index of its router."""
+        assert not flipped, "a router cannot learn from flipped labels"
         first = len(self.judged)
         self.judged += [self._train(labels.of_draw(draw), draw) for draw in range(labels.num_draws)]
         return first + torch.arange(labels.num_draws).repeat_interleave(labels.num_subjects)[:, None]
 
     def _train(self, row_L: np.ndarray, draw: int) -> tuple[Tensor, Tensor]:
-        """Margins and log weights [N, K] of the test rows by a router of these labels."""
+        """Trains a router on these labels; returns its margins and log weights [N, K] of the test rows."""
         seed = self.settings["seed"] + draw
         pl.seed_everything(seed, verbose=False)
         stage1 = self.stage1
@@ -78,12 +82,12 @@ class Router(System):
         return self.link.log_prob(margins_BK, log_weights_BK)
 
     def mean_weights(self, codes_U1: Tensor, subjects: Subjects) -> Array:
-        """[A, K] the mean weights of the test rows of each attribute, over draws."""
+        """Mean weights [A, K] over the test rows of each attribute and over draws."""
         numbers = codes_U1[:: subjects.num_users, 0].tolist()
         return np.mean([mean_weights(self.judged[number][1].numpy(), subjects) for number in numbers], axis=0)
 
 
 def mean_weights(log_weights_NK: Array, subjects: Subjects) -> Array:
-    """[A, K] the mean weights of the test rows of each attribute."""
+    """Mean weights [A, K] over the test rows of each attribute."""
     weights_NK = np.exp(log_weights_NK)
     return np.stack([weights_NK[subjects.user_N == code].mean(axis=0) for code in range(subjects.num_users)])

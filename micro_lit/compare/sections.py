@@ -1,7 +1,7 @@
-"""Sections of the comparison's report: what was measured, as tables for people.
+"""Sections of the comparison's report: results as tables for people.
 
-A row is a system: a candidate and how it learns. Rivals come first, the best on top. Checks, ORACLES that know what no
-rival is told, and results that cannot be true stand in a block below, marked.
+A row is a system: a candidate and its adaptation. Rivals are systems with the same inputs; they come first, the best on
+top. Checks, ORACLES (systems with more inputs) and results that cannot be true are marked, in a block below.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from micro_lit.report.terminal import Z
 Row = Mapping[str, Any]
 Results = Mapping[str, Any]
 
-MAX_ATTRIBUTES = 8  # beyond, their columns do not fit a page
+MAX_ATTRIBUTES = 8  # columns of more attributes do not fit a page
 NAMES = ("model", "adaptation")
 INVALID = "INVALID: "
 SCORES = {"accuracy": "accuracy", "nll": "NLL (nats)"}
@@ -24,9 +24,12 @@ ON_TERMINAL = (*NAMES, "K", "accuracy", "difference", "NLL", "turned")
 
 
 class Table(NamedTuple):
-    """Rivals, what stands apart from them, and what a terminal shows instead; none: nothing.
+    """A table in two blocks: rivals (`fair`), then checks, oracles and invalid results (`apart`).
 
-    key: of W&B. heading: above the table on a page.
+    Attributes:
+        key: name of the table in loggers.
+        heading: heading of the table in tables.md.
+        terminal: caption and both blocks as printed on a terminal; None: not printed.
     """
 
     key: str
@@ -37,7 +40,7 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-    """Its title, what its systems know, words about what stands apart, and its tables; none: the caption says why."""
+    """A section: title, caption, caption of the `apart` blocks, and tables. Without tables the caption says why."""
 
     title: str
     caption: str
@@ -49,18 +52,18 @@ ATTRIBUTE_SECTIONS = {
     "none": Section(
         "(a) No side information",
         "Every candidate with the weights of its own gate, which reads the prompt alone.",
-        "Apart from these, no rival: an ORACLE is told the attribute of every row.",
+        "Not rivals: an ORACLE is given the attribute of every row.",
     ),
     "criterion": Section(
         "(b) Criterion and {budget} labels of each attribute",
         "A router, trained on {budget} labels of each attribute, reads prompt and criterion to weigh the heads.",
-        "Apart from these, no rival: a CHECK reads shuffled criteria, and must fall to the accuracy of table (a).",
+        "Not rivals: a CHECK reads shuffled criteria, and must fall to the accuracy of table (a).",
     ),
     "labels": Section(
         "(c) {budget} labels of the target alone",
         "The candidate's heads are weighed for each attribute by {budget} labels of that attribute.",
-        "Apart from these, no rival: an ORACLE picks the best head of each attribute on the test rows themselves, or "
-        "was told their attributes. Heads weighed together may pass the best of them.",
+        "Not rivals: an ORACLE picks the best head of each attribute on the test rows themselves, or "
+        "is given their attributes. Weighted heads may be better than the best single head.",
     ),
 }
 NO_ROUTER = "No router: `routed` names no candidate."
@@ -69,48 +72,53 @@ ATTRIBUTE_COLUMNS = {
     "accuracy": "share of test rows whose chosen response the model prefers, a tie one half; mean over attributes. In "
     "brackets its 95 % interval, over {units} and draws of labels.",
     "sd": "standard deviation of the accuracy over draws of labels.",
-    "difference": "accuracy less that of {baseline} in table (a), paired row by row. * marks a 95 % interval that "
+    "difference": "accuracy minus that of {baseline} in table (a), paired row by row. * marks a 95 % interval that "
     "excludes 0, over {units} and draws of labels.",
     "NLL": "negative log-likelihood in nats, mean over attributes.",
-    "turned": "of the predictions that the labels changed, the share that opposite labels do not change alike; near 1 "
-    "when it is the labels that decide.",
+    "turned": "of the predictions that the labels changed, the share that flipped labels do not change in the same "
+    "way; near 1 when predictions depend on the labels.",
 }
 TITLES = {
     "seen": "Users seen in training",
     "unseen": "Users never seen",
     "shared": "Pairs that several seen users judged",
-    "matched": "Users whose head stands for their group",
+    "matched": "Users whose head matches their group",
 }
 CAPTIONS = {
-    "seen": "{users:,} users, judged on {rows:,} test rows; their labels are training pairs.{fewer}",
-    "unseen": "{users:,} users without training pairs, judged on {rows:,} test rows in each draw; their labels are "
-    "other test rows, which share no response with those that are judged; the same rows are judged after any number.",
-    "shared": "{rows:,} test rows of {pairs:,} pairs. Whoever does not know the person has a Brier score of at least "
-    "{brier}, an accuracy of at most {accuracy_lower:.3f} to {accuracy_upper:.3f} and an NLL of at least "
-    "{nll_lower:.3f} to {nll_upper:.3f} nats; a model that knows the person may pass. Means over rows; ± is a 95 % "
+    "seen": "{users:,} users, scored on {rows:,} test rows; their labels are training pairs.{fewer}",
+    "unseen": "{users:,} users without training pairs, scored on {rows:,} test rows in each draw, the same rows "
+    "for every number of labels. Their labels are other test rows, which share no response with the scored rows.",
+    "shared": "{rows:,} test rows of {pairs:,} pairs. A predictor that does not know the rater has a Brier score of at "
+    "least {brier}, an accuracy of at most {accuracy_lower:.3f} to {accuracy_upper:.3f} and an NLL of at least "
+    "{nll_lower:.3f} to {nll_upper:.3f} nats; a model that knows the rater may be better. Means over rows; ± is a 95 % "
     "interval, pairs as units.",
-    "matched": "Share of {users} users whose head of largest weight stands for their group. Heads stand for groups by "
-    "the one-to-one assignment that most of these very users fit{within}; without labels all have the same head.",
+    "matched": "Share of {users} users whose head of largest weight is assigned to their group. Heads are assigned to "
+    "groups one to one, to maximise this share{within}; without labels all users have the same head.",
 }
 NOBODY = {
-    "seen": "Nobody: no test row is of a user with training pairs.",
-    "unseen": "Nobody: no user without training pairs has test rows enough for the labels, and some more to judge.",
+    "seen": "Nobody: no test row belongs to a user with training pairs.",
+    "unseen": "Nobody: no user without training pairs has enough test rows for labels and for scores.",
 }
-APART = "Apart from these, no rival: an ORACLE is told what the others are not, and what is INVALID cannot be true."
-ORACLE = "Apart from these, no rival: an ORACLE is told the rewards of all groups, and gives the most probable group."
-DIAGNOSTIC = "A diagnostic only: whoever made these groups may have looked at test rows."
+APART = "Not rivals: an ORACLE has more inputs than the others, and INVALID results cannot be true."
+ORACLE = "Not rivals: an ORACLE is given the rewards of all groups, and returns the most probable group."
+DIAGNOSTIC = "A diagnostic only: these groups may have been made with knowledge of test rows."
 USER_COLUMNS = {
     "K": "number of heads.",
-    "0, 1, ...": "the score after so many labels of each user, or all that a user has: a mean over the user's rows, "
-    "then over users and draws of labels.",
-    "difference": "from {baseline} without labels, at the most labels, paired user by user, with its 95 % interval "
-    "over users and draws. * marks an interval that excludes 0.",
-    "above floor": "the last Brier score less the floor, on the same rows.",
+    "0, 1, ...": "the score after this number of labels of each user, or fewer if a user has fewer: a mean over the "
+    "rows of each user, then over users and draws of labels.",
+    "difference": "from {baseline} without labels, at the largest number of labels, paired user by user, with its 95 % "
+    "interval over users and draws. * marks an interval that excludes 0.",
+    "above floor": "the last Brier score minus the floor, on the same rows.",
 }
 
 
 def of_attributes(results: Results, leaders: Sequence[str], first: Sequence[str]) -> list[Section]:
-    """The three tables. leaders, first: candidates and methods of which a terminal shows every row of table (c)."""
+    """Returns the sections of the three tables.
+
+    Args:
+        results: results of a `Comparison`.
+        leaders, first: candidates and methods whose rows of table (c) a terminal shows.
+    """
     found = []
     for key, section in ATTRIBUTE_SECTIONS.items():
         rows = results["tables"][key]
@@ -120,7 +128,7 @@ def of_attributes(results: Results, leaders: Sequence[str], first: Sequence[str]
             continue
         words, shown = caption, rows
         if key == "labels":
-            # A choice that does not look at scores: the best of many would flatter.
+            # Rows are selected without their scores, because the best of many would be biased upwards.
             shown = [row for row in rows if row["candidate"] in leaders or row["method"] in first or row["heads"] == 1]
             if len(shown) < len(rows):
                 kinds = [f"{name} of every candidate" for name in first]
@@ -135,7 +143,7 @@ def of_attributes(results: Results, leaders: Sequence[str], first: Sequence[str]
 
 
 def blocks(rows: Sequence[Row], results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A table for people, in two blocks: rivals by accuracy, the best first; then whatever is none."""
+    """Formats rows as two blocks, each sorted by accuracy: rivals, then checks, oracles and invalid results."""
     attributes = results["attributes"] if len(results["attributes"]) <= MAX_ATTRIBUTES else {}
     turned, own = any("turned" in row for row in rows), own_metrics(rows)
     columns = [*NAMES, "K", "accuracy", "sd", "difference", "NLL", *own]
@@ -157,33 +165,33 @@ def blocks(rows: Sequence[Row], results: Results) -> tuple[pd.DataFrame, pd.Data
 
 
 def few_units(number: int, units: str) -> str:
-    """A warning where intervals rest on few units."""
+    """Returns a warning when there are too few units for intervals; else an empty text."""
     if number >= FEW_UNITS:
         return ""
     return f" Only {number} {units}: too few for intervals to be exact, and nothing is starred."
 
 
 def units(results: Results) -> tuple[int, str]:
-    """The units of the intervals of attributes, how many and of which kind."""
+    """Number and name of the units behind the intervals of attributes."""
     first = next(row for rows in results["tables"].values() for row in rows)["accuracy"]
     return first.get("n_units", FEW_UNITS), first.get("units", "units")
 
 
 def own_metrics(rows: Sequence[Row]) -> list[str]:
-    """Metrics beside accuracy and NLL that systems were scored by."""
+    """Names of the user's own metrics, beside accuracy and NLL."""
     scored = [name.removesuffix("_difference") for row in rows[:1] for name in row if name.endswith("_difference")]
     return [name for name in scored if name not in SCORES]
 
 
 def marked(row: Row) -> str:
-    """What stands before the name of a system that is no rival."""
+    """Prefix of the name of a system that is not a rival; empty for a rival."""
     if not row.get("valid", True):
         return INVALID
     return "ORACLE: " if row.get("oracle") else "CHECK: " if row.get("check") else ""
 
 
 def of_users(results: Results) -> list[Section]:
-    """Scores of seen and unseen users over the number of labels, the pairs that several judged, and the groups."""
+    """Returns the sections of users: scores of seen and unseen users, pairs with several raters, and groups."""
     regimes, found = results["regimes"], []
     for key, nobody in NOBODY.items():
         if key not in regimes:
@@ -223,24 +231,24 @@ def of_users(results: Results) -> list[Section]:
 
 
 def _alike(title: str, key: str, caption: str, fair: pd.DataFrame, apart: pd.DataFrame) -> Section:
-    """A section of one table, the same on a page and a terminal."""
+    """A section of one table that is the same in tables.md and on a terminal."""
     return Section(TITLES[title], caption, "", [Table(key, fair, apart, terminal=(caption, fair, apart))])
 
 
 def of_groups(results: Results) -> dict[str, Mapping[str, Any]]:
-    """The kinds of users of whom groups are known, and heads that may stand for them."""
+    """Results by regime, for regimes in which groups are known and some systems weigh heads."""
     regimes = results["regimes"].items()
     return {key: found for key, found in regimes if any("matched" in row for row in found["systems"])}
 
 
 def bayes(found: Mapping[str, Any]) -> list[Row]:
-    """The ORACLE of groups as a system, where the truth is known."""
+    """The ORACLE of groups as a row of a system; empty when the true rewards are unknown."""
     oracle = found.get("groups", {}).get("oracle")
     return [{"candidate": BAYES, "method": "true rewards", "heads": "-", "matched": oracle}] if oracle else []
 
 
 def _over_labels(found: Mapping[str, Any], score: str, baseline: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One score after each number of labels, of rivals and of others; of accuracy also the last NLL."""
+    """One score after each number of labels, as blocks of rivals and others; for accuracy also the last NLL."""
     rows: tuple[list, list] = ([], [])
     for system in sorted(found["systems"], key=lambda row: row[score][-1]["value"], reverse=score == "accuracy"):
         cells = _names(system) | _cells(found["labels"], system[score])
@@ -253,7 +261,7 @@ def _over_labels(found: Mapping[str, Any], score: str, baseline: str) -> tuple[p
 
 
 def _shared(found: Mapping[str, Any]) -> pd.DataFrame:
-    """Scores on the pairs of several raters, without labels and with the most."""
+    """Scores on pairs with several raters, without labels and with the largest number of labels."""
     ends = {"0": 0, size_name(found["labels"][-1]): -1}
     rows = []
     for system in sorted(found["systems"], key=lambda row: row["shared_brier"][-1]["value"]):
@@ -268,7 +276,7 @@ def _shared(found: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _matched(key: str, found: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Who is in the right group, by systems with heads, and by Bayes where the truth is known."""
+    """Shares of users in the right group, for systems that weigh heads, and for the ORACLE if there is one."""
     systems = [row for row in found["systems"] if "matched" in row]
     both = (sorted(systems, key=lambda row: row["matched"][-1]["value"], reverse=True), bayes(found))
     return tuple(
@@ -295,7 +303,7 @@ def _with_interval(score: Mapping[str, float]) -> str:
 
 
 def difference(found: Mapping[str, float], is_baseline: bool) -> str:
-    """A difference with its interval, and * where that excludes 0 and the units are not few."""
+    """Formats a difference with its interval, and with * when the interval excludes 0 and there are enough units."""
     if is_baseline and found["low"] == found["high"] == 0.0:
         return "baseline"
     outside = found["low"] > 0.0 or found["high"] < 0.0

@@ -1,4 +1,4 @@
-"""Candidates that are trained side by side, each in a process of its own, as `micro_lit.train` would train it alone."""
+"""Parallel training of candidates, each in a worker process, with the same result as `micro_lit.train` alone."""
 
 import contextlib
 import os
@@ -21,18 +21,22 @@ from micro_lit.run import workers
 
 
 def train(runs: Mapping[str, Settings], jobs: int) -> None:
-    """Trains runs, at most `jobs` at once; the CPUs are shared out among these.
+    """Trains runs in worker processes, at most `jobs` at once; the CPUs are divided among them.
 
-    What a run prints has its name before each line. A run that fails ends no other. Results that cannot be true are
-    printed, written and marked by the run: no failure here.
+    Each printed line is prefixed with the name of its run. A failed run does not stop the others. A run whose results
+    cannot be true marks them itself, and does not count as failed.
+
+    Args:
+        runs: settings of `micro_lit.train`, by name.
+        jobs: largest number of workers at once.
 
     Raises:
-        UserError: after all have ended, with the name of each that failed and the reason.
-        SystemExit: with `PREEMPTED`, once one was told to stop.
+        UserError: some runs failed; raised after all have ended, with the name of each and the reason.
+        SystemExit: a worker was preempted; the exit status is `PREEMPTED`.
     """
     environment = os.environ | threads.share(min(jobs, len(runs))) | {"PYTHONUNBUFFERED": "1"}
     waiting, failed = list(runs.items()), []
-    with tempfile.TemporaryDirectory() as folder, _ending_them() as running:
+    with tempfile.TemporaryDirectory() as folder, _terminated_at_exit() as running:
         while waiting or running:
             while waiting and len(running) < jobs:
                 name, settings = waiting.pop(0)
@@ -50,14 +54,14 @@ def train(runs: Mapping[str, Settings], jobs: int) -> None:
 
 
 class _Run:
-    """The process of one run. Its lines are printed by a thread, for as long as it writes any."""
+    """The worker of one run, and a thread that prints its output."""
 
     def __init__(self, name: str, settings: Settings, folder: Path, environment: Mapping[str, str]) -> None:
         self.name, self.folder = name, folder
         folder.mkdir(parents=True)
         path = folder / "settings.yaml"
         path.write_text(yaml.safe_dump(settings))
-        # Of a group of its own: a Ctrl-C reaches the parent process alone, which passes it on once.
+        # A process group of its own: Ctrl-C reaches the parent process only, which forwards it once.
         self.process = subprocess.Popen(
             [sys.executable, "-m", "micro_lit.run.worker", str(path), str(os.getpid()), "brief"],
             env=environment, process_group=0, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -68,27 +72,27 @@ class _Run:
 
     def _print(self) -> None:
         for line in self.process.stdout:
-            # One write a line: those of several threads do not interleave. Where nobody reads on, runs do not block.
+            # One write per line, so that lines of several threads do not interleave. With a closed stdout runs go on.
             with contextlib.suppress(OSError):
                 sys.stdout.write(f"{self.name}: {line.rstrip()}\n" if line.strip() else "")
                 sys.stdout.flush()
 
     def end(self) -> str | None:
-        """Why it has failed; None where it has not. All that it printed has been printed by then."""
+        """Waits for the end of the worker and of its output; returns the reason of a failure, else None."""
         self.printing.join()
         self.process.stdout.close()
         code = self.process.wait()
         if code in (0, ImpossibleResult.status):
             return None
-        word = workers.word_of(self.folder, 0)
+        message_file = workers.word_of(self.folder, 0)
         if code < 0:
             return f"was killed by {signal.Signals(-code).name}"
-        return word.read_text() if word.is_file() else f"ended with status {code}"
+        return message_file.read_text() if message_file.is_file() else f"ended with status {code}"
 
 
 @contextlib.contextmanager
-def _ending_them() -> Iterator[list[_Run]]:
-    """A list of runs of which none is left when the block ends: what ends this process early is passed on to them."""
+def _terminated_at_exit() -> Iterator[list[_Run]]:
+    """Yields a list of runs, and terminates those in it at the end: SIGINT after Ctrl-C, else SIGTERM, then SIGKILL."""
     running: list[_Run] = []
     number = signal.SIGTERM
     try:

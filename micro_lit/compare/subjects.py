@@ -1,7 +1,6 @@
-"""Subjects: whose judgments are compared, on which rows, and the labels that systems may learn their codes from.
+"""Subjects: attributes or users, their test rows, and the labels from which systems may learn their codes.
 
-A subject is an attribute or a user. Labels are drawn several times; a larger number of labels contains the smaller one
-of the same draw.
+Labels are drawn several times. Within a draw, a larger set of labels contains every smaller one.
 
 Dimension letters: N test rows, L labels, U subjects, R draws.
 """
@@ -22,7 +21,7 @@ Integers = NDArray[np.int64]
 
 
 class Labels(NamedTuple):
-    """Labelled rows [L] of the data, and whose they are: number r * U + u is subject u in draw r."""
+    """Labelled rows [L] of the data and their owners: owner r * U + u is subject u in draw r."""
 
     row_L: Integers
     user_L: Integers
@@ -31,21 +30,27 @@ class Labels(NamedTuple):
 
     @property
     def num_users(self) -> int:
-        """R * U: each subject once in every draw."""
+        """R * U: number of subjects times number of draws."""
         return self.num_draws * self.num_subjects
 
     def of_draw(self, draw: int) -> Integers:
-        """The rows of one draw, subject by subject."""
+        """Rows of one draw, ordered by subject."""
         return self.row_L[self.user_L // self.num_subjects == draw]
 
 
 @dataclass(frozen=True, eq=False)
 class Subjects:
-    """Some subjects, their test rows, and in each draw the rows that may be labelled, in random order.
+    """Subjects, their test rows, and in each draw the rows that may be labelled, in random order.
 
-    code_U: the subjects, by their codes in the data. row_N: rows of the data, user_N: which subject each is of.
-    prompt_N: codes of their prompts. keep_RN: which are judged in each draw; one draw stands for all.
-    label_RL: rows that may be labelled, subject by subject (user_L), and place_L: how many of the same come before.
+    Attributes:
+        code_U: codes of the subjects in the data.
+        row_N: test rows, as indices into the data.
+        user_N: subject of each test row, from 0.
+        prompt_N: prompt code of each test row.
+        keep_RN: whether a test row is scored in a draw; one draw is used for all draws.
+        label_RL: rows that may be labelled, ordered by subject.
+        user_L: subject of each of these rows, from 0.
+        place_L: position of each of these rows among those of its subject, from 0.
     """
 
     code_U: Integers
@@ -62,9 +67,11 @@ class Subjects:
         return len(self.code_U)
 
     def labels(self, size: int | None, every_draw: bool = False) -> Labels:
-        """The first labels of every subject in every draw, or all.
+        """Returns the first labels of every subject in every draw.
 
-        every_draw: also where all draws have the same, which else are one.
+        Args:
+            size: number of labels of each subject; None: all.
+            every_draw: False: returns one draw if the labels of all draws are equal. True: returns all draws.
         """
         given_L = np.ones(len(self.place_L), dtype=bool) if size is None else self.place_L < size
         row_RL = self.label_RL[:, given_L]
@@ -74,9 +81,10 @@ class Subjects:
         return Labels(row_RL.ravel(), user_RL.ravel(), len(row_RL), self.num_users)
 
     def mean_by_user(self, values_RN: Array) -> Array:
-        """[R, U] means over the rows that are judged and have a value; NaN where there are none.
+        """Means [R, U] over the scored rows with a finite value; NaN for subjects without any.
 
-        Of one draw where all are alike.
+        Args:
+            values_RN: value of each test row; one draw is used for all draws. R is 1 if `keep_RN` has one draw too.
         """
         values_RN, keep_RN = np.broadcast_arrays(values_RN, self.keep_RN)
         keep_RN = keep_RN & np.isfinite(values_RN)
@@ -88,21 +96,25 @@ class Subjects:
 
 
 def draw_attributes(data: PreferenceData, labels_from: str, largest: int, draws: int, seed: int) -> Subjects:
-    """The attributes of test rows as subjects, with so many draws of `largest` labels or more.
+    """Makes subjects of the attributes of test rows, and draws their labels.
 
     Args:
-        labels_from: `train`, or `test` where the data to train on are others: then the rows that a draw may label, and
-            all rows of their prompts, are judged by nobody in that draw.
+        data: the data of the comparison.
+        labels_from: split of the labels: `train`; or `test`, when models were trained on other data. With `test`, the
+            rows that a draw may label, and all rows with the same prompts, are not scored in that draw.
+        largest: largest number of labels of each attribute.
+        draws: number of draws R.
+        seed: seed of the draws.
 
     Raises:
-        UserError: the data name no attributes, or one has too few rows for the largest number of labels.
+        UserError: the data have no attributes, or an attribute has too few rows for `largest` labels or for scores.
     """
     row_N = data.splits["test"].numpy()
     attribute_N = data.pairs.label_N("attribute").numpy()
     row_N = row_N[attribute_N[row_N] >= 0]
     code_U, user_N = np.unique(attribute_N[row_N], return_inverse=True)
     names = data.names["attribute"]
-    # Rows of one prompt are no independent evidence. Vectors have no prompts, only topics, which thousands share.
+    # Rows with one prompt are not independent. Vectors have no prompts, only topics shared by thousands of rows.
     prompt_of_row = np.arange(len(data.pairs)) if data.is_vectors else data.pairs.context_N.numpy()
     orders_RU = [[draw_orders(data, labels_from, seed, draw)[code] for code in code_U] for draw in range(draws)]
     for code, order in zip(code_U, orders_RU[0], strict=True):
@@ -131,14 +143,20 @@ def draw_attributes(data: PreferenceData, labels_from: str, largest: int, draws:
 def draw_users(
     data: PreferenceData, largest: int, rows_left: int, draws: int, seed: int
 ) -> tuple[dict[str, Subjects], dict[str, int]]:
-    """`seen`, the users with training pairs, and `unseen`, those without, where there are any; and who is in neither.
+    """Makes subjects of users with training pairs (`seen`) and without (`unseen`), and draws their labels.
 
-    Labels of seen users are training pairs of theirs. Those of users whom no model has seen are test rows, and a user
-    is judged on rows that share no response with them: else a system need only recall what the labels said.
+    Labels of seen users are their training pairs. Labels of unseen users are test rows. An unseen user is scored on
+    rows that share no response with the labels, because otherwise recalling the labels would suffice.
 
     Args:
-        largest: so many test rows of every unseen user are set aside to be labelled, the same for every number of
-            labels. In a draw that leaves a user fewer than `rows_left` rows to judge the user is judged by nobody.
+        data: the data of the comparison.
+        largest: number of test rows of each unseen user that a draw sets aside for labels.
+        rows_left: least number of remaining rows; an unseen user with fewer is not scored in that draw.
+        draws: number of draws R.
+        seed: seed of the draws.
+
+    Returns:
+        The subjects of each regime that has any, and counts of rows and users that are in neither.
     """
     code_N = data.pairs.label_N("user_id").numpy()
     train_N, test_N = (data.splits[name].numpy() for name in ("train", "test"))
@@ -171,7 +189,7 @@ def draw_users(
 
 
 def _judged(response_N2: Integers, code_N: Integers, aside_RN: NDArray[np.bool_], rows_left: int) -> NDArray[np.bool_]:
-    """[R, N] the rows that share no response with a row set aside of the same user, of users with rows enough."""
+    """Scored rows [R, N]: they share no response with rows set aside for the same user, who has enough of them."""
     user_N = np.unique(code_N, return_inverse=True)[1]
     key_N2 = user_N[:, None] * (response_N2.max(initial=0) + 1) + response_N2
     keep_RN = np.stack([~np.isin(key_N2, key_N2[aside_N]).any(axis=1) for aside_N in aside_RN])
@@ -186,7 +204,7 @@ def _users(data: PreferenceData, row_N: Integers, keep_RN: NDArray[np.bool_], *l
 
 
 def _orders(pool_L: Integers, code_N: Integers, draws: int, seed: Sequence[int]) -> tuple[Integers, Integers, Integers]:
-    """[R, L] the rows of a pool user by user, those of each in random order; and `Subjects`' user_L and place_L."""
+    """Rows of a pool [R, L] by user, in random order within a user; and user_L and place_L of `Subjects`."""
     generators = (np.random.default_rng([*seed, draw]) for draw in range(draws))
     order_RL = np.stack([np.lexsort((generator.random(len(pool_L)), code_N[pool_L])) for generator in generators])
     code_L = np.sort(code_N[pool_L])

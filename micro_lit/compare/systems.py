@@ -1,9 +1,9 @@
-"""Systems: whatever gives log-probabilities of comparisons, by codes that it learns from labels of subjects.
+"""Systems: they learn codes from labels of subjects, and return log-probabilities of comparisons.
 
-Your own system is a subclass of `System`. The comparison asks nothing else of it, and checks what it gives.
+Your own system is a subclass of `System`. The comparison uses this interface only, and checks its outputs.
 
-Dimension letters: N rows of the data, B rows at once, L labels, U subjects in all draws, R draws, K heads, C numbers of
-a code.
+Dimension letters: N rows of the data, B rows in a batch, L labels, U subjects in all draws, R draws, K heads, J = 1 + K
+judges, C width of a code.
 """
 
 from collections.abc import Mapping, Set
@@ -31,16 +31,17 @@ TEST_LABELS = "test labels"
 
 
 class System:
-    """What judges comparisons: a model, a model with an adaptation, a router, an oracle.
+    """Base class of systems: a model, a model with an adaptation, a router, an oracle.
 
     Attributes:
-        candidate, method: what tables call the model, and how it learns what a subject wants.
+        candidate: name of the model in tables.
+        method: name of the adaptation in tables.
         heads: number of heads, for tables.
-        knows: what it is told beyond prompt, responses and the labels that all systems learn from, such as
-            `attribute`, `group` or `test labels`. In a table of systems that are not told this, it is an ORACLE.
-        learns: whether labels change its judgments. random: whether the same labels may teach it something else in
-            another draw.
-        weighs_heads: whether codes are log weights of heads, to be added to those of a gate.
+        knows: inputs beyond prompt, responses and the labels that all systems learn from, such as `attribute`, `group`
+            or `test labels`. In a table whose systems do not have these inputs, the system is marked as an ORACLE.
+        learns: whether labels change its predictions.
+        random: whether `learn` is random, so that equal labels in two draws are learned twice.
+        weighs_heads: whether codes are log weights of heads, which are added to those of a gate.
     """
 
     knows: frozenset[str] = frozenset()
@@ -52,22 +53,32 @@ class System:
         self.candidate, self.method, self.heads = candidate, method, heads
 
     def learn(self, labels: Labels, flipped: bool = False) -> Float[Tensor, "U C"]:
-        """The code of every subject in every draw, from its labels; flipped: from the opposite labels."""
+        """Learns the code of every subject in every draw from its labels.
+
+        Args:
+            labels: labelled rows of all subjects and draws.
+            flipped: whether to learn from the opposite labels (responses swapped).
+        """
         return torch.zeros(labels.num_users, 0)
 
     def log_prob(self, row_B: Int64[Tensor, " B"], codes_BC: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
-        """Log-probability of the labels of these rows of the data, each judged by a code of its own, in nats."""
+        """Returns the log-probability, in nats, of the label of each row, given one code per row.
+
+        Args:
+            row_B: rows, as indices into the data.
+            codes_BC: code of the subject of each row.
+        """
         raise NotImplementedError
 
 
 class AsTrained(System):
-    """A candidate with the weights of its own gate. It learns nothing from labels."""
+    """A candidate with the weights of its own gate; it does not learn from labels."""
 
     learns = False
 
     def __init__(self, candidate: Candidate, method: str) -> None:
         super().__init__(candidate.name, method, candidate.num_heads)
-        # Without codes of users a model of people knows nobody.
+        # Without codes a model of people has no input about users.
         self.knows = candidate.model.knows - ({"user"} if candidate.model.by_user else set())
         margins_NK, log_weights_NK = (torch.from_numpy(x) for x in (candidate.margins_NK, candidate.log_weights_NK))
         self.log_prob_N = candidate.link.log_prob(margins_NK, log_weights_NK)
@@ -77,11 +88,15 @@ class AsTrained(System):
 
 
 class Reweighted(System):
-    """Frozen heads that an adaptation weighs, the same for every prompt: the weights of a gate are not used.
+    """Frozen heads with weights from an adaptation, the same for every prompt. The gate is not used.
 
     Args:
-        margins_NK: of every head on all rows of the data. prior_K: weights before any label.
-        adapt: a rule of `micro_lit.adapt`, or one of the same signature.
+        candidate, method: names in tables.
+        margins_NK: margins of every head on all rows of the data.
+        prior_K: weights before any label.
+        link: how weights and margins make a probability.
+        adapt: an adaptation of `micro_lit.adapt`, or a function with the same signature.
+        knows: see `System`.
     """
 
     def __init__(
@@ -110,10 +125,12 @@ class Reweighted(System):
 
 
 class Profile(Reweighted):
-    """A person's profile, as `micro_lit.personalise` keeps it: weights over the model as trained and each of its heads.
+    """A user profile, as stored by `micro_lit.personalise`: weights over the model as trained and each of its heads.
 
     Args:
-        margins_NJ: of the judges of a run, see `micro_lit.compare.judges`. adapt: the rule of the profile.
+        candidate: name in tables.
+        margins_NJ: margins of the judges of a run, see `micro_lit.compare.judges`.
+        adapt: adaptation of the profile.
     """
 
     def __init__(self, candidate: str, margins_NJ: Array, adapt: Method = adapt.posterior) -> None:
@@ -122,7 +139,7 @@ class Profile(Reweighted):
 
     @classmethod
     def of(cls, candidate: Candidate) -> "Profile":
-        """That of a candidate. The margin of the model as trained is the log odds of its preference."""
+        """Creates the profile of a candidate. The margin of the model as trained is the log odds of its preference."""
         margins_NK, log_weights_NK = (torch.from_numpy(x) for x in (candidate.margins_NK, candidate.log_weights_NK))
         first_N, second_N = (candidate.link.log_prob(sign * margins_NK, log_weights_NK) for sign in (1, -1))
         found = cls(candidate.name, torch.cat([(first_N - second_N)[:, None], margins_NK], dim=1).numpy())
@@ -131,7 +148,7 @@ class Profile(Reweighted):
 
 
 class BestHead(Reweighted):
-    """ORACLE: each subject judged by the head that loses least on all of its TEST rows, labelled or not."""
+    """ORACLE: uses for each subject the head with the lowest loss on all of its TEST rows, labelled or not."""
 
     learns = False
 
@@ -149,7 +166,7 @@ class BestHead(Reweighted):
 
 
 class Evidence(System):
-    """A mixture whose gate stays: an adaptation adds what labels say of the heads to the gate's log weights."""
+    """A mixture that keeps its gate: an adaptation adds the evidence of labels to the gate's log weights."""
 
     weighs_heads = True
 
@@ -177,7 +194,7 @@ class Evidence(System):
 
 
 class PeopleModel(System):
-    """A model of people, which learns the codes of subjects by itself."""
+    """A model of people, which learns codes of subjects with its own method."""
 
     def __init__(self, candidate: Candidate) -> None:
         super().__init__(candidate.name, OWN, candidate.num_heads)
@@ -196,7 +213,11 @@ class PeopleModel(System):
 
 @torch.no_grad()
 def learned(system: System, labels: Labels, flipped: bool = False) -> Tensor:
-    """[U, C] the codes that a system learns. Raises `UserError` unless there is a row for each subject and draw."""
+    """Returns the codes [U, C] that a system learns.
+
+    Raises:
+        UserError: the codes do not have one row for each subject and draw.
+    """
     codes_UC = system.learn(labels, flipped)
     if codes_UC.ndim != 2 or len(codes_UC) != labels.num_users:
         raise UserError(
@@ -208,13 +229,18 @@ def learned(system: System, labels: Labels, flipped: bool = False) -> Tensor:
 
 @torch.no_grad()
 def judge(system: System, subjects: Subjects, codes_UC: Tensor, batch_size: int) -> Array:
-    """[R, N] how a system judges the test rows of its subjects, each by the code of its subject in every draw.
+    """Returns the log-probability [R, N], in nats, of the test rows, each with the code of its subject in that draw.
+
+    Args:
+        subjects: subjects and their test rows.
+        codes_UC: codes of all subjects in all draws, from `learned`.
+        batch_size: number of rows per call of `log_prob`.
 
     Raises:
-        UserError: the system gives what is no log-probability.
+        UserError: the system returns wrong shapes, NaN, or log-probabilities above 0.
     """
     codes_RUC = codes_UC.view(-1, subjects.num_users, codes_UC.shape[1]) if codes_UC.numel() else codes_UC[None]
-    codes_RUC = codes_RUC[:, : subjects.num_users]  # of a system without codes all draws are alike
+    codes_RUC = codes_RUC[:, : subjects.num_users]  # without codes (C = 0) all draws are equal
     log_prob_RN = np.empty((len(codes_RUC), len(subjects.row_N)))
     row_N, user_N = torch.from_numpy(subjects.row_N), torch.from_numpy(subjects.user_N)
     for place_B in torch.arange(len(row_N)).split(batch_size):
@@ -226,11 +252,11 @@ def judge(system: System, subjects: Subjects, codes_UC: Tensor, batch_size: int)
 
 
 def _check(system: System, log_prob_B: Tensor, rows: int) -> None:
-    """Raises `UserError` unless these are log-probabilities, one for each row."""
+    """Raises `UserError` unless these are valid log-probabilities, one for each row."""
     if log_prob_B.shape != (rows,):
         wrong = f"{tuple(log_prob_B.shape)} numbers for {rows} rows"
     elif log_prob_B.isnan().any():
-        wrong = "log-probabilities that are no numbers"
+        wrong = "log-probabilities that are NaN"
     elif (log_prob_B > LOG_PROB_TOLERANCE).any():
         wrong = f"a log-probability of {float(log_prob_B.max()):.4g}; none is above 0"
     else:
@@ -239,14 +265,19 @@ def _check(system: System, log_prob_B: Tensor, rows: int) -> None:
 
 
 def is_oracle(system: System, told: Set[str]) -> bool:
-    """Whether a system knows more than it and its rivals are told."""
+    """Whether a system has inputs beyond those that rivals in the table may have (`told`)."""
     return bool(system.knows - told)
 
 
 def turned(before_RN: Array, after_RN: Array, opposite_RN: Array, keep_RN: NDArray[np.bool_]) -> float | None:
-    """Of the predictions that the labels turned to the other response, the share that opposite labels do not.
+    """Checks that predictions depend on the labels, by flipping all labels.
 
-    The three are log-probabilities without labels, with them, and with every label flipped. None: no prediction turned.
+    Args:
+        before_RN, after_RN, opposite_RN: log-probabilities without labels, with labels, and with every label flipped.
+        keep_RN: whether a row is scored.
+
+    Returns:
+        Share of the predictions changed by the labels that differ with flipped labels; None if none changed.
     """
     side_RN, after_side_RN, opposite_side_RN = (each > np.log(0.5) for each in (before_RN, after_RN, opposite_RN))
     moved_RN = keep_RN & (after_side_RN != side_RN)
@@ -257,13 +288,16 @@ def turned(before_RN: Array, after_RN: Array, opposite_RN: Array, keep_RN: NDArr
 def of_candidate(
     candidate: Candidate, methods: Mapping[str, Method], nothing: str, keeps_gate: bool, profiled: bool
 ) -> list[System]:
-    """The systems that learn from labels, by a candidate's own way or by each of the adaptations; or one that learns
-    nothing.
+    """Returns the systems of a candidate that learn from labels.
+
+    A model of people has its own method, a mixture has one system per adaptation. A model with one head cannot adapt.
 
     Args:
-        nothing: what tables call the method of a candidate that learns nothing.
+        candidate: a trained model.
+        methods: adaptations by name.
+        nothing: name of the method of a model that cannot adapt.
         keeps_gate: whether adaptations add to the weights of the gate (`Evidence`) or replace them (`Reweighted`).
-        profiled: whether its profiles, see `Profile`, are judged too.
+        profiled: whether to add its `Profile`.
     """
     if candidate.model.by_user:
         return [PeopleModel(candidate)]

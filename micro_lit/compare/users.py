@@ -1,6 +1,6 @@
-"""Users as subjects: what so many labels of a person are worth to models of people, to mixtures and to single BT.
+"""Users as subjects: scores of models of people, mixtures and single BT after some labels of a user.
 
-Scores are averaged over each user's rows and then over users, of those seen in training and of those never seen.
+Scores are averaged over the rows of each user, then over users, separately for users seen in training and unseen users.
 
 Dimension letters: N test rows, R draws, U users, K heads.
 """
@@ -24,11 +24,16 @@ from micro_lit.models.people import prior_of_users
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-TOLD = {"user", "criterion"}  # all systems are
+TOLD = {"user", "criterion"}  # inputs that all systems may have
 
 
 class Users:
-    """The candidates as systems that learn from each user's labels, judged in two regimes: `seen` and `unseen`."""
+    """Measures systems that learn from the labels of each user, in two regimes: `seen` and `unseen` users.
+
+    Args:
+        candidates: trained models by name.
+        settings: settings of `micro_lit.compare`.
+    """
 
     def __init__(self, candidates: Mapping[str, Candidate], settings: Settings) -> None:
         self.candidates, self.settings = candidates, settings
@@ -48,9 +53,11 @@ class Users:
         self.benches = {name: Bench(each, self.data, settings, by_subject=True) for name, each in self.regimes.items()}
 
     def results(self) -> dict[str, Any]:
-        """Of seen and of unseen users what was measured, see `regime`, and who was left out.
+        """Measures everything about users.
 
-        `floors`, of a planted population, are the NLL of whoever knows the group, and of whoever knows no person.
+        Returns:
+            Plain JSON types: `regimes`, see `regime`; `left_out`, counts of excluded rows and users; `floors` of a
+            planted population: NLL of predictors that know the group (`oracle`) or no rater (`marginal`).
         """
         population = self.data.population
         return {
@@ -61,13 +68,18 @@ class Users:
         }
 
     def regime(self, name: str) -> dict[str, Any]:
-        """What was measured of seen or of unseen users: how many there are, how many rows are judged, a row a system.
+        """Measures one regime: number of users, number of scored rows, and a row for each system.
 
-        `labels` (None: all), `given` (how many of these a user has, on average) and whatever a system scores are lists
-        of one length; a difference is from the baseline without labels. `raters`, of seen users, holds floors of those
-        who know no person, on rows whose pair several of these users judged: a system's scores there are `shared_`, and
-        `shared_above` is its Brier score less its floor. `groups`, where the data name them, says how many users have
-        one; `matched` is the share of these whose head stands for their group, `oracle` that of Bayes' own answer.
+        Args:
+            name: `seen` or `unseen`.
+
+        Returns:
+            `labels` (numbers of labels; None: all), `given` (mean number that a user has) and the scores of a system
+            are lists of equal length. Differences are from the baseline without labels. `raters` (seen users only) has
+            floors for predictors that do not know the rater, on pairs that several of these users judged. `shared_*`
+            are the scores of a system on these pairs; `shared_above` is its Brier score minus the floor. `groups` (if
+            known) counts users with a group. `matched` is the share of these whose head is assigned to their group;
+            `oracle` is that share for the Bayes classifier.
         """
         subjects, bench = self.regimes[name], self.benches[name]
         sizes = [size for size in self.sizes if size is not None or name == "seen"]
@@ -100,7 +112,13 @@ class Users:
         floor: RaterFloor | None,
         groups: Groups | None,
     ) -> Row:
-        """One system after each number of labels. start: scores of the baseline without labels."""
+        """Returns the scores of one system after each number of labels.
+
+        Args:
+            name: `seen` or `unseen`.
+            sizes: numbers of labels of each user; None: all.
+            start: scores of the baseline without labels.
+        """
         bench = self.benches[name]
         row: Row = {"candidate": system.candidate, "method": system.method, "heads": system.heads}
         row["oracle"] = is_oracle(system, TOLD)
@@ -125,7 +143,7 @@ class Users:
         return [self.data.names["user_id"][code] for code in self.regimes[name].code_U]
 
     def heads(self, system: System, name: str, size: int | None) -> Integers:
-        """[R, U] the head of largest weight after so many labels; without a label everybody's is the first."""
+        """Index [R, U] of the head of largest weight after `size` labels; without labels it is 0 for all users."""
         labels = self.benches[name].labels(size)
         log_weights_LK = torch.from_numpy(self.candidates[system.candidate].dense_log_weights_NK[labels.row_L])
         log_prior_UK = prior_of_users(log_weights_LK, torch.from_numpy(labels.user_L), labels.num_users)
@@ -133,5 +151,5 @@ class Users:
         return (log_prior_UK + codes_UK).argmax(dim=1).view(labels.num_draws, -1).numpy()
 
     def among(self, name: str, groups: Groups, values_RV: Array) -> Point:
-        """The mean over users of a known group, with its interval over users and draws."""
+        """Mean over users with a known group, with its interval over users and draws."""
         return self.benches[name].among(len(groups.user_V)).summary(values_RV, proportion=True)["mean"]

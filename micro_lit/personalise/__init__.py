@@ -1,1 +1,1 @@
-"""Profiles of single people: labels in, weights over the heads of a run and ranked responses out."""
+"""User profiles: labels of a user give weights over the heads of a run, and with these a ranking of responses."""

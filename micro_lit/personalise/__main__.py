@@ -1,4 +1,4 @@
-"""`python -m micro_lit.personalise run=<run> profile=me.sqlite user=ada pairs=my.jsonl`: learn what a person likes."""
+"""`python -m micro_lit.personalise run=<run> profile=me.sqlite user=ada pairs=my.jsonl`: adapt a run to a user."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,19 @@ FILE_NAME = "personalised.json"
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Teaches profiles, ranks responses, prints what came of it; returns what it writes to personalised.json.
+    """Updates profiles with labels, ranks responses, prints and writes the results.
 
-    Labels are kept last: they count once all else has gone well. Without pairs and responses it forgets a user, or
-    exports profiles, and returns what it did. Raises `UserError` for what the user can mend.
+    Labels are stored last, after everything else has succeeded. Without pairs and responses the command deletes a user
+    or exports profiles.
+
+    Args:
+        settings: composed settings of `micro_lit.personalise`.
+
+    Returns:
+        The content of personalised.json; without pairs and responses what was deleted and exported.
+
+    Raises:
+        UserError: the settings or the files have an error that the user can correct.
     """
     if settings["pairs"] is None and settings["responses"] is None:
         return keep_house(settings)
@@ -29,7 +38,7 @@ def run(settings: Settings) -> dict[str, Any]:
 
 @threads.by_settings
 def sit(settings: Settings) -> dict[str, Any]:
-    """One sitting: labels are learned, responses ranked. See `run`."""
+    """Runs one session: learns labels and ranks responses. See `run`."""
     from micro_lit.personalise import learning
     from micro_lit.report import personal
 
@@ -49,7 +58,7 @@ def sit(settings: Settings) -> dict[str, Any]:
 
 
 def keep_house(settings: Settings) -> dict[str, Any]:
-    """Forgets a user, exports profiles, or both. Needs no run."""
+    """Deletes a user, exports profiles, or both; no run is needed."""
     if settings["forget"] is None and settings["export"] is None:
         raise UserError(
             "nothing to do: give pairs=<labels to learn from>, responses=<candidates to rank>, export=<file.json> or "

@@ -1,4 +1,4 @@
-"""What `micro_lit.personalise` reads: labelled pairs, whose they are, and responses to rank.
+"""Input files of `micro_lit.personalise`: labelled pairs with their users, and responses to rank.
 
 Dimension letters: N labelled pairs.
 """
@@ -16,14 +16,26 @@ from micro_lit.errors import UserError
 
 
 def read_pairs(path: str, columns: dict[str, str], on_bad_row: Literal["error", "skip"]) -> tuple[list[Record], Counts]:
-    """All pairs of a file or folder, in its order."""
+    """Reads all pairs of a file or folder, in file order.
+
+    Args:
+        columns: names of the columns in the file, by our names.
+        on_bad_row: `skip` counts bad rows instead of raising.
+
+    Returns:
+        The pairs, and counts of rows.
+    """
     pairs = PairFiles("pairs", path, columns=columns, on_bad_row=on_bad_row, validation_fraction=0.0, test_fraction=0.0)
     records, _, counts = pairs.read(seed=0)
     return records, counts
 
 
 def read_responses(path: str) -> tuple[list[Record], Counts]:
-    """Rows of prompt and response (and maybe criterion), each as a pair of the response with itself."""
+    """Reads rows of prompt, response and optional criterion, each as a pair of the response with itself.
+
+    Raises:
+        UserError: a row is bad, or there are no rows.
+    """
     records = []
     for place, row in read_rows(path):
         try:
@@ -42,7 +54,7 @@ def _response(row: dict[str, Any] | BadRow) -> Record:
         if row.get(name) is None:
             raise BadRow(f"column {name!r} is missing or null")
     try:
-        # A record's two texts differ, so there must be another one for a moment.
+        # `parse_record` rejects equal responses, so the second one differs until it is replaced below.
         record = parse_record({**row, "chosen": row["response"], "rejected": f"{row['response']} "})
     except BadRow as error:
         raise BadRow(str(error).replace("chosen", "response")) from error
@@ -50,7 +62,11 @@ def _response(row: dict[str, Any] | BadRow) -> Record:
 
 
 def whose(pairs: Sequence[Record], user: str | None) -> list[str]:
-    """The user of each pair: `user`, or else the one its row names."""
+    """Returns the user of each pair: `user`, or the `user_id` of its row if `user` is None.
+
+    Raises:
+        UserError: a row has no user, or has another user than `user`.
+    """
     named = {record.user_id for record in pairs}
     if user is None and None in named:
         raise UserError("pairs: a row without user_id; say whose labels these are with user=<name>")
@@ -60,7 +76,7 @@ def whose(pairs: Sequence[Record], user: str | None) -> list[str]:
 
 
 def label_digest(user: str, record: Record) -> bytes:
-    """Of a label's content: user, prompt, criterion, both responses and which was chosen. Equal for equal labels."""
+    """BLAKE2b digest (16 bytes) of user, prompt, criterion, chosen and rejected response, to detect repeated labels."""
     content = {
         "user": user,
         "prompt": [message.as_turn() for message in record.prompt],

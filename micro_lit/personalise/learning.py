@@ -1,13 +1,13 @@
-"""What a trained run learns of single people: their labels, and responses to rank for them, as its judges see them.
+"""Personalisation of a trained run: learns profiles from labels of users, and ranks responses for a user.
 
-The judges of a run are the model as everybody gets it, gate and all, and then each of its K heads by itself. A user's
-weights over the judges are the same for every prompt; they begin with one half on the model and the other half on the
-heads alike. So by the rule `posterior` whatever is learned of a user costs at most log 2 = 0.69 nats against the model
-as trained, over all labels together, and at most log 2K against any head.
+The J judges of a run are the model as trained, with its gate, and each of its K heads alone. A profile is a user's
+weights over the judges, the same for every prompt. The prior is one half on the model and the other half uniform over
+the heads. With the rule `posterior` the regret over all labels is therefore at most log 2 = 0.69 nats against the model
+as trained, and at most log 2K against any head.
 
-Heads alone would not do: weights that do not read the prompt give up what the gate knows of it. With the model among
-the judges it is kept: under the link `probability` a user's model is a mixture of the heads again, with the weights
-w_k + w_0 g_k(x), where w are the user's and g(x) those of the gate.
+The model is among the judges because weights that do not read the prompt lose the information of the gate. Under the
+link `probability` a user's model is again a mixture of the heads, with weights w_k + w_0 g_k(x), where w are the
+weights of the user and g(x) those of the gate.
 
 Dimension letters: N labelled pairs, M responses to rank, U users, K heads, J = 1 + K judges.
 """
@@ -44,16 +44,23 @@ from micro_lit.run.restored import Trust, read_settings, restore
 
 @contextmanager
 def sitting(settings: Settings) -> Iterator[dict[str, Any]]:
-    """One sitting: profiles learn from labelled pairs, each judged before its label is seen, and rank responses.
+    """Context manager of one session: updates profiles with labelled pairs, and ranks responses.
 
-    Gives what happened, as plain JSON types. Labels count once the block under `with` has ended without an error;
-    until then nobody else learns into the same profiles, so that what is given is what is kept.
+    Each pair is scored before its label is learned. Labels are stored when the `with` block ends without an error.
+    Until then the profiles are locked for other writers, so that the results describe exactly the stored profiles.
 
-    `users` holds labels and weights before and after; with pairs `labels` counts those given, known and learned; with
-    labels to learn `stream` holds the log-probability of each, regret and bound (None: unknown) after it, `running`
-    mean scores up to so many labels of each user, `scores` those of all with their standard errors; with labels of
-    one user `explanation` says which judges' weights they moved; with responses there is `responses`. Raises
-    `UserError` for what the user can mend.
+    Args:
+        settings: settings of `micro_lit.personalise`.
+
+    Yields:
+        Plain JSON types. `users`: number of labels and weights before and after. `labels` (with pairs): counts of
+        given, known and learned labels. `stream` (with new labels): for each label its log-probability, and regret and
+        bound after it, in nats; a bound is None if unknown. `running`: mean scores over the first labels of each user.
+        `scores`: mean scores of all labels, with standard errors. `explanation` (with labels of one user): which
+        judges gained weight, and why. `responses`: rewards and ranks.
+
+    Raises:
+        UserError: the settings or the files have an error that the user can correct.
     """
     run, profile = Path(str(settings["run"])), Path(str(settings["profile"])).expanduser()
     user = None if settings["user"] is None else str(settings["user"])
@@ -73,8 +80,8 @@ def sitting(settings: Settings) -> Iterator[dict[str, Any]]:
     if (reading := model.backbone.reading) is not None:
         data.count_cut(reading.cut_M2, reading.max_length)
     terminal.show_data(data, model.backbone.example)
-    with ExitStack() as open_now:
-        store = open_now.enter_context(open_store(profile, judges.nobody(model, settings["rule"]), make=bool(pairs)))
+    with ExitStack() as stack:
+        store = stack.enter_context(open_store(profile, judges.nobody(model, settings["rule"]), make=bool(pairs)))
         personal.show_newcomers(names, store.users)
         with threads.using(model.backbone):
             judged = judges.judge(model, data.pairs, read_settings(run, trust)["loader"]["eval_batch_size"])
@@ -90,7 +97,7 @@ def sitting(settings: Settings) -> Iterator[dict[str, Any]]:
         if pairs:
             digests = [label_digest(*label) for label in zip(users, pairs, strict=True)]
             given = Labels(users, margins_NJ, digests, [record.label_id for record in pairs])
-            taught = open_now.enter_context(store.learning(given, settings["repeated_labels"]))
+            taught = stack.enter_context(store.learning(given, settings["repeated_labels"]))
             before, after = taught.before, taught.after
             found |= {"users": states(names, before, after), **lesson(pairs, given, taught, found["judges"])}
         else:
@@ -104,7 +111,7 @@ def sitting(settings: Settings) -> Iterator[dict[str, Any]]:
 
 
 def states(names: Sequence[str], before: Profiles, after: Profiles) -> dict[str, Any]:
-    """Labels and weights of each user before and after."""
+    """Number of labels and weights [J] of each user, before and after."""
     columns = (before.counts(names), after.counts(names), before.weights(names), after.weights(names))
     return {
         name: {"labels": {"before": start, "after": end}, "weights": {"before": old, "after": new}}
@@ -113,7 +120,17 @@ def states(names: Sequence[str], before: Profiles, after: Profiles) -> dict[str,
 
 
 def lesson(pairs: Sequence[Record], given: Labels, taught: Taught, judge_names: list[str]) -> dict[str, Any]:
-    """How many labels were new; and of those how they were judged before they were seen, and what they moved."""
+    """Returns counts of labels, scores of the new labels before they were learned, and the explanation of their effect.
+
+    Args:
+        pairs: the labelled pairs.
+        given: users, margins and digests of these pairs.
+        taught: the result of learning them.
+        judge_names: names of the judges.
+
+    Returns:
+        The keys `labels`, `stream`, `running`, `scores` and `explanation` of `sitting`, as far as they apply.
+    """
     rows_N, learned = np.flatnonzero(taught.new_N), taught.learned
     names = list(dict.fromkeys(given.users))
     found: dict[str, Any] = {
@@ -152,14 +169,14 @@ def lesson(pairs: Sequence[Record], given: Labels, taught: Taught, judge_names: 
 
 
 def personalised(margins_NJ: Array, weights_NJ: Array) -> Array:
-    """[N] log-probability of each label by its user's profile, in nats, as the comparison judges it."""
+    """Log-probability [N] of each label under its user's profile, in nats, computed as in `micro_lit.compare`."""
     return Profile("run", margins_NJ).log_prob(torch.arange(len(margins_NJ)), torch.from_numpy(weights_NJ)).numpy()
 
 
 def summarise(stream: dict[str, list]) -> dict[str, Any]:
-    """Mean scores of the first 1, 2, 4, ... labels of each user, and of all, every user counting alike.
+    """Mean scores over the first 1, 2, 4, ... labels of each user, and over all labels; users have equal weight.
 
-    Standard errors take users as units; of a single user, labels.
+    Units of standard errors are users; for a single user, labels.
     """
     user_N = pd.Series(stream["user"])
     place_N = user_N.groupby(user_N).cumcount() + 1
@@ -188,7 +205,16 @@ def _estimate(values: pd.Series) -> Estimate:
 
 
 def rank(responses: Sequence[Record], rewards_MJ: Array, before_J: Array, after_J: Array) -> list[dict[str, Any]]:
-    """A row for each response: its reward, and its rank for the same prompt and criterion, under each weights."""
+    """Ranks responses by reward, among those with the same prompt and criterion.
+
+    Args:
+        responses: M responses.
+        rewards_MJ: reward of each response by each judge.
+        before_J, after_J: weights of the user before and after the labels of this session.
+
+    Returns:
+        For each response its rewards and ranks (1 is best): as trained, with the weights before, and after.
+    """
     rewards = {"as_trained": rewards_MJ[:, 0], "before": rewards_MJ @ before_J, "after": rewards_MJ @ after_J}
     contexts = [repr((record.prompt, record.criterion)) for record in responses]
     table = pd.DataFrame(rewards)

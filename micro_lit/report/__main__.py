@@ -6,9 +6,10 @@ from micro_lit.config import Settings, entry_point
 
 
 def run(settings: Settings) -> int:
-    """Collects runs, shows and writes their report. Returns the number of runs.
+    """Collects runs, prints and writes their report; returns the number of runs.
 
-    Raises `UserError` for what the user can mend.
+    Raises:
+        UserError: the settings or the files have an error that the user can correct.
     """
     from micro_lit.report import runs
 

@@ -1,8 +1,8 @@
-"""Cards of heads: what each head of a mixture is good at, which head it is like, where it differs, and who weighs it.
+"""Head cards: accuracy of each head of a mixture by attribute, its nearest head, differing pairs, and its weights.
 
-Everything is computed from margins and weights, so any model and any adaptation can be shown. Accuracy follows the
-scoring rule of all other reports. Heads are compared by the correlation of their margins about zero, for the order
-(chosen, rejected) fixes the sign; a standardised margin is divided by the root mean square of its head's margins.
+Everything is computed from margins and weights, so every model and every adaptation can be shown. Accuracy is computed
+as in all other reports. Heads are compared by the uncentred correlation of their margins, because the order (chosen,
+rejected) fixes the sign. A standardised margin is divided by the root mean square of its head's margins.
 
 Dimension letters: N pairs, K heads, A attributes, P prompts, C columns of a heat map.
 """
@@ -35,13 +35,13 @@ Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
 
 EXAMPLES = 3
-WEIGHT_SLACK = 1e-5  # float32 weights pass
+WEIGHT_SLACK = 1e-5  # tolerance for rounding of float32 weights
 
 ALL = "all pairs"
-INTERVALS = "± is the widest 95 % interval of a head's accuracy, pairs taken as independent."
+INTERVALS = "± is the widest 95 % interval of a head's accuracy, with pairs as independent units."
 OUTLINES = (
-    "Outlined: the head most accurate on an attribute, chosen on these pairs (an oracle), and each head's nearest.\n"
-    "Heads that are alike stand together."
+    "Outlined: the most accurate head on each attribute, selected on these pairs (an oracle), and each head's nearest "
+    "head.\nSimilar heads are neighbours."
 )
 ACCURACY, CORRELATION, WEIGHT = Scale(DIVERGING, 0.0, 1.0), Scale(DIVERGING, -1.0, 1.0), Scale(RISING, 0.0, 1.0)
 
@@ -53,18 +53,29 @@ def facts(
     prompt_N: Integers,
     weights_AK: Mapping[str, Floats],
 ) -> dict[str, Any]:
-    """What is to be known of each head, as plain JSON types.
+    """Computes the content of the head cards.
 
-    margins_NK: reward of the chosen minus reward of the rejected response. attribute_N: positions in `attributes`, -1
-    where unknown. prompt_N: any codes. weights_AK: for each stage, such as before and after adaptation, the mean weight
-    of each head on the pairs of each attribute; NaN where there are none.
+    Args:
+        margins_NK: reward of the chosen minus reward of the rejected response.
+        attribute_N: index into `attributes` of each pair; -1 if unknown.
+        attributes: names of attributes.
+        prompt_N: code of the prompt of each pair, any integers.
+        weights_AK: for each stage, such as before and after adaptation, the mean weight of each head on the pairs of
+            each attribute; NaN for attributes without pairs.
 
-    pairs: how many; attributes: how many pairs of each; order: the heads so that those alike stand together. For each
-    of `heads`: accuracy and accuracy_by attribute (a tie counts one half; attributes without pairs are left out);
-    margin_correlation with every head; nearest, the other head with the highest; weights by stage and attribute;
-    `pairs`, one a prompt, where its standardised margin (`own`) is furthest from the mean of the other heads'
-    (`others`); and `prompts` where it is furthest in the mean over the prompt's `n` pairs (`difference`; `pair` is the
-    first of them). A single head has no nearest one and differs from none. Raises `ValueError`.
+    Returns:
+        Plain JSON types. `pairs`: number of pairs. `attributes`: number of pairs by attribute. `order`: heads ordered
+        by similarity. For each of `heads`:
+        `accuracy`, and `accuracy_by` attribute: a tie counts one half; attributes without pairs are omitted;
+        `margin_correlation` with every head; `nearest`: the other head with the highest correlation;
+        `weights` by stage and attribute;
+        `pairs`, at most one per prompt, with the largest difference between the standardised margin of the head
+        (`own`) and the mean of the other heads (`others`);
+        `prompts` with the largest mean `difference` over their `n` pairs; `pair` is the first of these pairs.
+        For a single head `nearest` is None, and `pairs` and `prompts` are empty.
+
+    Raises:
+        ValueError: shapes do not match, margins are not finite, or weights are not from 0 to 1.
     """
     _check(margins_NK, attribute_N, attributes, prompt_N, weights_AK)
     margins_NK = margins_NK.astype(np.float64)
@@ -113,7 +124,12 @@ def facts(
 
 
 def write(folder: Path, found: Mapping[str, Any], title: str, texts: Sequence[PairTexts] | None = None) -> list[Path]:
-    """Writes heads.png, heads.svg, heads.md and heads.json of these `facts`; they do not change when nothing has."""
+    """Writes heads.png, heads.svg, heads.md and heads.json, deterministically; returns their paths in this order.
+
+    Args:
+        found: result of `facts`.
+        texts: prompt, chosen and rejected response of every pair; None for vectors.
+    """
     figure, page = draw(found, title), markdown(found, title, texts)
     pictures = figures.save(figure, folder, "heads", sheets.LOOKS)
     md, facts_json = (folder / f"heads.{suffix}" for suffix in ("md", "json"))
@@ -123,17 +139,21 @@ def write(folder: Path, found: Mapping[str, Any], title: str, texts: Sequence[Pa
 
 
 def markdown(found: Mapping[str, Any], title: str, texts: Sequence[PairTexts] | None = None) -> str:
-    """The page: accuracies with 95 % intervals, then, head by head, where it differs most from the others.
+    """Returns a Markdown page: accuracies with 95 % intervals, then for each head the pairs where it differs most.
 
-    texts: prompt, chosen and rejected response of every pair; None where the data are vectors. Raises `ValueError`
-    when they are not as many as the pairs.
+    Args:
+        found: result of `facts`.
+        texts: prompt, chosen and rejected response of every pair; None for vectors.
+
+    Raises:
+        ValueError: the numbers of texts and pairs differ.
     """
     if texts is not None and len(texts) != found["pairs"]:
         raise ValueError(f"there are {len(texts)} texts for {found['pairs']} pairs; give one a pair, in the same order")
     parts = [
         f"# {escaped(title)}",
         "![Accuracy, margin correlation and weights of each head](heads.png)",
-        f"Heads: {len(found['heads'])}, those that are alike together. Pairs: {found['pairs']:,}. ± is a 95 % "
+        f"Heads: {len(found['heads'])}, ordered by similarity. Pairs: {found['pairs']:,}. ± is a 95 % "
         "interval that takes pairs as independent. r is the correlation of two heads' margins about zero. A margin is "
         "given in units of the root mean square of its head's margins, positive where the head agrees with the label. "
         "Pairs and prompts have the numbers they have in the data.",
@@ -151,9 +171,9 @@ def markdown(found: Mapping[str, Any], title: str, texts: Sequence[PairTexts] | 
 
 
 def draw(found: Mapping[str, Any], title: str) -> Figure:
-    """The card sheet, a row a head in one order on all heat maps: accuracy, margin correlation, weights of each stage.
+    """Draws heat maps with a row per head, in the same order: accuracy, margin correlation, weights of each stage.
 
-    Outlined are the most accurate head of each attribute, among the weights as well, and the nearest of each head.
+    The most accurate head of each attribute (also in the weights) and the nearest head of each head are outlined.
     """
     order, attributes = found["order"], found["attributes"]
     cards = [found["heads"][number] for number in order]
@@ -196,7 +216,7 @@ def _heat_map(
     scale: Scale,
     outlined_KC: NDArray[np.bool_],
 ) -> Axes:
-    """A row a head, a column an attribute, whose name is turned, or a head."""
+    """A heat map with a row per head, and a column per attribute (names rotated) or per head."""
     axes = sheets.heat_map(figure, title, values_KC, rows, columns, scale, outlined_KC)
     named = isinstance(columns[0], str)
     if named:
@@ -249,20 +269,20 @@ def _mean(values: torch.Tensor) -> Estimate:
 
 
 def _named(weights_A: Floats, attributes: Sequence[str]) -> dict[str, float | None]:
-    """Weights by attribute; JSON has no NaN."""
+    """Weights by attribute, with None for NaN, which JSON does not have."""
     pairs = zip(attributes, weights_A.tolist(), strict=True)
     return {name: None if np.isnan(weight) else weight for name, weight in pairs}
 
 
 def _furthest_pairs(difference_N: Array, prompt_N: Integers) -> Integers:
-    """Rows of the largest differences, one row a prompt, the largest first."""
+    """Rows with the largest differences, at most one per prompt, in decreasing order."""
     order_N = np.argsort(-difference_N, kind="stable")
     _, firsts_P = np.unique(prompt_N[order_N], return_index=True)
     return order_N[np.sort(firsts_P)[:EXAMPLES]]
 
 
 def _furthest_prompts(difference_N: Array, prompt_N: Integers) -> list[dict[str, Any]]:
-    """Prompts of the largest mean difference, the largest first."""
+    """Prompts with the largest mean difference, in decreasing order."""
     code_P, first_P, prompt_N, count_P = np.unique(prompt_N, return_index=True, return_inverse=True, return_counts=True)
     mean_P = np.bincount(prompt_N, weights=difference_N) / count_P
     return [
@@ -277,9 +297,9 @@ def _furthest_prompts(difference_N: Array, prompt_N: Integers) -> list[dict[str,
 
 
 def _order(correlation_KK: Array, accuracy_K: Sequence[float]) -> list[int]:
-    """Heads so that neighbours are alike: the leaves of average linkage, turned so that the more accurate end is first.
+    """Orders heads by similarity: leaves of average-linkage clustering, the more accurate end first.
 
-    Each subtree is flipped so that the correlations of neighbours sum to the most (Bar-Joseph et al. 2001).
+    Subtrees are flipped to maximise the sum of correlations of neighbours (Bar-Joseph et al. 2001).
     """
     if len(accuracy_K) < 2:
         return [0]

@@ -1,4 +1,4 @@
-"""Runs read back from their folders: what was set, what was measured, and which settings tell them apart."""
+"""Reads finished runs from their folders: settings, results, and the settings in which runs differ."""
 
 import glob
 import os
@@ -17,10 +17,15 @@ from micro_lit.report.results import FILE_NAME, QUANTITY, flatten, is_incidental
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One run folder.
+    """A finished run, read from its folder.
 
-    settings: what config.yaml says, as dotted keys, without the incidental. chosen: what the command line named, see
-    `_choices`. labels: the settings that tell the run from the others of its collection; repetitions share them.
+    Attributes:
+        folder: run folder.
+        seed: seed of the run.
+        results: content of results.json.
+        settings: settings of config.yaml by dotted key, without incidental ones (see `results.is_incidental`).
+        chosen: group options and overrides of the command line, see `_choices`.
+        labels: settings that distinguish the run from others of the collection; equal for repetitions.
     """
 
     folder: Path
@@ -32,11 +37,11 @@ class FinishedRun:
 
     @property
     def valid(self) -> bool:
-        """Whether nothing speaks against its results; of an older version nothing does."""
+        """Whether the results are possible; True for results of older versions, which were not checked."""
         return self.results.get("valid", True)
 
     def setting(self, name: str) -> Any:
-        """A setting in words: the option for a group, the value in config.yaml for a key; None for neither."""
+        """Value of a setting: the option of a config group, or the value in config.yaml; None if it is neither."""
         if name in self.labels:
             return self.labels[name]
         option = self.chosen.get(name)
@@ -44,15 +49,21 @@ class FinishedRun:
 
 
 def collect(paths: Sequence[str], left_out: list[str] | None = None) -> list[FinishedRun]:
-    """Every finished run in the given run folders, sweeps, folders of sweeps, or patterns of these.
+    """Reads all finished runs below the given folders, and labels them by the settings in which they differ.
 
-    Runs are labelled by the fewest settings that tell them apart, in words their user typed where these do: the
-    overrides and group options of the command line first, then whatever else differs in their config.yaml. Runs with
-    the same labels differ in their seed alone; of two with the same seed the one whose results.json is newer is kept:
-    nothing but the clock orders runs of several machines.
+    As few labels as possible are used: overrides and group options of the command line first, then other settings of
+    config.yaml. Runs with equal labels differ only in their seed. Of runs with equal labels and seed the one with the
+    newest results.json is kept; the file time is the only order across machines.
 
-    left_out: gets a line for each folder that cannot be read, and one with their number. Raises `UserError` when there
-    is no run, or none that can be read.
+    Args:
+        paths: run folders, sweeps, folders of sweeps, or glob patterns of these.
+        left_out: list to which a line for each unreadable folder, and their number, are appended.
+
+    Returns:
+        The runs, sorted by labels and seed.
+
+    Raises:
+        UserError: there is no run, or none is readable.
     """
     folders = sorted({path.parent for pattern in paths for path in _result_files(pattern)})
     if not folders:
@@ -71,16 +82,16 @@ def collect(paths: Sequence[str], left_out: list[str] | None = None) -> list[Fin
         left_out += [*(f"left out: {error}" for error in unread), f"{len(unread)} of {len(folders)} runs left out"]
     runs = [run for _, run in sorted(found, key=lambda each: (each[0], each[1].folder))]
     cells = [_cell(run) for run in runs]
-    speakers = dict(zip(cells, runs, strict=True))  # of runs with the same settings the last one names them
-    names = _telling_names(list(speakers.values()))
+    representatives = dict(zip(cells, runs, strict=True))  # of runs with equal settings the last one gives the labels
+    names = _distinguishing_names(list(representatives.values()))
     latest = {}
     for cell, run in zip(cells, runs, strict=True):
-        latest[cell, run.seed] = replace(run, labels={name: speakers[cell].setting(name) for name in names})
+        latest[cell, run.seed] = replace(run, labels={name: representatives[cell].setting(name) for name in names})
     return sorted(latest.values(), key=lambda run: [*map(_order, run.labels.values()), _order(run.seed)])
 
 
 def split(runs: Sequence[FinishedRun], *names: str) -> dict[str, list[FinishedRun]]:
-    """Runs by what the given settings say, in words; all together when none is given."""
+    """Groups runs by the values of the given settings, formatted as text; without names all runs are one group."""
     parts: dict[str, list[FinishedRun]] = {}
     for run in runs:
         parts.setdefault(", ".join(_in_words(name, run.setting(name)) for name in names), []).append(run)
@@ -88,24 +99,28 @@ def split(runs: Sequence[FinishedRun], *names: str) -> dict[str, list[FinishedRu
 
 
 def split_by_number(runs: Sequence[FinishedRun], name: str) -> dict[float, list[FinishedRun]]:
-    """Runs by the number that a setting is, in rising order. Raises `UserError` when it is none."""
+    """Groups runs by a numeric setting, in increasing order.
+
+    Raises:
+        UserError: the setting of a run is not a number.
+    """
     parts: dict[float, list[FinishedRun]] = {}
     for run in runs:
         number = run.setting(name)
         if not isinstance(number, int | float):
-            telling = ", ".join(run.labels) or "no setting"
-            raise UserError(f"report.x={name}: {run.folder} has no number there; what tells the runs apart: {telling}")
+            differing = ", ".join(run.labels) or "no setting"
+            raise UserError(f"report.x={name}: {run.folder} has no number there; the runs differ in: {differing}")
         parts.setdefault(float(number), []).append(run)
     return dict(sorted(parts.items()))
 
 
 def values_of(runs: Sequence[FinishedRun], path: str) -> list[float]:
-    """The quantity at a dotted path of results.json, of the runs that measured it and can be believed."""
+    """Values at a dotted path of results.json, such as `test.nll`, of the valid runs that have it."""
     return [facts["value"] for run in runs if run.valid and (facts := look_up(run.results, path))]
 
 
 def look_up(results: Mapping[str, Any], path: str) -> dict[str, Any] | None:
-    """The quantity at a dotted path of results.json, with those of `QUANTITY` it has; None when it was not measured."""
+    """Returns the quantity at a dotted path of results.json, with its keys of `QUANTITY`; None if not measured."""
     found: Any = results
     for part in path.split("."):
         if not isinstance(found, Mapping) or part not in found:
@@ -117,13 +132,13 @@ def look_up(results: Mapping[str, Any], path: str) -> dict[str, Any] | None:
 
 
 def _result_files(pattern: str) -> list[Path]:
-    """The results below the folders that a pattern names. Folders that disappear meanwhile have none."""
-    found = [pattern] if Path(pattern).exists() else glob.glob(pattern)  # a folder's name may look like a pattern
+    """Paths of results.json below the folders of a pattern. Folders deleted meanwhile are ignored."""
+    found = [pattern] if Path(pattern).exists() else glob.glob(pattern)  # folder names may contain pattern characters
     return [Path(place, FILE_NAME) for folder in found for place, _, names in os.walk(folder) if FILE_NAME in names]
 
 
 def _read(folder: Path) -> tuple[int, FinishedRun]:
-    """When a run was finished, by the clock, and the run. Raises `UserError` for one that cannot be read."""
+    """Modification time of results.json, in ns, and the run. Raises `UserError` if it is unreadable."""
     try:
         before = (folder / FILE_NAME).stat()
         run = _read_files(folder)
@@ -133,7 +148,7 @@ def _read(folder: Path) -> tuple[int, FinishedRun]:
     except FileNotFoundError as error:
         gone = Path(error.filename or folder).name
         raise UserError(f"{folder}: not the folder of a finished run ({gone} is not there)") from error
-    except Exception as error:  # whatever damaged files make of their readers
+    except Exception as error:  # damaged files raise various exceptions in their parsers
         reason = " ".join(f"{type(error).__name__}: {error!s:.120}".split())
         raise UserError(f"{folder}: not the folder of a finished run ({reason})") from error
     if (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns):
@@ -148,12 +163,12 @@ def _read_files(folder: Path) -> FinishedRun:
     own, data_dir = settings["paths.run_dir"], settings["paths.data_dir"]
     if not isinstance(own, str) or not isinstance(data_dir, str):
         raise TypeError("paths.run_dir and paths.data_dir of config.yaml are to be texts")
-    telling = {name: _placeless(value, own, data_dir) for name, value in settings.items() if not is_incidental(name)}
-    return FinishedRun(folder, results["seed"], results, telling, _choices(folder))
+    kept = {name: _without_paths(value, own, data_dir) for name, value in settings.items() if not is_incidental(name)}
+    return FinishedRun(folder, results["seed"], results, kept, _choices(folder))
 
 
 def _choices(folder: Path) -> dict[str, Any]:
-    """What was chosen on the command line: the options of groups, in the order typed, then those never mentioned."""
+    """Options of config groups and other overrides: those of the command line, in order, then default options."""
     path = folder / ".hydra" / "hydra.yaml"
     if not path.is_file():
         return {}
@@ -163,10 +178,10 @@ def _choices(folder: Path) -> dict[str, Any]:
     return {name: options.get(name) for name in [*typed, *options] if not is_incidental(name)}
 
 
-def _placeless(value: Any, own: str, data_dir: str) -> Any:
-    """A setting without the run's own folder and the folder of the data sets: where files lie tells no runs apart."""
+def _without_paths(value: Any, own: str, data_dir: str) -> Any:
+    """Replaces the run folder and the data folder in a setting, because paths must not distinguish runs."""
     if isinstance(value, list):
-        return [_placeless(each, own, data_dir) for each in value]
+        return [_without_paths(each, own, data_dir) for each in value]
     if not isinstance(value, str):
         return value
     inside_data = value.startswith(f"{data_dir}/")
@@ -174,12 +189,12 @@ def _placeless(value: Any, own: str, data_dir: str) -> Any:
 
 
 def _cell(run: FinishedRun) -> frozenset[tuple[str, str]]:
-    """All that repetitions of a run share."""
+    """Settings of a run in a hashable form, equal for repetitions."""
     return frozenset((name, str(value)) for name, value in run.settings.items() if value is not None)
 
 
-def _telling_names(runs: Sequence[FinishedRun]) -> list[str]:
-    """The settings, the most telling first, that tell all the runs apart."""
+def _distinguishing_names(runs: Sequence[FinishedRun]) -> list[str]:
+    """Greedy choice of settings that distinguish all runs; settings of the command line come first."""
     candidates = dict.fromkeys(name for run in runs for name in run.chosen)
     candidates |= dict.fromkeys(name for run in runs for name in sorted(run.settings))
     names: list[str] = []
@@ -190,11 +205,11 @@ def _telling_names(runs: Sequence[FinishedRun]) -> list[str]:
 
 
 def _in_words(name: str, value: Any) -> str:
-    """An option speaks for itself; a number needs its name."""
+    """Formats a setting: text alone, other values with the last part of the name."""
     return str(value) if isinstance(value, str) else f"{name.split('.')[-1]} {value}"
 
 
 def _order(label: Any) -> tuple:
-    """Numbers by size, then words, so that K = 16 follows K = 8."""
+    """Sort key: numbers by size (K = 16 after K = 8), then texts."""
     number = isinstance(label, int | float) and not isinstance(label, bool)
     return (0, label, "") if number else (1, 0, str(label))

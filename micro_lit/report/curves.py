@@ -1,4 +1,4 @@
-"""Curves with intervals whose names stand beside the panel, at their ends."""
+"""Curves with intervals, labelled at their ends beside the panel."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,12 +10,12 @@ from scipy.optimize import isotonic_regression
 
 from micro_lit.report import figures
 
-NAME_GAP = 0.145  # inches: between the names beside a panel
+NAME_GAP = 0.145  # inches between names beside a panel
 INK = "#222222"
 
 
 class End(NamedTuple):
-    """Where a curve or a line ends, and how it is drawn."""
+    """The right end of a curve or line: its name, position and style."""
 
     name: str
     x: float
@@ -24,7 +24,7 @@ class End(NamedTuple):
 
 
 def styles() -> Iterator[dict[str, str]]:
-    """Colour and marker of one curve after another."""
+    """Yields colours and markers for one curve after another."""
     pairs = zip(itertools.cycle(figures.COLOURS), itertools.cycle(figures.MARKERS), strict=False)
     return ({"color": colour, "marker": marker} for colour, marker in pairs)
 
@@ -38,7 +38,13 @@ def draw_curve(
     main: bool,
     **settings: Any,
 ) -> End:
-    """A curve, with its intervals if it is a main one. `settings` are matplotlib's, of the line."""
+    """Draws a curve, with its intervals if `main`; returns its end.
+
+    Args:
+        points: `value`, `low` and `high` of each point.
+        style: colour and marker.
+        settings: further arguments of `Axes.plot`.
+    """
     value, low, high = ([point[part] for point in points] for part in ("value", "low", "high"))
     style = {**style, "markersize": 4.5 if main else 3.5}
     axes.plot(x, value, label=name, **style, linewidth=2.0 if main else 1.1, zorder=4 if main else 3, **settings)
@@ -48,7 +54,7 @@ def draw_curve(
 
 
 def draw_references(axes: Axes, references: Mapping[str, float], right: float) -> list[End]:
-    """Lines across a panel to compare curves with; they end at `right`."""
+    """Draws horizontal reference lines by name; returns their ends at x = `right`."""
     ends = []
     for (name, value), dashes in zip(references.items(), itertools.cycle(figures.DASHES[1:]), strict=False):
         axes.axhline(value, color=figures.FLOOR_COLOUR, linestyle=dashes, linewidth=1, zorder=2)
@@ -57,9 +63,9 @@ def draw_references(axes: Axes, references: Mapping[str, float], right: float) -
 
 
 def name_ends(axes: Axes, ends: Sequence[End], main: set[str], height: float) -> None:
-    """Names on the right of a panel `height` inches high; of what lies above it the value too."""
+    """Writes names to the right of a panel of `height` inches; adds the value of ends above the panel."""
     bottom, top = axes.get_ylim()
-    axes.set_ylim(bottom, top)  # as they are, whatever the names add
+    axes.set_ylim(bottom, top)  # fixed, so that names do not change the limits
     gap = NAME_GAP * (top - bottom) / height
     places = _apart([min(end.value, top) for end in ends], bottom, top, gap)
     for place, (name, x, value, style) in zip(places, ends, strict=True):
@@ -73,7 +79,7 @@ def name_ends(axes: Axes, ends: Sequence[End], main: set[str], height: float) ->
 
 
 def _apart(values: Sequence[float], bottom: float, top: float, gap: float) -> list[float]:
-    """Places between bottom and top, `gap` apart or more, whose squared distances from the values sum to the least."""
+    """Positions from bottom to top, at least `gap` apart, with the least sum of squared distances from the values."""
     steps = gap * np.arange(len(values))
     order = np.argsort(values, kind="stable")
     places = np.empty(len(values))

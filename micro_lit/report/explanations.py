@@ -1,7 +1,7 @@
-"""Explanations: which heads adaptation moved, for whom, and which labelled pairs argued for the move.
+"""Explanations of adaptation: which head weights changed for which target, and which labelled pairs were evidence.
 
-A target is whatever has weights of its own: an attribute, or a person. Everything is computed from labelled margins and
-weights, so any heads and any adaptation can be explained  [shown to people for a sparse gate: 2606.04284].
+A target has weights of its own: an attribute, or a person. Everything is computed from labelled margins and weights, so
+every adaptation can be explained  [evaluated with people, for a sparse gate: arXiv 2606.04284].
 
 Dimension letters: L labelled pairs, U targets, K heads, C columns of a heat map.
 """
@@ -28,7 +28,7 @@ try:
 
     from micro_lit.report import figures, sheets
     from micro_lit.report.figures import DPI, FLOOR_COLOUR
-except ImportError:  # the extra report is not installed: all but the figure comes
+except ImportError:  # the extra `report` is not installed: everything but the figure is written
     figures, sheets, Axes, Figure = None, None, Any, Any
 
 Array = NDArray[np.float64]
@@ -36,46 +36,47 @@ Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
 Facts = Mapping[str, Any]
 
-EXAMPLES = 3  # pairs for a head, and against it
-MOST_MOVED = 3  # heads that are named of those that gained, and of those that lost
-LEAST_MOVE = 5e-4  # a smaller one is .000 in a table
-ROUNDING = 1e-9  # nats: a label of less evidence argues neither way
-SHARE = 0.25  # of all weight that moved: heads that gained less get no pairs on the page, unless they gained most
-LISTED = 4  # targets that a table names for a head
-MOST_COLUMNS = 12  # heads in the figure; of more, those that moved most, and the others together
+EXAMPLES = 3  # pairs shown for a head, and as many against it
+MOST_MOVED = 3  # heads listed that gained most, and as many that lost most
+LEAST_MOVE = 5e-4  # smaller changes are rounded to .000 in tables
+ROUNDING = 1e-9  # nats: smaller evidence counts neither for nor against
+SHARE = 0.25  # of all moved weight: heads that gained less get no pairs on the page, except the first
+LISTED = 4  # targets listed per head in a table
+MOST_COLUMNS = 12  # heads in the figure; further heads, those that changed least, share the last column
 
-CELL_WIDTH, ROWS_HEIGHT, ROW_HEIGHT = 0.48, 1.1, 0.55  # inches: of a cell, the least height of all rows, and of one
+CELL_WIDTH, ROWS_HEIGHT, ROW_HEIGHT = 0.48, 1.1, 0.55  # inches: cell width, least total height, least row height
 MOVED_WIDTH, EVIDENCE_WIDTH = 0.8, 3.8  # inches
-FILLED = 0.8  # of a row's height, by its longest bars up and down
+FILLED = 0.8  # share of the row height that the longest bars up and down use
 
 INTRODUCTION = (
-    "Weights before and after {adaptation}. A target moved by KL(after ‖ before), in nats; the weight that moved is "
-    "what all heads that gained have gained together. The evidence of a label for a head is how much more probable the "
-    "head finds it than all heads together did, with the weights before: the difference of their log-probabilities, in "
-    "nats. The posterior (temperature 1) changes the log weight of a head by the evidence of all labels, less one "
-    "number that all heads share: a head gains where it has more than the rest, even below 0. Pairs have the numbers "
-    "they have in the data."
+    "Weights before and after {adaptation}. Moved: KL(after ‖ before), in nats. Weight that moved: sum of the gains of "
+    "all heads. The evidence of a label for a head is its log-probability under the head minus that under the mixture "
+    "with the weights before, in nats. The posterior (temperature 1) changes the log weight of a head by the evidence "
+    "of all labels, minus one number that all heads share: a head gains if it has more evidence than the rest, even if "
+    "it is below 0. Pairs have the numbers they have in the data."
 )
 NOTE = (
     "After {adaptation}. Outlined: the head that gained most. Moved: KL(after ‖ before).\n"
-    "A bar is one label. Blue: that head finds it more probable than all heads together did before, by up to "
-    "{most:.2f} nats.\nVermilion: less probable, by up to {least:.2f} nats."
+    "A bar is one label. Blue: more probable under this head than under the mixture before, by up to {most:.2f} nats.\n"
+    "Vermilion: less probable, by up to {least:.2f} nats."
 )
 
 
 def evidence(margins_LK: Floats, before_LK: Floats) -> Array:
-    """[L, K] nats by which each label argues for a head against the rest: log σ(Δ_k) - log Σ_j w_j σ(Δ_j).
+    """Returns the evidence of each label for each head, in nats: e_ik = log σ(Δ_k) - log Σ_j w_j σ(Δ_j), [L, K].
 
-    margins_LK: chosen minus rejected. before_LK: w, the weights that the target of each label had.
-
-    Under w, exp(evidence) has mean 1 for every label, so that no label argues for all heads, and none argues for head k
-    by more than -log w_k. Summed over a target's labels it is what `adaptation.posterior`, at temperature 1, adds to a
-    head's log weight, but for a normaliser that all heads share:
+    Under w, exp(evidence) has mean 1 for every label. So no label is evidence for all heads, and the evidence for
+    head k is at most -log w_k. Summed over the labels of a target it is the change of a head's log weight by
+    `adaptation.posterior` at temperature 1, up to a normaliser shared by all heads:
 
         log w'_k - log w_k = Σ_i e_ik - log Σ_j w_j exp(Σ_i e_ij).
 
-    HyRe starts from equal weights instead, and Hedge divides the sum by n·tau: there, too, the difference of two heads'
-    evidence is what moves their odds.
+    HyRe starts from equal weights instead, and Hedge divides the sum by n·tau. There, too, the odds of two heads change
+    by the difference of their evidence.
+
+    Args:
+        margins_LK: reward of the chosen minus reward of the rejected response.
+        before_LK: w, the weights of the target of each label before adaptation.
     """
     log_prob_LK = -labels.losses(margins_LK)
     return log_prob_LK - logsumexp(log_prob_LK, b=before_LK, axis=1, keepdims=True)
@@ -92,19 +93,26 @@ def explain(
     adaptation: str,
     texts: Sequence[PairTexts] | None = None,
 ) -> dict[str, Any]:
-    """What moved, and why, as plain JSON types.
+    """Explains changes of weights by the evidence of labelled pairs.
 
-    margins_LK: reward of the chosen minus reward of the rejected response of every labelled pair. target_L: whose label
-    it is, as a position in `targets`. before_UK, after_UK: weights that each sum to one. heads: their names. pair_L:
-    numbers of the pairs in the data, to find them again. adaptation: in words, what turned one into the other. texts:
-    prompt, chosen and rejected response of every pair; None where the data are vectors.
+    Args:
+        margins_LK: reward of the chosen minus reward of the rejected response of every labelled pair.
+        target_L: target of each label, as an index into `targets`.
+        before_UK, after_UK: weights before and after adaptation; rows sum to one.
+        targets, heads: names of targets and heads.
+        pair_L: index of each pair in the data, for reference.
+        adaptation: description of the adaptation, for captions.
+        texts: prompt, chosen and rejected response of every pair; None for vectors.
 
-    targets: of each, by name, how many `labels` it has; how far its weights moved, `kl` in nats and `total_variation`;
-    by head the weights `before` and `after` and the `evidence` of all labels (see `evidence`); and the heads that
-    `gained` and `lost` most. One that gained has the evidence of each label, `nats`, in their order, how many argue for
-    it and against it (`num_for`, `num_against`), and the pairs that do most, `for` and `against`. heads: of each, by
-    name, for which targets its weight `rose` and `fell`, and by how much. Moves of less than `LEAST_MOVE` are none.
-    Raises `ValueError`.
+    Returns:
+        Plain JSON types. `targets`, by name: number of `labels`; change of weights as `kl` (nats) and
+        `total_variation`; by head the weights `before` and `after`, and the `evidence` summed over labels, in nats;
+        heads that `gained` and `lost` most. Each gaining head has the evidence of each label (`nats`), counts
+        `num_for` and `num_against`, and the pairs with most evidence `for` and `against` it. `heads`, by name: the
+        targets for which its weight `rose` or `fell`, with the change. Changes below `LEAST_MOVE` are ignored.
+
+    Raises:
+        ValueError: shapes or names do not match, or a weight rises from 0.
     """
     _check(margins_LK, target_L, before_UK, after_UK, targets, heads, pair_L, texts)
     before_UK, after_UK = before_UK.astype(np.float64), after_UK.astype(np.float64)
@@ -141,9 +149,13 @@ def explain(
 
 
 def write(folder: Path, found: Facts, title: str) -> list[Path]:
-    """Writes what `explain` found as explanations.md, .json and, where matplotlib is installed, .png and .svg.
+    """Writes explanations.md and explanations.json, and with matplotlib a .png and .svg, deterministically.
 
-    Returns their paths, those of the pictures first. They do not change when nothing has.
+    Args:
+        found: result of `explain`.
+
+    Returns:
+        The paths, those of pictures first.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = figures.save(draw(found, title), folder, "explanations", sheets.LOOKS) if sheets else []
@@ -154,9 +166,11 @@ def write(folder: Path, found: Facts, title: str) -> list[Path]:
 
 
 def markdown(found: Facts, title: str, with_figure: bool) -> str:
-    """The page: who moved and for whom each head moved, then, target by target, its heads and what argued for them.
+    """Returns a Markdown page: changes by target and by head, then for each target its heads and the evidence.
 
-    with_figure: explanations.png lies beside it.
+    Args:
+        found: result of `explain`.
+        with_figure: whether to include explanations.png.
     """
     targets = found["targets"]
     parts = [f"# {excerpt(title)}"]
@@ -179,9 +193,9 @@ def markdown(found: Facts, title: str, with_figure: bool) -> str:
 
 
 def draw(found: Facts, title: str) -> Figure:
-    """A row a target: the change of each head's weight, how far it moved, and each label's evidence for one head.
+    """Draws a row per target: change of each head's weight, KL divergence, and evidence of each label for one head.
 
-    That is the head that gained most, outlined; its labels stand from the best argument for it to the best against.
+    This is the head that gained most, which is outlined. Its labels are sorted by evidence, in decreasing order.
     """
     targets = found["targets"]
     columns, change_UC = _columns(found)
@@ -205,7 +219,7 @@ def draw(found: Facts, title: str) -> Figure:
 
 
 def _draw_moved(beside: Axes, targets: Sequence[Facts]) -> Axes:
-    """How far each target moved, as bars in the rows of the heat map."""
+    """Draws the KL divergence of each target as a bar in its row of the heat map."""
     axes = _rows_of(beside, "Moved (nats)", MOVED_WIDTH)
     middles, kl = np.arange(len(targets)) + 0.5, [target["kl"] for target in targets]
     most = max(kl) or 1.0
@@ -218,7 +232,7 @@ def _draw_moved(beside: Axes, targets: Sequence[Facts]) -> Axes:
 
 
 def _draw_evidence(beside: Axes, firsts: Sequence[Facts | None], least: float, most: float) -> Axes:
-    """Each label's evidence as a bar in the row of its target; `least` and `most` are those of all rows."""
+    """Draws the evidence of each label as a bar in the row of its target. least, most: range over all rows, in nats."""
     axes = _rows_of(beside, "Evidence of each label for the head that gained most", EVIDENCE_WIDTH)
     longest = max([1, *(len(first["nats"]) for first in firsts if first)])
     axes.set_xlim(0, longest)
@@ -243,7 +257,7 @@ def _draw_evidence(beside: Axes, firsts: Sequence[Facts | None], least: float, m
 
 
 def _rows_of(beside: Axes, title: str, inches: float) -> Axes:
-    """Axes that have the rows of a heat map, and a width of their own."""
+    """Adds axes with the rows of a heat map and a width in inches."""
     figure, box = beside.figure, beside.get_position()
     axes = figure.add_axes((0.0, 0.0, inches / figure.get_size_inches()[0], box.height))
     axes.set_ylim(beside.get_ylim())
@@ -254,7 +268,7 @@ def _rows_of(beside: Axes, title: str, inches: float) -> Axes:
 
 
 def _columns(found: Facts) -> tuple[list[str], Array]:
-    """Heads of the figure, and [U, C] how their weights changed; of many heads those that moved most."""
+    """Names of the heads in the figure, and changes of their weights [U, C]; heads beyond `MOST_COLUMNS` are summed."""
     names = list(found["heads"])
     before_UK, after_UK = (
         np.array([list(target[when].values()) for target in found["targets"].values()]) for when in ("before", "after")
@@ -281,14 +295,14 @@ def _head_row(name: str, head: Facts) -> dict[str, str]:
 
 
 def _listed(moves: Mapping[str, float]) -> str:
-    """Some names and how far each moved, the furthest first."""
+    """Formats up to `LISTED` names with their changes, in decreasing order of size."""
     words = [f"{excerpt(name)} {change:+.3f}" for name, change in list(moves.items())[:LISTED]]
     words += [f"and {len(moves) - LISTED} more"] if len(moves) > LISTED else []
     return ", ".join(words) or "-"
 
 
 def _moved_heads(target: Facts) -> pd.DataFrame:
-    """A row a head of those that moved most, from the one that gained most to the one that lost most."""
+    """A row per head of those that changed most, from the largest gain to the largest loss."""
     rows = []
     for head in [*target["gained"], *reversed(target["lost"])]:
         before, after, nats = (target[column][head["head"]] for column in ("before", "after", "evidence"))
@@ -298,7 +312,7 @@ def _moved_heads(target: Facts) -> pd.DataFrame:
 
 
 def _argued(head: Facts) -> list[str]:
-    """For one head that gained, how many labels argued for it and against it, and those that did so most."""
+    """Paragraphs on a head that gained: counts of labels for and against it, and the pairs with most evidence."""
     if not head["nats"]:
         return [f"{excerpt(head['head'])} gained {head['change']:.3f}, and no label asked for it."]
     parts = [
@@ -326,7 +340,7 @@ def _counted(number: int) -> str:
 
 
 def _arguments(nats: Sequence[float], pairs: Sequence[Facts]) -> dict[str, Any]:
-    """The evidence of a target's labels for one head, how many argue for it and against it, and which do most."""
+    """Evidence of a target's labels for one head: counts for and against, and the pairs with most evidence."""
     named = [{"nats": each, **pair} for each, pair in zip(nats, pairs, strict=True)]
     best = sorted(named, key=lambda pair: -pair["nats"])
     on_its_side = [pair for pair in best if pair["nats"] > ROUNDING]
@@ -341,7 +355,7 @@ def _arguments(nats: Sequence[float], pairs: Sequence[Facts]) -> dict[str, Any]:
 
 
 def _moves(change_U: Array, targets: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The targets for which one head's weight rose or fell, those of the largest change first."""
+    """Targets for which the weight of one head rose or fell, in decreasing order of change."""
     order_U = np.argsort(-np.abs(change_U), kind="stable")
     ways = {"rose": change_U >= LEAST_MOVE, "fell": change_U <= -LEAST_MOVE}
     return {
@@ -372,7 +386,7 @@ def _check(
         target, head = np.argwhere(risen_UK)[0]
         raise ValueError(
             f"head {head} of target {target} has no weight before and {after_UK[target, head]} after, which no labels "
-            "can do; give the weights that adaptation started from"
+            "can cause; give the weights that adaptation started from"
         )
     for what, names, number in (("targets", targets, len(before_UK)), ("heads", heads, before_UK.shape[1])):
         if len(names) != number or number == 0 or len(set(names)) < number:

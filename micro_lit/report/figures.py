@@ -1,6 +1,6 @@
-"""Figures of many runs: rows of dots, or curves over a setting, with the floors as lines.
+"""Figures of many runs: rows of dots, or curves over a setting, with floors as lines.
 
-Colours are those of Okabe and Ito, which people with any colour vision tell apart; every series has its own marker too.
+Colours are the colour-blind safe palette of Okabe and Ito; every series also has its own marker.
 """
 
 import itertools
@@ -23,13 +23,13 @@ from micro_lit.report.results import floor_lines
 from micro_lit.report.tables import name_of, slopes
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX*"  # one more than colours: both repeat together only after 56 series
+MARKERS = "osD^vPX*"  # 8 markers and 7 colours: a combination repeats only after 56 series
 FLOOR_COLOUR = "#555555"
 DASHES = ((0, ()), (0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 3)))
 REPETITIONS = {"linestyle": "none", "alpha": 0.35, "markersize": 4, "markeredgewidth": 0}
 Z = 1.96
 DPI = 160
-ROW, GAP = 0.34, 0.1  # inches: of a row of dots, and from there to the names of floors
+ROW, GAP = 0.34, 0.1  # inches: height of a row of dots, and gap to the names of floors
 ROUNDING = 1e-9
 STYLE = {
     "font.size": 9,
@@ -38,15 +38,21 @@ STYLE = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "svg.fonttype": "none",
-    "svg.hashsalt": "micro_lit",  # the same figure is the same file
+    "svg.hashsalt": "micro_lit",  # makes SVG files deterministic
 }
 
 
 def draw(runs: Sequence[FinishedRun], spec: Mapping[str, Any]) -> Figure:
-    """One figure, a row of panels for each value of the setting `panels`, a panel for each quantity in `y`.
+    """Draws a figure with a row of panels for each value of the setting `panels`, and a panel for each quantity in `y`.
 
-    With `x` every other setting that tells runs apart is a curve over it; without, a row of dots. Raises `UserError`
-    when no run has a quantity or the setting `panels`, or `x` is no number.
+    Each combination of the other settings in which runs differ is a curve over `x`, or without `x` a row of dots.
+
+    Args:
+        runs: valid runs of one collection.
+        spec: settings `report` of the command.
+
+    Raises:
+        UserError: no run has a quantity or the setting `panels`, or `x` is not a number.
     """
     first, *_ = spec["y"]
     for path in spec["y"]:
@@ -68,9 +74,9 @@ def draw(runs: Sequence[FinishedRun], spec: Mapping[str, Any]) -> Figure:
         grid = figure.subplots(len(panels), len(spec["y"]), squeeze=False)
         for axes_row, (panel, group) in zip(grid, panels.items(), strict=True):
             series = split(group, *names)
-            if spec["x"] is None:  # the lowest on top, in the same order for every quantity
+            if spec["x"] is None:  # sorted by the first quantity, lowest on top, in all panels
                 series = dict(sorted(series.items(), key=lambda row: _mean(values_of(row[1], first)), reverse=True))
-                axes_row[0].set_ylabel(panel, fontweight="bold")  # above are the names of floors
+                axes_row[0].set_ylabel(panel, fontweight="bold")  # not a title: names of floors are above the panel
             for axes, path in zip(axes_row, spec["y"], strict=True):
                 if spec["x"] is None:
                     _dots(axes, series, styles, path)
@@ -85,14 +91,22 @@ def draw(runs: Sequence[FinishedRun], spec: Mapping[str, Any]) -> Figure:
 
 
 def save(figure: Figure, folder: Path, name: str = "figure", style: Mapping[str, Any] = STYLE) -> list[Path]:
-    """Writes a PNG and an SVG of this name, each whole or not at all; they do not change when nothing has.
+    """Writes a figure as PNG and SVG, atomically and deterministically.
 
-    style: what the figure was drawn with. Returns the paths, the PNG first. Raises `OSError`.
+    Args:
+        name: file name without suffix.
+        style: rc settings with which the figure was drawn.
+
+    Returns:
+        The paths, PNG first.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     png, svg = paths = [folder / f"{name}.{suffix}" for suffix in ("png", "svg")]
     with rc_context(style):
-        # The temporary file's name does not end in that of a format.
+        # `format` is needed, because the temporary file has another suffix.
         write_whole(png, lambda file: figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None}))
         write_whole(svg, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
     return paths
@@ -110,7 +124,7 @@ def _dots(axes: Axes, series: Mapping[str, list[FinishedRun]], styles: Mapping[s
 
 
 def _floor_lines(axes: Axes, runs: Sequence[FinishedRun], path: str) -> None:
-    """Each floor across the rows, its name above."""
+    """Draws each floor as a vertical line, with its name above the panel."""
     floors = _agreed_floors(runs, path)
     for floor, dashes in zip(floors.values(), itertools.cycle(DASHES), strict=False):
         value, error = floor["value"], Z * floor["se"]
@@ -158,7 +172,7 @@ def _curves(
 
 
 def _floor_curves(axes: Axes, runs: Sequence[FinishedRun], path: str, x: str) -> None:
-    """Each floor along x, its name at the right end."""
+    """Draws each floor as a curve over x, with its name at the right end."""
     along = {place: _agreed_floors(group, path) for place, group in split_by_number(runs, x).items()}
     names = dict.fromkeys(name for floors in along.values() for name in floors)
     ends = []
@@ -181,7 +195,7 @@ def _floor_curves(axes: Axes, runs: Sequence[FinishedRun], path: str, x: str) ->
 
 
 def _agreed_floors(runs: Sequence[FinishedRun], path: str) -> dict[str, dict[str, float]]:
-    """The floors on which all runs that have them agree, to within their standard errors: {value, se} by name."""
+    """Floors, {value, se} by name, that agree between all runs that have them, within standard errors."""
     found: dict[str, list[Mapping[str, float]]] = {}
     for run in runs:
         floors = floor_lines(run.results, path) if look_up(run.results, path) else {}
@@ -209,14 +223,14 @@ def _axis_name(path: str) -> str:
 
 
 def _inches(axes: Axes) -> tuple[float, float]:
-    """Height and width of a panel, roughly: names of floors are set apart by it."""
+    """Approximate height and width of a panel in inches, for the spacing of names of floors."""
     width, height = axes.figure.get_size_inches()
     grid = axes.get_gridspec()
     return 0.75 * height / grid.nrows, 0.7 * width / grid.ncols
 
 
 def _apart(values: Sequence[float], limits: Sequence[float], inches: float, gap: float = 0.17) -> list[float]:
-    """Places for names as near to their values as fits with at least `gap` inches between two."""
+    """Positions of names close to their values, with at least `gap` inches between neighbours."""
     least = gap * (limits[1] - limits[0]) / inches
     order = np.argsort(values)
     places = np.array(values, dtype=float)

@@ -1,4 +1,4 @@
-"""What personalisation prints: how weights moved, whether it helped, and responses as one person would rank them."""
+"""Terminal output of `micro_lit.personalise`: changes of weights, scores against the model as trained, and rankings."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ from micro_lit.report import explanations
 MODELS = {"personalised": "personalised", "as_trained": "as trained"}
 SHOWN_SCORES = {"nll": "NLL", "accuracy": "accuracy"}
 KINDS = {"as_trained": "as trained", "before": "before", "after": "now"}
-MAX_NEWCOMERS, ALIKE = 5, 0.7  # how alike two names are, from 0 to 1: difflib's ratio
+MAX_NEWCOMERS, ALIKE = 5, 0.7  # new users listed; least similarity of names, difflib's ratio from 0 to 1
 MAX_PROMPTS, MAX_RESPONSES, MAX_EXCERPT = 10, 10, 60
 Z = 1.96
 
 
 def write_figure(stream: Mapping[str, Any], folder: Path) -> list[str]:
-    """Draws regret beside its bound, where matplotlib is installed; returns the names of the files written."""
+    """Draws regret and its bound if matplotlib is installed; returns the names of the written files."""
     try:
         from micro_lit.report import figures, regret
     except ImportError:
@@ -31,7 +31,7 @@ def write_figure(stream: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def write_explanation(found: Mapping[str, Any], folder: Path) -> list[str]:
-    """Shows what moved the weights, where the labels are those of one user; returns the names of the files written."""
+    """Writes the explanation of changed weights, if labels are of one user; returns the names of the written files."""
     if "explanation" not in found:
         return []
     [user] = found["users"]
@@ -39,7 +39,7 @@ def write_explanation(found: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def show_newcomers(names: Sequence[str], known: Sequence[str]) -> None:
-    """Prints who has no profile yet, with names of those who have one that are much alike: it may be a slip."""
+    """Prints users without a profile, with similar names of known users, to reveal misspelt names."""
     have = set(known)
     new = [name for name in names if name not in have]
     for name in new[:MAX_NEWCOMERS]:
@@ -50,7 +50,7 @@ def show_newcomers(names: Sequence[str], known: Sequence[str]) -> None:
 
 
 def close_names(name: str, known: Sequence[str]) -> list[str]:
-    """Up to three known names that are spelt much like this one, whatever the case; the likest first."""
+    """Up to three known names with similar spelling, ignoring case, most similar first."""
     spelt: dict[str, list[str]] = {}
     for other in known:
         spelt.setdefault(other.casefold(), []).append(other)
@@ -59,12 +59,12 @@ def close_names(name: str, known: Sequence[str]) -> list[str]:
 
 
 def printable(name: str) -> str:
-    """A name for one line of a terminal."""
+    """The name, or its `repr` if it is blank or has characters that cannot be printed in one line."""
     return name if name.isprintable() and name.strip() else repr(name)
 
 
 def show(found: Mapping[str, Any]) -> None:
-    """Prints the tables of what `micro_lit.personalise.learning.sitting` found."""
+    """Prints the results of `micro_lit.personalise.learning.sitting` as tables."""
     console = Console(highlight=False)
     if "labels" in found:
         console.print("", weights(found), "", sep="\n")
@@ -77,7 +77,7 @@ def show(found: Mapping[str, Any]) -> None:
 
 
 def repeats(counts: Mapping[str, int]) -> str:
-    """How many labels were known, and so not learned again."""
+    """Sentence on the number of known labels, which are not learned again."""
     line = f"{counts['known']:,} of {counts['given']:,} labels were known" + (
         "" if counts["learned"] else ": nothing has changed"
     )
@@ -87,7 +87,7 @@ def repeats(counts: Mapping[str, int]) -> str:
 
 
 def weights(found: Mapping[str, Any]) -> Table:
-    """The weight of each judge before and after; of several users the mean, and how many have it for their first."""
+    """Table of weights of judges before and after; for several users the means, and counts of largest weights."""
     users = found["users"]
     several = len(users) > 1
     before_UJ, after_UJ = (np.array([user["weights"][when] for user in users.values()]) for when in ("before", "after"))
@@ -106,7 +106,7 @@ def weights(found: Mapping[str, Any]) -> Table:
 
 
 def arguments(found: Mapping[str, Any]) -> list[Table | str]:
-    """Of one user the labels that argued most for the judge that gained most, and against it; and a line between."""
+    """Table, and empty line, of labels with most evidence for and against the judge that gained most; one user only."""
     if "explanation" not in found:
         return []
     [target] = found["explanation"]["targets"].values()
@@ -116,8 +116,8 @@ def arguments(found: Mapping[str, Any]) -> list[Table | str]:
     title = f"Labels that argued most for {first['head']} ({first['change']:+.3f}), and against it"
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.caption = (
-        "Evidence in nats: above 0 where it finds the label more probable than all together did before. Labels count "
-        "from 0"
+        "Evidence in nats: above 0 if the label is more probable under this judge than under the mixture before. "
+        "Labels count from 0"
     )
     for column, justify in (("label", "right"), ("evidence", "right"), ("chosen", "left"), ("rejected", "left")):
         table.add_column(column, justify=justify)
@@ -131,7 +131,7 @@ def arguments(found: Mapping[str, Any]) -> list[Table | str]:
 
 
 def running(found: Mapping[str, Any]) -> Table:
-    """Mean scores over the first so many labels of each user, beside those of the model as everybody gets it."""
+    """Table of mean scores over the first labels of each user, personalised and as trained."""
     table = Table(title="Each pair judged before its label was seen", title_justify="left", caption_justify="left")
     table.add_column("first labels", justify="right")
     for score in SHOWN_SCORES.values():
@@ -145,16 +145,16 @@ def running(found: Mapping[str, Any]) -> Table:
     units = "users" if len(found["users"]) > 1 else "labels"
     worst = int(np.argmax(stream["regret"]))
     bound = stream["bound"][worst]
-    promise = "." if bound is None else f", where no labels could have led beyond {bound:.2f}."
+    promise = "." if bound is None else f" (upper bound {bound:.2f})."
     table.caption = (
-        f"NLL in nats. Personalised less as trained: {gain['value']:+.4f}{interval} ({gain['n']:,} {units}). Largest "
+        f"NLL in nats. Personalised minus as trained: {gain['value']:+.4f}{interval} ({gain['n']:,} {units}). Largest "
         f"regret to the best of model and heads: {stream['regret'][worst]:.2f} nats{promise}"
     )
     return table
 
 
 def ranking(found: Mapping[str, Any]) -> Table:
-    """Rewards and ranks of responses, prompt by prompt, those that the user would like best first."""
+    """Table of rewards and ranks of responses, by prompt, best rank first."""
     kinds = {kind: name for kind, name in KINDS.items() if kind != "before" or "stream" in found}
     by_prompt: dict[str, list[Mapping[str, Any]]] = {}
     for row in found["responses"]:
@@ -162,7 +162,7 @@ def ranking(found: Mapping[str, Any]) -> Table:
     [(user, facts)] = found["users"].items()
     title = f"Rewards for {escape(user)}, after {facts['labels']['after']:,} labels"
     table = Table(title=title, title_justify="left", caption_justify="left")
-    table.caption = "Reward, and rank among the responses to the same prompt; rewards compare within a prompt only"
+    table.caption = "Reward, and rank among the responses to the same prompt; compare rewards within a prompt only"
     table.add_column("response")
     for name in kinds.values():
         table.add_column(name, justify="right")
@@ -178,6 +178,6 @@ def ranking(found: Mapping[str, Any]) -> Table:
 
 
 def _excerpt(text: str) -> str:
-    """One line of it, whatever it holds."""
+    """The text in one line, shortened, with Rich markup escaped."""
     line = " ".join(text.split())
     return escape(line if len(line) <= MAX_EXCERPT else f"{line[: MAX_EXCERPT - 4]} ...")

@@ -1,4 +1,4 @@
-"""The figure of a stream of labels: what it has cost to find the best head, beside what it can cost at most.
+"""Figure of a stream of labels: regret to the best judge, and its upper bound.
 
 Dimension letters: N labels, T different numbers of labels.
 """
@@ -15,10 +15,11 @@ from micro_lit.report.figures import COLOURS, FLOOR_COLOUR, STYLE
 
 
 def draw(stream: Mapping[str, Sequence[Any]]) -> Figure:
-    """Regret over labels beside its bound, in nats; of several users the mean and the largest, and the largest bound.
+    """Draws regret and its bound over labels, in nats; for several users mean and largest regret, and largest bound.
 
-    stream: for each label its `user`, the number it has among the user's labels, `label`, and `regret` and `bound`
-    after it, as in `micro_lit.adapt.profiles.Learned`.
+    Args:
+        stream: for each label its `user`, its position `label` among the labels of the user, from 1, and `regret` and
+            `bound` after it, as in `micro_lit.adapt.profiles.Learned`.
     """
     regret_N = np.array(stream["regret"])
     label_T, row_N, count_T = np.unique(stream["label"], return_inverse=True, return_counts=True)
@@ -33,7 +34,7 @@ def draw(stream: Mapping[str, Sequence[Any]]) -> Figure:
         marker = "." if len(label_T) < 50 else ""
         for (name, values_T), colour in zip(curves.items(), COLOURS, strict=False):
             axes.plot(label_T, values_T, color=colour, marker=marker, linewidth=1.3, label=name)
-        if None not in stream["bound"]:  # known of our own rules
+        if None not in stream["bound"]:  # known for the built-in rules only
             bound_T = _largest(np.array(stream["bound"]), row_N)
             axes.plot(label_T, bound_T, color=FLOOR_COLOUR, marker=marker, linestyle="--", linewidth=1, label="bound")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -43,7 +44,7 @@ def draw(stream: Mapping[str, Sequence[Any]]) -> Figure:
 
 
 def _largest(values_N: Array, row_N: Integers) -> Array:
-    """[T] the largest value of each row."""
+    """Largest value [T] of each row."""
     largest_T = np.full(row_N.max() + 1, -np.inf)
     np.maximum.at(largest_T, row_N, values_N)
     return largest_T

@@ -1,4 +1,4 @@
-"""results.json: the contract that tables, sweeps and people read. A key never changes its meaning."""
+"""results.json: the results of a run, as read by tables, sweeps and people. A key never changes its meaning."""
 
 import json
 import math
@@ -17,12 +17,13 @@ COUNTED = ("dropped", "ties", "truncated", "same_tokens")
 FILE_NAME = "results.json"
 RECORDED_VERSIONS = ("micro-lit", "torch", "pytorch-lightning", "transformers")
 
+# Settings that differ between repetitions, or do not change results.
 INCIDENTAL = (
     "seed", "name", "ckpt_path", "skip_finished", "overwrite", "own_process", "paths", "report", "logger", "packages",
     "threads", "backbone.token_budget",
 )  # fmt: skip
 
-# And of any set of pairs.
+# The same, in the settings of any set of pairs.
 OF_DATA = ("leak", "cache_dir")
 
 FLOORS = {
@@ -45,7 +46,7 @@ RATER_FLOORS = {
 }
 
 
-# For each baseline its row in a table, and its rule.
+# For each baseline the name of its table row, and its rule.
 BASELINES = {
     "longer": ("longer wins", "the longer response wins"),
     "majority": ("majority", "what most training raters chose wins"),
@@ -53,18 +54,18 @@ BASELINES = {
 }
 
 
-# Of results.json: what every run has, what holds numbers, and where they are finite. A quantity is a mapping of these.
+# Keys of results.json: required keys, keys with finite numbers, keys with numbers. QUANTITY: keys of a quantity.
 REQUIRED = ("seed", "seconds", "test", "floors", "excess", "excess_risk", "raters")
 FINITE = frozenset({"validation", "test", "test_by", "baselines", "floors", "excess", "excess_risk", "raters"})
 MEASURED = FINITE | {"data", "heads", "code"}
 UNITS = ("users", "pairs", "prompts", "rows")
-# With fewer, intervals are rough; `python -m benchmarks coverage` says how rough.
+# With fewer units intervals are inexact; `python -m benchmarks coverage` measures their coverage.
 FEW_UNITS = 20
 QUANTITY = ("value", "se", "n", "se_units", "units", "n_units", "low", "high")
 
 
 def installed(name: str) -> str | None:
-    """The version of a package; None for code that is on the path without having been installed."""
+    """Version of a package; None for code that is on the path but not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -72,25 +73,32 @@ def installed(name: str) -> str | None:
 
 
 def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """One run's results as plain JSON types.
+    """Assembles the results of one run.
 
-    measured: `MixtureBT.test_results()`, `knows`: what the model was told of a row beyond prompt and responses,
-    `metrics`: unit and direction of each, `checkpoint`: the file in the run folder whose weights were tested, or None,
-    and `validation`: the score they were chosen by (the NLL, unless a callback monitors another), by which settings may
-    be chosen too.
+    Args:
+        settings: settings of the run.
+        data: data of the run.
+        measured: `MixtureBT.test_results()`, and these keys. `knows`: inputs of the model beyond prompt and responses.
+            `metrics`: unit and direction of each metric. `checkpoint`: file in the run folder whose weights were
+            tested, or None. `validation`: score by which they were selected (NLL, unless a callback monitors another);
+            settings may be selected by it too.
+        seconds: duration of the run.
 
-    `baselines` holds the accuracy of each baseline that applies, and the model's distance from it.
-    `data.overlap` counts what training knows of the test rows, see `micro_lit.data.leaks.overlap`.
-    When the population is known there are `floors`, `excess` (loss above each floor's own predictor on the same test
-    rows) and `excess_risk` (expected loss above the floor that applies, the label integrated out). `raters` holds the
-    model's scores beside the floor of the raters themselves, when several judged a pair, `code` what a model that
-    gives users codes says of these. Losses are in nats; `se` is a standard error over rows, of `raters` over pairs.
-    Of the others `se_units` is one over what is independent, of which there are `n_units`, named by `units` (users,
-    pairs, prompts or rows), and `low` and `high` are the 95 % interval over these. `metrics` names unit and direction
-    of each metric. Results that cannot be true are not `valid`, and `invalid_because` says why.
+    Returns:
+        Plain JSON types; losses are in nats. `se` is a standard error over rows, for `raters` over pairs. For other
+        quantities `se_units` is a standard error over `n_units` independent units, named by `units` (users, pairs,
+        prompts or rows), and `low` and `high` are the 95 % interval over these units.
+        `valid`: whether the results are possible; `invalid_because`: the reason if they are not.
+        `data.overlap`: counts of test rows that share content with training rows, see `micro_lit.data.leaks.overlap`.
+        `metrics`: unit and direction of each metric.
+        `baselines`: accuracy of each baseline that applies, and the model's difference from it.
+        `floors`, `excess` and `excess_risk` (known populations): loss above the predictor of each floor on the same
+        test rows; expected loss, over labels, above the floor that applies.
+        `raters` (pairs with several raters): the model's scores and the floor of the raters.
+        `code` (models with user codes): statistics of the codes.
     """
     floors = data.population.floors if data.population is not None else {}
-    from micro_lit.metrics.validity import why_impossible  # it takes seconds to import
+    from micro_lit.metrics.validity import why_impossible  # slow import
 
     reason = why_impossible(measured, measured["knows"])
     return {
@@ -132,7 +140,7 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
 
 
 def summary(results: Mapping[str, Any]) -> dict[str, int | float]:
-    """The numbers of a run by name: scores of the test, floors and distances from them, heads, rows, seconds."""
+    """Numbers of a run by name: test scores, floors, distances from floors, heads, rows, seconds."""
     parts = ("test", "floors", "excess")
     values = {f"{part}/{name}": of["value"] for part in parts for name, of in results[part].items()}
     values |= {f"data/{name}": count for name, count in results["data"].items() if isinstance(count, int)}
@@ -141,7 +149,7 @@ def summary(results: Mapping[str, Any]) -> dict[str, int | float]:
 
 
 def floor_lines(results: Mapping[str, Any], path: str) -> dict[str, Mapping[str, float]]:
-    """The floors to draw beside the quantity at a path of results.json, each {value, se} under its name."""
+    """Floors, {value, se} by name, of the quantity at a dotted path of results.json."""
     floors = results["floors"]
     if path == "test.nll":
         return {name: floors[key] for key, name in FLOORS.items() if key in floors}
@@ -150,16 +158,16 @@ def floor_lines(results: Mapping[str, Any], path: str) -> dict[str, Mapping[str,
         base = floors[over]["value"]
         above = {key: floor["value"] - base for key, floor in floors.items()}
         zero = FLOORS[over].split()[0]
-        shown = [key for key in FLOORS if above.get(key, 0.0) > 1e-9]  # no rounding error of an equal floor
+        shown = [key for key in FLOORS if above.get(key, 0.0) > 1e-9]  # omits floors equal up to rounding
         return {f"{FLOORS[key]} - {zero}": {"value": above[key], "se": 0.0} for key in shown}
     score = path.removeprefix("raters.").removesuffix(".model")
     found = results["raters"].get(score, {}).get("floors", {}) if path.startswith("raters.") else {}
     named = {RATER_FLOORS[score if name == score else f"{score}_{name}"]: floor for name, floor in found.items()}
-    return {name: floor for name, floor in named.items() if name != RATER_FLOORS["nll_plug_in"]}  # no bound, no line
+    return {name: floor for name, floor in named.items() if name != RATER_FLOORS["nll_plug_in"]}  # not a bound
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted keys; lists stay whole."""
+    """Flattens nested mappings to dotted keys; lists are not flattened."""
     if not isinstance(node, Mapping) or not node:
         return {prefix: node}
     return {
@@ -170,24 +178,28 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def is_incidental(name: str) -> bool:
-    """Whether a setting, by its dotted key, is one in which repetitions of a run differ or that changes no result."""
+    """Whether a setting (dotted key) differs between repetitions of a run, or does not change results."""
     own = name.split(".")[-1] if name.startswith("data.") else None
     return own in OF_DATA or any(name == other or name.startswith(f"{other}.") for other in INCIDENTAL)
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The results that a finished run left in its folder, checked. Raises `UserError` when the file is damaged."""
+    """Reads and checks results.json in the folder of a finished run.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     try:
         found = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
         check(found)
-    except Exception as error:  # whatever a damaged file makes of its reader
+    except Exception as error:  # damaged files raise various exceptions
         reason = " ".join(f"{error!s:.120}".split()) or type(error).__name__
         raise UserError(f"{folder}: not the folder of a finished run ({FILE_NAME}: {reason})") from error
     return found
 
 
 def check(results: Any) -> None:
-    """Raises `ValueError`, with the dotted key, where results are not what tables and figures compute with."""
+    """Raises `ValueError`, with the dotted key, if results lack keys or numbers that tables and figures need."""
     if not isinstance(results, Mapping):
         raise ValueError(f"holds {results!r:.20}, which is no mapping")
     if missing := [key for key in REQUIRED if key not in results]:
@@ -212,7 +224,7 @@ def check(results: Any) -> None:
     if results["floors"] and results["excess_risk"] and results["excess_risk"].get("over") not in results["floors"]:
         raise ValueError("excess_risk.over names no floor")
     for score, facts in results["raters"].items():
-        if type(facts) is int:  # how many rows, and pairs
+        if type(facts) is int:  # numbers of rows and pairs
             continue
         for name, floor in _mapping(_mapping(facts, f"raters.{score}").get("floors", {}), f"raters.{score}").items():
             if not {"value", "se"} <= _mapping(floor, f"raters.{score}.floors.{name}").keys():
@@ -230,7 +242,7 @@ def _mapping(node: Any, name: str) -> Mapping[str, Any]:
 
 
 def _check_numbers(node: Any, name: str, finite: bool) -> None:
-    """Raises `ValueError` for a leaf that is no number; lists are for nobody to compute with."""
+    """Raises `ValueError` for a leaf that is not a number; lists are accepted where numbers need not be finite."""
     if isinstance(node, Mapping):
         for key, child in node.items():
             if isinstance(child, Mapping) and key in QUANTITY:
@@ -247,5 +259,5 @@ def _check_numbers(node: Any, name: str, finite: bool) -> None:
 
 
 def write(results: dict[str, Any], folder: Path) -> None:
-    """Writes results.json, redacted, in one step."""
+    """Writes results.json, redacted and atomically."""
     write_text(folder / FILE_NAME, json.dumps(redact(results), indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The report of many runs: one table and one figure, on the terminal, as files, and for loggers."""
+"""Report of many runs: one table and one figure, printed, written to files, and passed to loggers."""
 
 import functools
 import statistics
@@ -27,19 +27,31 @@ def write(
     settings: Mapping[str, Any] | None = None,
     group: str | None = None,
 ) -> int:
-    """Writes and shows the report of the runs found in `paths` (see `collect`); returns how many there are.
+    """Writes and prints the report of some runs.
 
-    spec: the settings `report`. In `folder` are then table.md, table.csv and table.tex (a row a setting), runs.csv (a
-    row a run), figure.png and figure.svg. settings: of the command, whose loggers get table and figure
-    as well. group: the sweep that they belong to. Raises `UserError` before anything is written.
+    Writes table.md, table.csv and table.tex (a row per setting), runs.csv (a row per run), and with matplotlib
+    figure.png and figure.svg.
+
+    Args:
+        paths: run folders, sweeps or patterns, see `collect`.
+        spec: settings `report`.
+        folder: output folder.
+        settings: settings of the command, whose loggers receive table and figure; None: no loggers.
+        group: sweep of the runs, for loggers.
+
+    Returns:
+        Number of runs.
+
+    Raises:
+        UserError: there are no readable runs or quantities, before anything is written; or the folder is not writable.
     """
     spec, left_out = redact(spec), []
     runs = collect(paths, left_out)
     metrics = tables.measured(runs, spec["metrics"])
     if not metrics:
         raise UserError(f"report.metrics={spec['metrics']}: no run has measured any of these")
-    believed = [run for run in runs if run.valid]
-    save_figure = _figure(believed, spec) if believed else lambda folder: []
+    valid_runs = [run for run in runs if run.valid]
+    save_figure = _figure(valid_runs, spec) if valid_runs else lambda folder: []
     summary = tables.summary(runs, metrics)
     shown = tables.shown(summary, metrics)
     lines = [tables.interval_line(runs, metrics), tables.floors_line(runs, FLOORS)]
@@ -62,11 +74,11 @@ def write(
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for line in left_out:
         console.print(line)
-    if not pictures and believed:
+    if not pictures and valid_runs:
         console.print("no figure: matplotlib is not installed (pip install 'micro-lit[report]')")
     console.print(f"wrote {folder}/: {', '.join(sorted([*texts, *(path.name for path in pictures)]))}")
     if settings is not None and settings.get("logger"):
-        from micro_lit import track  # it needs what takes seconds to import
+        from micro_lit import track  # slow import
 
         images = {"figure": pictures[0]} if pictures else {}
         track.publish(
@@ -76,7 +88,7 @@ def write(
 
 
 def _figure(runs: Sequence[FinishedRun], spec: Mapping[str, Any]) -> Callable[[Path], list[Path]]:
-    """Draws the figure; returns what saves it in a folder, as no file where matplotlib is not installed."""
+    """Draws the figure; returns a function that saves it in a folder, which does nothing without matplotlib."""
     try:
         from micro_lit.report import figures
     except ImportError:

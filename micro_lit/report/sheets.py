@@ -1,4 +1,4 @@
-"""Sheets: panels side by side, heat maps above all, on a page that is as large as they need.
+"""Sheets: panels in rows, mostly heat maps, on a page that is sized to fit them.
 
 Dimension letters: R rows, C columns of a heat map.
 """
@@ -20,12 +20,12 @@ Array = NDArray[np.float64]
 BLUE, VERMILLION, GREEN, *_ = COLOURS
 INK, PAPER, FAINT, ABSENT = "#222222", "#FFFFFF", "#F7F7F7", "#DDDDDD"
 CELL = (0.42, 0.29)  # inches: width and height of a cell
-BAR, GAP, WIDEST = 0.11, 0.16, 15.0  # inches: width of a colour bar, space around panels, width of a row of them
-LOOKS = {**STYLE, "text.parse_math": False}  # a name may hold a dollar
+BAR, GAP, WIDEST = 0.11, 0.16, 15.0  # inches: colour bar width, space around panels, largest row width
+LOOKS = {**STYLE, "text.parse_math": False}  # names may contain `$`
 
 
 class Scale(NamedTuple):
-    """What the colours of a heat map mean."""
+    """The colour scale of a heat map: colour map, lowest and highest value."""
 
     colours: Colormap
     low: float
@@ -47,9 +47,14 @@ def heat_map(
     cell: tuple[float, float] = CELL,
     form: str = "z.2f",
 ) -> Axes:
-    """Numbers, written as `form` says, on their colours, the first row on top; a grey cell where there is none.
+    """Draws a heat map with the numbers in its cells, first row on top; `arrange` positions it later.
 
-    `arrange` puts it in its place.
+    Args:
+        values_RC: values; NaN becomes an empty grey cell.
+        rows, columns: tick labels.
+        outlined_RC: cells with an outline.
+        cell: width and height of a cell, in inches.
+        form: format of the numbers.
     """
     num_rows, num_columns = values_RC.shape
     page = figure.get_size_inches()
@@ -77,13 +82,13 @@ def heat_map(
 
 
 def _ink_on(colour: Sequence[float]) -> str:
-    """Dark or light, whichever has more contrast with the colour by its relative luminance (WCAG 2)."""
+    """Text colour, dark or light, with more contrast to a cell colour, by relative luminance (WCAG 2)."""
     red, green, blue = (((part + 0.055) / 1.055) ** 2.4 if part > 0.04045 else part / 12.92 for part in colour[:3])
     return INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.21 else PAPER
 
 
 def colour_bar(axes: Axes) -> Axes:
-    """What the colours of a heat map mean; as high as the map."""
+    """Adds the colour bar of a heat map, with the height of the map."""
     figure, colours = axes.figure, axes.collections[0]
     bar = figure.add_axes((0.0, 0.0, BAR / figure.get_size_inches()[0], axes.get_position().height))
     figure.colorbar(colours, cax=bar, ticks=np.linspace(*colours.get_clim(), 3)).outline.set_visible(False)
@@ -92,17 +97,18 @@ def colour_bar(axes: Axes) -> Axes:
 
 
 def caption(figure: Figure, title: str, note: str) -> None:
-    """The title above all panels, and what there is to say below."""
+    """Adds a title above all panels and a note below."""
     figure.suptitle(title, x=0.0, y=1.0, ha="left", va="top", fontsize=11, fontweight="bold")
     figure.text(0.0, 0.0, note, fontsize=7.5, color=FLOOR_COLOUR, va="bottom")
 
 
 def arrange(figure: Figure, groups: Sequence[Sequence[Sequence[Axes]]]) -> None:
-    """Sizes the page and fills it with panels from left to right, so that no text meets another's.
+    """Sizes the page and positions panels from left to right without overlapping text.
 
-    A panel is axes that stay together, such as a heat map and its colour bar. Where one line is too short for all
-    panels, each group
-    begins its own. The figure has a `caption`.
+    Args:
+        figure: a figure with a `caption`.
+        groups: groups of panels. A panel is a list of axes that stay together, such as a heat map and its colour bar.
+            If the panels do not fit in one row, each group starts a new row.
     """
     to_inches = figure.dpi_scale_trans.inverted()
     inner = {axes: axes.get_window_extent().transformed(to_inches) for axes in figure.axes}

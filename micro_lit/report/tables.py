@@ -9,7 +9,7 @@ import pandas as pd
 from micro_lit.report.collect import FinishedRun, look_up, split, split_by_number, values_of
 from micro_lit.report.results import BASELINES, FEW_UNITS
 
-# Columns of a table nobody asked anything of; those that no run has measured are left out.
+# Default columns; those that no run has measured are omitted.
 METRICS = ("test.nll", "excess_risk", "test.accuracy", "test.brier", "test.ece", "raters.brier.excess")
 NAMES = {
     "test.nll": "NLL",
@@ -47,20 +47,22 @@ NAMES = {
 
 
 def name_of(path: str) -> str:
-    """What people call a setting or a quantity of results.json."""
+    """Display name of a setting or of a quantity of results.json."""
     return NAMES.get(path, path.removeprefix("test."))
 
 
 def measured(runs: Sequence[FinishedRun], metrics: Sequence[str] | None) -> list[str]:
-    """The quantities asked for, or the usual ones and all metrics of the tests, that at least one run has."""
+    """Returns the paths in `metrics` (None: default columns and all test metrics) that at least one run has."""
     own = dict.fromkeys(f"test.{name}" for run in runs for name in run.results["test"])
     usual = dict.fromkeys((*METRICS, *own))
     return [path for path in metrics or usual if any(look_up(run.results, path) for run in runs)]
 
 
 def per_run(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> pd.DataFrame:
-    """A row a run: its labels, seed, whether it can be believed, quantities with their standard errors over rows and
-    over units and the 95 % interval over units, and floors."""
+    """A row per run: labels, seed, validity, quantities, floors and seconds.
+
+    Quantities have standard errors over rows and over units, and 95 % intervals over units.
+    """
     rows = []
     for run in runs:
         row = {**run.labels, "seed": run.seed, "valid": run.valid}
@@ -71,30 +73,30 @@ def per_run(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> pd.DataFrame
         row |= {f"floors.{name}": floor["value"] for name, floor in run.results["floors"].items()}
         row["seconds"] = run.results["seconds"]
         rows.append(row)
-    return pd.DataFrame(rows, dtype=object)  # else a label that some runs lack would turn 8 into 8.0
+    return pd.DataFrame(rows, dtype=object)  # object: else a label missing in some runs turns 8 into 8.0
 
 
 def summary(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> pd.DataFrame:
-    """A row a setting: its labels, how many runs (seeds) can be believed, then mean and sd of each quantity over these.
+    """A row per combination of labels: number n of valid runs (seeds), number of invalid runs, mean and sd over runs.
 
-    Of a single run, where it has one, the ends of the interval of each quantity; invalid: how many cannot be believed.
+    For a single valid run also the 95 % interval of each quantity, if it has one.
     """
     rows = []
     for group in split(runs, *runs[0].labels).values():
-        believed = [run for run in group if run.valid]
-        row = {**group[0].labels, "n": len(believed), "invalid": len(group) - len(believed)}
+        valid_runs = [run for run in group if run.valid]
+        row = {**group[0].labels, "n": len(valid_runs), "invalid": len(group) - len(valid_runs)}
         for path in metrics:
             values = values_of(group, path)
             row[f"{path}.mean"] = statistics.mean(values) if values else None
             row[f"{path}.sd"] = statistics.stdev(values) if len(values) > 1 else None
-            facts = (look_up(believed[0].results, path) or {}) if len(believed) == 1 else {}
+            facts = (look_up(valid_runs[0].results, path) or {}) if len(valid_runs) == 1 else {}
             row |= {f"{path}.{end}": facts.get(end) for end in ("low", "high")}
         rows.append(row)
     return pd.DataFrame(rows, dtype=object)
 
 
 def shown(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """A summary for people: 'mean ± sd', and of one run its value with the 95 % interval in brackets."""
+    """Formats a summary: `mean ± sd`, or for a single run the value and its 95 % interval in brackets."""
     numbers = [f"{path}.{part}" for path in metrics for part in ("mean", "sd", "low", "high")]
     labels = [column for column in frame if column not in ("n", "invalid", *numbers)]
     table = frame[[*labels, "n"]].rename(columns=name_of).map(lambda cell: "-" if cell is None else str(cell))
@@ -108,7 +110,7 @@ def shown(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def interval_line(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> str | None:
-    """What the brackets of a table are, and whether there are enough units behind them; None where there are none."""
+    """Sentence on the intervals in brackets, with a warning for few units; None if the table has no intervals."""
     alone = [
         group[0] for group in split([run for run in runs if run.valid], *runs[0].labels).values() if len(group) == 1
     ]
@@ -118,14 +120,14 @@ def interval_line(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> str | 
         return None
     few = min(found, key=lambda facts: facts["n_units"])
     over = ", ".join(dict.fromkeys(facts["units"] for facts in found))
-    line = f"In brackets, of a single run, its 95 % interval; what is independent: {over}."
+    line = f"In brackets, for a single run, the 95 % interval; independent units: {over}."
     if few["n_units"] < FEW_UNITS:
         line += f" {few['n_units']} {few['units']} are fewer than {FEW_UNITS}: too few for intervals to be exact."
     return line
 
 
 def invalid_lines(runs: Sequence[FinishedRun]) -> list[str]:
-    """A line for each run whose results cannot be true."""
+    """A line for each invalid run, with the reason."""
     return [f"INVALID, left out: {run.folder}: {run.results['invalid_because']}" for run in runs if not run.valid]
 
 
@@ -136,13 +138,13 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def latex(table: pd.DataFrame) -> str:
-    """For a paper that loads booktabs."""
+    """LaTeX table; needs the package booktabs."""
     text = table.to_latex(index=False, escape=True, column_format="l" * table.shape[1])
     return text.replace("±", r"$\pm$")
 
 
 def floors_line(runs: Sequence[FinishedRun], names: Mapping[str, str]) -> str | None:
-    """The floors in a sentence, when all runs share them."""
+    """Sentence on the floors of the NLL if all runs share them, else None."""
     [first, *others] = [run.results["floors"] for run in runs]
     if not first or any(floors != first for floors in others):
         return None
@@ -151,7 +153,7 @@ def floors_line(runs: Sequence[FinishedRun], names: Mapping[str, str]) -> str | 
 
 
 def slopes(runs: Sequence[FinishedRun], x: str, path: str) -> list[float]:
-    """Log-log slopes of a quantity over the last decade of the setting `x`, one for each seed."""
+    """Log-log slopes of a quantity over the last decade of the setting `x`, one per seed."""
     curves: dict[int, list[tuple[float, float]]] = {}
     for place, group in split_by_number(runs, x).items():
         for run in group:
@@ -161,7 +163,7 @@ def slopes(runs: Sequence[FinishedRun], x: str, path: str) -> list[float]:
     found = []
     most = max((points[-1][0] for points in curves.values()), default=0.0)
     for points in curves.values():
-        last = [point for point in points if point[0] >= most / 10.01]  # 10, and the rounding of a grid
+        last = [point for point in points if point[0] >= most / 10.01]  # 10, with tolerance for rounded grids
         if len(last) > 1:
             x_N, y_N = np.log(last).T
             found.append(float(np.polyfit(x_N, y_N, 1)[0]))

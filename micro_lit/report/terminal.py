@@ -1,4 +1,4 @@
-"""What a run prints: the data it found, and tables that say where the model stands."""
+"""Terminal output of a run: a summary of the data, and tables of results."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from micro_lit.report.results import BASELINES, FEW_UNITS, FLOORS, RATER_FLOORS
 Z = 1.96
 USUAL = {"nll": "NLL", "accuracy": "accuracy", "brier": "Brier", "ece": "ECE"}
 KEPT = ("results.json", "metrics.csv", "metrics.jsonl", "tensorboard", "config.yaml", "checkpoints")
-# What training knows of test rows, as `micro_lit.data.leaks.overlap` counts it.
+# Kinds of overlap of test and training rows, as counted by `micro_lit.data.leaks.overlap`.
 KNOWN = {
     "identical": "as they are",
     "other_rater": "by other raters or criteria",
@@ -27,12 +27,12 @@ KNOWN = {
 MAX_CELLS = 16
 MAX_EXAMPLE = 300
 MIN_NMI = 0.01
-MIN_ROWS = 30  # of a test whose scores say anything about a model
-MIN_WIDTH = 72  # of a table with few columns, so that its caption has room
+MIN_ROWS = 30  # test rows; with fewer a warning is printed
+MIN_WIDTH = 72  # characters: room for captions of narrow tables
 
 
 def show_data(data: PreferenceData, example: str | None) -> None:
-    """Rows read, dropped and tied per set, texts that were cut, the splits, and a text as the backbone reads it."""
+    """Prints rows read, dropped and tied per set, truncated texts, splits, and an example input of the backbone."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for name, counts in data.counts.items():
         console.print(
@@ -73,7 +73,7 @@ def show_data(data: PreferenceData, example: str | None) -> None:
 
 
 def show_heads(num_heads: int, data: PreferenceData) -> None:
-    """How many heads were chosen for a mixture, and how to set their number."""
+    """Prints the automatic number of heads of a mixture, and the setting that changes it."""
     print(f"K = {num_heads} heads for {len(data.splits['train']):,} training pairs; model.num_heads sets it")
 
 
@@ -82,7 +82,7 @@ def _texts(number: int) -> str:
 
 
 def show_results(results: Mapping[str, Any], folder: Path, brief: bool = False) -> None:
-    """The tables of a finished run, then what was written and a command worth running next; brief: one line."""
+    """Prints the tables of a finished run, the written files, and a next command; brief: one line only."""
     console = Console(highlight=False)
     single = results["num_heads"] == 1
     if brief:
@@ -121,7 +121,7 @@ def _show_invalid(console: Console, results: Mapping[str, Any]) -> None:
 
 
 def ladder(results: Mapping[str, Any]) -> Table:
-    """The model's test NLL among the floors of its population, best first."""
+    """Table of the model's test NLL and the floors of its population, lowest first."""
     test = results["test"]["nll"]
     rows = [
         (results["floors"][key]["value"], label, "", _distance(results["excess"][key])) for key, label in FLOORS.items()
@@ -138,7 +138,7 @@ def ladder(results: Mapping[str, Any]) -> Table:
     table = Table(title=f"Where {_title(results)} stands", title_justify="left", caption_justify="left")
     table.caption = (
         "NLL in nats, with 95 % intervals. A distance compares, on the same test rows, the model with the predictor "
-        "that reaches the floor. The ORACLE knows groups and test labels."
+        "that reaches the floor. The ORACLE is given groups and test labels."
         f"{_units_note(test)}"
     )
     table.add_column("")
@@ -150,7 +150,7 @@ def ladder(results: Mapping[str, Any]) -> Table:
 
 
 def scores(results: Mapping[str, Any]) -> Table:
-    """NLL, accuracy, Brier score and calibration error of all test rows, then of each breakdown with few values."""
+    """Table of NLL, accuracy, Brier score and calibration error: all test rows, then breakdowns with few values."""
     table = Table(title=f"Test scores of {_title(results)}", title_justify="left", caption_justify="left")
     table.caption = f"± and brackets: 95 % intervals.{_units_note(results['test']['nll'])}"
     table.add_column("rows")
@@ -187,7 +187,7 @@ def scores(results: Mapping[str, Any]) -> Table:
 
 
 def unbeaten(results: Mapping[str, Any]) -> str | None:
-    """A sentence for a model that is not more accurate than the best baseline, beyond the 95 % interval."""
+    """Sentence if the model is not more accurate than the best baseline, beyond the 95 % interval; else None."""
     found = results.get("baselines", {})
     if not found:
         return None
@@ -196,7 +196,7 @@ def unbeaten(results: Mapping[str, Any]) -> str | None:
     if difference["value"] > _reach(difference):
         return None
     words = "a coin" if found[name].get("known") == 0 else f"'{BASELINES[name][1]}'"
-    rows = "" if difference["n"] == results["test"]["nll"]["n"] else f" on the {difference['n']:,} rows that tell"
+    rows = "" if difference["n"] == results["test"]["nll"]["n"] else f" on the {difference['n']:,} rows it applies to"
     return (
         f"note: this model does not beat {words} ({found[name]['value']:.3f}){rows}: difference in accuracy "
         f"{difference['value']:+.3f}{_interval(difference, 3)}"
@@ -204,13 +204,13 @@ def unbeaten(results: Mapping[str, Any]) -> str | None:
 
 
 def against_raters(results: Mapping[str, Any]) -> Table:
-    """The model's scores on pairs that several raters judged, beside what their disagreement allows."""
+    """Table of scores on pairs with several raters, and the floors implied by their disagreement."""
     facts = results["raters"]
     table = Table(title="Against the raters' own floor", title_justify="left", caption_justify="left")
     table.caption = (
         f"{facts['rows']:,} test rows whose {facts['pairs']:,} pairs two or more raters judged; two of them agree with "
-        f"probability {facts['agreement']['value']:.3f}. No predictor that does not know the person gets past the "
-        "floor; for NLL and accuracy only bounds of it are known. ± is a 95 % interval, pairs as units."
+        f"probability {facts['agreement']['value']:.3f}. No predictor that does not know the rater can be better "
+        "than the floor; for NLL and accuracy only bounds of it are known. ± is a 95 % interval, pairs as units."
     )
     for column in ("", "this model", "floor or ceiling", "model's distance"):
         table.add_column(column, justify="left" if not column else "right")
@@ -238,13 +238,13 @@ def _add_scores(table: Table, name: str, cell: Mapping[str, Any], own: Sequence[
 
 
 def _scored(facts: Mapping[str, Any], rows: int) -> str:
-    """The mean of a metric, its interval, and on how many rows where it does not score all."""
+    """Formats the mean of a metric with its interval, and the number of rows if it does not score all."""
     of = "" if facts["n"] == rows else f" (n {facts['n']:,})"
     return f"{facts['value']:.3f}{_interval(facts, 3)}{of}"
 
 
 def heads(results: Mapping[str, Any]) -> Table:
-    """Mean weight per head, and its loss on each group of raters when groups are known."""
+    """Table of the mean weight of each head, and its NLL on each group of raters if groups are known."""
     facts = results["heads"]
     recovery = facts.get("recovery")
     groups = recovery["groups"] if recovery else []
@@ -252,7 +252,7 @@ def heads(results: Mapping[str, Any]) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left", min_width=MIN_WIDTH)
     table.caption = f"{facts['effective']:.1f} of {results['num_heads']} heads in effective use"
     if recovery:
-        table.caption += "; * the head that stands for the group in the best one-to-one matching"
+        table.caption += "; * the head assigned to the group in the best one-to-one matching"
     table.caption += (
         f". Of log K = {math.log(results['num_heads']):.2f} nats the entropy of the mean weights is "
         f"{facts['entropy_of_mean']:.2f} (low: few heads do all) and that of an example's weights "
@@ -278,13 +278,13 @@ def heads(results: Mapping[str, Any]) -> Table:
 
 
 def recovered(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The label columns of which the gate knows something."""
+    """Label columns that the top heads predict, with NMI of at least `MIN_NMI`."""
     columns = results["heads"].get("categories", {})
     return {column: facts for column, facts in columns.items() if facts["nmi"] >= MIN_NMI}
 
 
 def categories(found: Mapping[str, Mapping[str, Any]]) -> Table:
-    """How well the head on top of each row tells the values of each label column."""
+    """Table of the agreement between the head of largest weight of each row and each label column."""
     title = "The head on top against the labels"
     table = Table(title=title, title_justify="left", caption_justify="left", min_width=MIN_WIDTH)
     table.caption = "In brackets the purity of one head for all rows. NMI and ARI: 0 for chance, 1 for a head a value."
@@ -307,7 +307,7 @@ def _title(results: Mapping[str, Any]) -> str:
 
 
 def _reach(facts: Mapping[str, Any]) -> float:
-    """Half the width of the 95 % interval; results of an older version know one over rows alone."""
+    """Half width of the 95 % interval; over rows for results of older versions, which lack other intervals."""
     return (facts["high"] - facts["low"]) / 2 if "low" in facts else Z * facts["se"]
 
 
@@ -316,7 +316,7 @@ def _interval(facts: Mapping[str, Any], digits: int) -> str:
 
 
 def _share(facts: Mapping[str, Any]) -> str:
-    """A proportion with the ends of its interval, which is not symmetric."""
+    """Formats a proportion with both ends of its interval, which is not symmetric."""
     if "low" not in facts:
         return f"{facts['value']:.3f}{_interval(facts, 3)}"
     value, low, high = (f"{facts[part]:.3f}".removeprefix("0") for part in ("value", "low", "high"))
@@ -328,7 +328,7 @@ def _distance(facts: Mapping[str, Any]) -> str:
 
 
 def _units_note(facts: Mapping[str, Any]) -> str:
-    """What intervals take as independent, and a warning where that is little."""
+    """Sentence on the independent units of intervals, with a warning if there are few."""
     if "units" not in facts:
         return " They take rows as independent."
     number, name = facts["n_units"], facts["units"]
@@ -349,7 +349,7 @@ GAPS = {
 
 
 def population_floors(found: Mapping[str, Mapping[str, float]]) -> Table:
-    """Exact floors of a planted population, their gaps, and bounds of the gaps."""
+    """Table of exact floors of a planted population, their gaps, and bounds of the gaps."""
     table = Table(title="Floors of the population, in nats", title_justify="left", caption_justify="left")
     norm = max(found["gradient_norms"].values())
     table.caption = (
@@ -367,7 +367,7 @@ def population_floors(found: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def rater_floors(found: RaterFloors) -> Table:
-    """What the disagreement of raters allows a predictor that does not know the person, with bootstrap intervals."""
+    """Table of floors, from disagreement of raters, for predictors that do not know the rater; bootstrap intervals."""
     table = Table(title="Floor of the raters themselves", title_justify="left", caption_justify="left")
     raters = "unnamed raters" if found.raters is None else f"{found.raters:,} raters"
     caption = [

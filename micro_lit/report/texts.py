@@ -1,4 +1,4 @@
-"""Texts of the data on a page: in words, cut to a length, and as Markdown shows them."""
+"""Texts of the data in reports: joined, shortened, and escaped for Markdown."""
 
 import re
 from collections.abc import Sequence
@@ -8,21 +8,21 @@ from micro_lit.data.records import Message
 PairTexts = tuple[str, str, str]  # prompt, chosen and rejected response
 PARTS = ("prompt", "chosen", "rejected")
 
-LONGEST_NAME, LONGEST_TEXT = 36, 240  # characters of a name in a picture, and of a text on the page
+LONGEST_NAME, LONGEST_TEXT = 36, 240  # characters: of a name in a figure, and of a text in Markdown
 
 
 def in_words(prompt: Sequence[Message]) -> str:
-    """A prompt without its roles."""
+    """Joins the messages of a prompt with newlines, without roles."""
     return "\n".join(message.content for message in prompt)
 
 
 def excerpt(text: str) -> str:
-    """One line of a text, not too long, that Markdown shows as it is."""
+    """A text in one line, shortened and escaped for Markdown."""
     return escaped(shortened(" ".join(text.split()), LONGEST_TEXT))
 
 
 def shortened(text: str, longest: int) -> str:
-    """Both ends of the text: a prompt may begin with its task and end with the criterion."""
+    """Shortens a text to `longest` characters by dropping its middle, since prompts may end with the criterion."""
     if len(text) <= longest:
         return text
     end = (longest - 3) // 3
@@ -30,5 +30,5 @@ def shortened(text: str, longest: int) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows as it is, outside tables, which have their own escape for `|`."""
+    """Escapes Markdown, except `|`, which tables escape."""
     return re.sub(r"([\\`*_{}\[\]<>~$&#])", r"\\\1", text)

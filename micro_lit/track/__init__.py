@@ -1,6 +1,6 @@
-"""The record of a command: curves while it runs and one `RunRecord` in the end, for every logger of its settings.
+"""Tracking: every configured logger receives metrics during a command, and one `RunRecord` at its end.
 
-A logger implements `Logger`, or `Recorder` beside a logger of Lightning; whatever fails in it, the run goes on.
+A logger extends `Logger`, or `Recorder` together with a logger of Lightning. An error in a logger never stops the run.
 """
 
 from micro_lit.host.lazy import lazy

@@ -1,4 +1,4 @@
-"""Artifacts of W&B: the model of a run and the features it was made from, without secrets."""
+"""W&B artifacts, without secrets: the model of a run, and the features it was trained on."""
 
 import json
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ import yaml
 from micro_lit.config.redaction import redact
 from micro_lit.track.record import Artifact
 
-RUN_ID = Path("wandb", "run_id")  # in a run folder; a run that is resumed goes on under it
+RUN_ID = Path("wandb", "run_id")  # in a run folder; a resumed run reuses the id
 
 
 def run_id(folder: Path) -> str | None:
-    """The id of the W&B run of a run folder, if it has one."""
+    """W&B id stored in a run folder; None if there is none."""
     path = folder / RUN_ID
     return path.read_text().strip() if path.is_file() else None
 
@@ -24,7 +24,7 @@ def _results(folder: Path) -> dict[str, Any]:
 
 
 def _artifact(name: str, kind: str, metadata: Mapping[str, Any], texts: Mapping[str, str]) -> Any:
-    """An artifact without secrets. texts: the files in it, by name."""
+    """Creates an artifact with redacted metadata. texts: content of its files, by name."""
     import wandb
 
     artifact = wandb.Artifact(name, type=kind, metadata=redact(metadata))
@@ -35,7 +35,7 @@ def _artifact(name: str, kind: str, metadata: Mapping[str, Any], texts: Mapping[
 
 
 def model(source: Artifact) -> Any:
-    """The model of a run. Equal content every time: W&B then stores one version."""
+    """Creates the artifact of a run's model. Its content is deterministic, so that W&B stores one version only."""
     folder = source.folder
     results, settings = _results(folder), yaml.safe_load((folder / "config.yaml").read_text())
     facts = {f"test_{name}": results["test"][name]["value"] for name in ("nll", "accuracy")}
@@ -52,7 +52,7 @@ def model(source: Artifact) -> Any:
 
 
 def features(source: Artifact) -> Any:
-    """The facts of a feature store, without the features."""
+    """Creates the artifact of a feature store: its manifest, without the features."""
     folder = source.folder
     manifest = json.loads((folder / "manifest.json").read_text())
     rows = sum(facts["rows"] for facts in manifest["shards"].values())

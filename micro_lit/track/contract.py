@@ -1,6 +1,6 @@
-"""The contract of a logger: curves by Lightning's interface, and one `RunRecord` a command.
+"""The interface of loggers: metrics through Lightning's interface, and one `RunRecord` per command.
 
-Example: a logger in one file of yours, `logger.mine._target_=mine.MyLogger 'packages=[mine]'`.
+Example of a logger in your file mine.py, used with `logger.mine._target_=mine.MyLogger 'packages=[mine]'`:
 
     class MyLogger(Logger):
         def log_metrics(self, metrics, step=None):
@@ -19,32 +19,32 @@ from micro_lit.track.record import RunRecord
 
 
 class Recorder:
-    """What a logger does beside curves. Extend it together with a logger of Lightning: `class Mine(Recorder, Theirs)`.
+    """Methods of a logger beyond Lightning's. Extend it with a logger of Lightning: `class Mine(Recorder, Theirs)`.
 
-    Only the first process of a run calls these. Whatever they raise is printed in one line, and the run goes on.
+    Only rank 0 calls these methods. Their exceptions are printed in one line, and the run continues.
     """
 
     def begin(self, record: RunRecord, resumed: bool) -> None:
-        """Called before training, or before a finished comparison or report is recorded.
+        """Called before training, or before the record of a finished comparison or report.
 
         Args:
-            record: without outcome. Its settings are passed to `log_hyperparams` after this.
-            resumed: the run goes on from a checkpoint.
+            record: record without results. Its settings are passed to `log_hyperparams` afterwards.
+            resumed: whether the run is resumed from a checkpoint.
         """
 
     def record(self, record: RunRecord) -> None:
-        """Called once, with the outcome."""
+        """Called once, with the results."""
 
     def finish(self, failed: bool) -> None:
-        """Called last, after Lightning's `finalize`."""
+        """Called last, after Lightning's `finalize`. failed: whether the command raised an error."""
 
 
 class Logger(Recorder, loggers.Logger):
-    """A logger that does nothing; extend it and write the methods you need. Values are redacted already."""
+    """Base class of loggers; every method does nothing. Arguments are already redacted (without secrets)."""
 
     @property
     def name(self) -> str | None:
-        """Lightning puts it in the path of checkpoints that have no folder."""
+        """Used by Lightning in the path of checkpoints without a folder."""
         return None
 
     @property
@@ -52,7 +52,7 @@ class Logger(Recorder, loggers.Logger):
         return None
 
     def log_metrics(self, metrics: Mapping[str, int | float], step: int | None = None) -> None:
-        """Called with some points of curves, such as {"train/nll": 0.6, "epoch": 0}."""
+        """Called with metrics, such as {"train/nll": 0.6, "epoch": 0}."""
 
     def log_hyperparams(self, params: Mapping[str, Any], *arguments: Any, **named: Any) -> None:
         """Called with all settings, before training."""

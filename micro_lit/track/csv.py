@@ -1,4 +1,4 @@
-"""CSV: curves in metrics.csv, which a kill leaves readable; the tables of comparisons and reports in a file each."""
+"""CSV logger: metrics in metrics.csv, readable even after a kill; one file for each table of a comparison or report."""
 
 import csv
 import io
@@ -16,10 +16,10 @@ from micro_lit.track.record import RunRecord
 
 
 class CSVLogger(loggers.CSVLogger, Recorder):
-    """Lightning's logger; a new column makes a new file, which takes the place of the old one whole.
+    """Lightning's CSV logger with safe writes: rows are appended in one write, new columns replace the file atomically.
 
-    Lightning's own empties the file first: a kill in that moment loses the curves. Rows are added in one write.
-    Tables are written as `tables/<name>.csv`; the summary of a run is in results.json already.
+    Lightning's own logger truncates the file before it adds a column, so that a kill at that moment loses the metrics.
+    Tables are written to `tables/<name>.csv`. The summary of a run is not written, because results.json has it.
     """
 
     def log_hyperparams(self, params: Any = None, *arguments: Any, **named: Any) -> None:

@@ -1,4 +1,4 @@
-"""JSON lines: curves, then the outcome of a command, in metrics.jsonl, which a kill leaves readable."""
+"""JSON lines logger: metrics, then the results of a command, in metrics.jsonl, readable even after a kill."""
 
 import json
 import math
@@ -16,9 +16,9 @@ FILE_NAME = "metrics.jsonl"
 
 
 class JSONLLogger(Logger):
-    """Adds a line for each point of curves; in the end a line for each table, figure and artifact, and the summary.
+    """Appends a line for each call of `log_metrics`; at the end one for each table, figure, artifact, and the summary.
 
-    Each line is one object, added in one write. Numbers that JSON has not (nan, infinite) are null.
+    Each line is one JSON object, appended in one write. NaN and infinite numbers become null.
 
     Example:
         {"step": 49, "train/nll": 0.61, "epoch": 0}
@@ -35,7 +35,7 @@ class JSONLLogger(Logger):
         return str(self.path.parent)
 
     def begin(self, record: RunRecord, resumed: bool) -> None:
-        """Begins the file; the lines of a run that is resumed lie in metrics.1.jsonl by then."""
+        """Starts an empty file; lines of an earlier part of a resumed run have been moved to metrics.1.jsonl before."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_text(self.path, "")
 
@@ -60,7 +60,7 @@ class JSONLLogger(Logger):
 
 
 def _plain(value: Any) -> Any:
-    """The same with null for each number that JSON has not."""
+    """Replaces NaN and infinite numbers by None, recursively."""
     if isinstance(value, Mapping):
         return {str(name): _plain(child) for name, child in value.items()}
     if isinstance(value, list | tuple):

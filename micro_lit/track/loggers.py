@@ -1,4 +1,4 @@
-"""The loggers of a command: made and checked in one place, behind one guard that redacts and lets nothing end a run."""
+"""Loggers of a command. Each is wrapped in a `Guard`, which redacts its inputs and catches its exceptions."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -16,9 +16,9 @@ from micro_lit.track.record import RunRecord
 
 
 class Guard(loggers.Logger):
-    """Stands between Lightning or a command and a logger, which gets redacted values; what it raises is one line.
+    """Wraps a logger: redacts its inputs, and prints its first exception in one line instead of raising.
 
-    Other methods and attributes than those of the contract are the logger's own, for callbacks that ask for them.
+    All other methods and attributes are those of the logger, for callbacks that need them.
     """
 
     def __init__(self, logger: loggers.Logger) -> None:
@@ -28,7 +28,7 @@ class Guard(loggers.Logger):
         self._complained = False
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "logger":  # while a copy is made there is none yet
+        if name.startswith("__") or name == "logger":  # not yet set during a copy: avoids infinite recursion
             raise AttributeError(name)
         return getattr(self.logger, name)
 
@@ -87,7 +87,7 @@ class Guard(loggers.Logger):
         self._attempt(self.recorder.finish, failed)
 
     def _attempt(self, act: Callable[..., Any], *arguments: Any, **named: Any) -> None:
-        """Calls a method of the logger, in the first process of a run alone."""
+        """Calls a method of the logger on rank 0; prints the first exception."""
         if ranks.rank() > 0:
             return
         try:
@@ -100,7 +100,7 @@ class Guard(loggers.Logger):
 
 
 class _Summary(Recorder):
-    """The record of a command for a logger of Lightning that implements none: the summary becomes metrics."""
+    """Recorder for a logger of Lightning that is not a `Recorder`: logs the summary as metrics."""
 
     def __init__(self, logger: loggers.Logger) -> None:
         self.logger = logger
@@ -114,11 +114,17 @@ class _Summary(Recorder):
 class Loggers:
     """All loggers of a command.
 
-    guards: what a Trainer takes.
+    Args:
+        settings: settings with `logger` (config nodes by name) and `packages`.
+
+    Attributes:
+        guards: wrapped loggers, to be passed to a Trainer.
+
+    Raises:
+        UserError: a configured class is not a logger.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """settings: `logger`, names and nodes, and `packages`. Raises `UserError` for a class that is no logger."""
         self.guards: list[Guard] = []
         self._begun: RunRecord | None = None
         self._recorded = False
@@ -136,20 +142,20 @@ class Loggers:
             self.guards.append(Guard(made))
 
     def begin(self, record: RunRecord, resumed: bool = False) -> None:
-        """record: without outcome."""
+        """Starts all loggers. record: record without results. resumed: whether the run is resumed from a checkpoint."""
         self._begun = record
         for guard in self.guards:
             guard.begin(record, resumed)
 
     def record(self, **outcome: Any) -> None:
-        """Hands on the record that began, with these fields of `RunRecord` added."""
+        """Passes the record of `begin` to all loggers, with these fields of `RunRecord` added."""
         assert self._begun is not None
         self._recorded = True
         for guard in self.guards:
             guard.record(dataclasses.replace(self._begun, **outcome))
 
     def finish(self, failed: bool) -> None:
-        """Ends all loggers. A command that failed after its beginning hands on a record that says so."""
+        """Closes all loggers. After `begin`, a failed command without a record is recorded with `failed=True`."""
         if failed and self._begun is not None and not self._recorded:
             self.record(failed=True)
         for guard in self.guards:
@@ -157,10 +163,12 @@ class Loggers:
 
 
 def publish(record: RunRecord) -> None:
-    """Hands the record of a finished comparison or report to the loggers of its settings.
+    """Passes the record of a finished comparison or report to the loggers of its settings.
+
+    Exceptions of a logger are printed in one line.
 
     Raises:
-        UserError: for a class among them that is no logger. What fails in a logger is one line.
+        UserError: a configured class is not a logger.
     """
     opened = Loggers(dict(record.settings))
     opened.begin(dataclasses.replace(record, summary={}, tables={}, figures={}, artifacts=()))
@@ -169,6 +177,6 @@ def publish(record: RunRecord) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """An error in a few words."""
+    """Type and first line of an exception, redacted, of at most 100 characters."""
     words = redact(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {words[0]:.100}" if words else type(error).__name__

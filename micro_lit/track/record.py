@@ -1,4 +1,4 @@
-"""`RunRecord`: what a command hands to its loggers beside curves."""
+"""`RunRecord`: the data that a command passes to its loggers, beside metrics."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,13 @@ from micro_lit.config.redaction import redact
 
 @dataclass(frozen=True)
 class Artifact:
-    """A folder that a command has written or used.
+    """A folder that a command wrote or read.
 
-    kind: model for a run folder, features for a folder of the feature store. written: False for one that was read.
-    checkpoint: the weights of a model, without secrets; None leaves them out.
+    Attributes:
+        kind: `model` for a run folder, `features` for a folder of the feature store.
+        folder: path of the folder.
+        written: True if the command wrote the folder, False if it only read it.
+        checkpoint: weights of the model, without secrets; None: omitted from the artifact.
     """
 
     kind: Literal["model", "features"]
@@ -27,12 +30,18 @@ class Artifact:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a command hands to its loggers: at its beginning without outcome, at its end once with it.
+    """The data that a command passes to its loggers: at its start without results, at its end with them.
 
-    command: train, compare or report. name: of the run, as tables show it. folder: what it writes to.
-    settings: all of the command, as plain containers. summary: numbers by name, such as `test/nll`. tables, figures:
-    by name; a figure is a file. artifacts: folders written or used. group: the sweep that it belongs to.
-    failed: the command ended with an error; there is no outcome then.
+    Attributes:
+        command: train, compare or report.
+        name: name of the run in tables.
+        folder: output folder.
+        settings: all settings of the command, as plain containers.
+        summary: numbers by name, such as `test/nll`.
+        tables, figures: tables, and paths of pictures, by name.
+        artifacts: folders written or read.
+        group: sweep of the run; None: not in a sweep.
+        failed: whether the command ended with an error; there are no results then.
     """
 
     command: str
@@ -47,7 +56,7 @@ class RunRecord:
     failed: bool = False
 
     def redacted(self) -> "RunRecord":
-        """The same without secrets. Paths stay: they are opened."""
+        """Returns a copy without secrets. Paths are not changed, because loggers open them."""
         return dataclasses.replace(
             self,
             name=redact(self.name),
@@ -60,7 +69,7 @@ class RunRecord:
 
 
 def _redacted(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table without secrets in its cells and column names; the same object where there are none."""
+    """Removes secrets from the cells and column names of a table; returns the same object if there are none."""
     columns, cells = list(frame.columns), frame.to_numpy(dtype=object).tolist()
     shown, hidden = redact((columns, cells))
     return frame if (shown, hidden) == (columns, cells) else pd.DataFrame(hidden, index=frame.index, columns=shown)

@@ -1,4 +1,4 @@
-"""TensorBoard: curves, and the outcome of a command as scalars, tables and images."""
+"""TensorBoard logger: metrics, and the results of a command as scalars, tables and images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,13 +14,15 @@ from micro_lit.track.record import RunRecord
 
 
 class TensorBoardLogger(loggers.TensorBoardLogger, Recorder):
-    """Lightning's logger, which writes to `tensorboard/` of a folder: `tensorboard --logdir runs` shows all runs.
+    """Lightning's TensorBoard logger, writing to `tensorboard/` in `save_dir`; view with `tensorboard --logdir runs`.
 
-    Settings and tables are texts, figures are images, the summary is scalars named `summary/...`.
+    Settings and tables are logged as text, figures as images, the summary as scalars named `summary/...`.
+
+    Raises:
+        UserError: neither tensorboard nor tensorboardX is installed.
     """
 
     def __init__(self, save_dir: str) -> None:
-        """Raises `UserError` where neither tensorboard nor tensorboardX is installed."""
         try:
             super().__init__(save_dir, name="tensorboard", version="", default_hp_metric=False)
         except ModuleNotFoundError as error:
@@ -47,7 +49,7 @@ def _markdown(frame: pd.DataFrame) -> str:
 
 
 def _pixels(path: str) -> np.ndarray:
-    from PIL import Image  # it comes with TensorBoard, and with whatever has drawn the figure
+    from PIL import Image  # installed with TensorBoard and with matplotlib
 
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))

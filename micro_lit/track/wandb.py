@@ -1,7 +1,8 @@
-"""Weights & Biases that never hurts: whatever becomes of it, a run goes on, and what can be kept is kept.
+"""Weights & Biases logger whose errors never stop a run.
 
-All calls of W&B are made by one thread, so that training waits for no network. What cannot be sent lies in `wandb/` of
-the run folder, and a last line says how to send it later. What a callback hands to `experiment` is redacted too.
+One background thread makes all W&B calls, so that training never waits for the network. Data that cannot be sent stays
+in `wandb/` of the run folder, and the last printed line is the command that sends it. Calls of callbacks through
+`experiment` are redacted too.
 """
 
 import contextlib
@@ -28,24 +29,29 @@ from micro_lit.track.artifacts import RUN_ID, run_id
 from micro_lit.track.contract import Recorder
 from micro_lit.track.record import Artifact, RunRecord
 
-# What is done with a run of W&B (`wandb.Run`), once there is one.
+# A call that the background thread makes with the `wandb.Run`.
 Act = Callable[[Any], Any]
 
 ARTIFACTS = {"model": artifacts.model, "features": artifacts.features}
 
-SHUNNED = 600.0  # seconds before a server that failed is asked again, by a later run of a sweep
-GRACE = 10.0  # seconds to write down what is left: once W&B hangs, or when a run that fails has to make room
+SHUNNED = 600.0  # seconds without retry after a server error, for later runs of a sweep
+GRACE = 10.0  # seconds to write remaining data, when W&B hangs or the run failed
 
-_shunned_until = 0.0  # as time.monotonic() says
+_shunned_until = 0.0  # on the clock of time.monotonic()
 
 
 class Session:
-    """One run of W&B, and the thread that talks to it.
+    """One W&B run and its background thread.
 
-    folder: `wandb/` is made in it. resumed: to go on under the id that an earlier session left there. offline: not to
-    ask the server; nor is it asked without a key, with WANDB_MODE=offline, or when it has just failed to answer.
-    init_timeout, finish_timeout: seconds that the server has to answer at the start, while training goes on, and to
-    take what is left in the end. facts: more of what `wandb.init` takes.
+    The run is offline if `offline` is set, without an API key, with WANDB_MODE=offline, or after a recent server error.
+
+    Args:
+        folder: parent of `wandb/`.
+        resumed: whether to reuse the run id that an earlier session stored in the folder.
+        offline: whether to make no connection to the server.
+        init_timeout: seconds to wait for the server at the start; training continues meanwhile.
+        finish_timeout: seconds to wait at the end until all data are uploaded.
+        facts: further arguments of `wandb.init`.
     """
 
     def __init__(
@@ -67,7 +73,7 @@ class Session:
         self._over = ranks.rank() > 0
 
     def do(self, act: Act) -> None:
-        """Has the thread call `act` with the run, after all it was given before; returns at once and raises nothing."""
+        """Queues `act` for the background thread, which calls it with the run. Returns immediately, never raises."""
         if self._over:
             return
         if self._thread is None:
@@ -76,7 +82,7 @@ class Session:
         self._acts.put(act)
 
     def finish(self, failed: bool = False) -> None:
-        """Waits, but not forever, until all is sent or written down; says how to send what was not sent."""
+        """Waits, up to the timeouts, until all data are sent or written; prints the command that sends the rest."""
         if self._thread is None:
             return
         self._failed = failed
@@ -84,7 +90,7 @@ class Session:
         self._thread.join(GRACE if failed else self.init_timeout + self.finish_timeout + GRACE)
         if self._thread.is_alive():
             if (process := _service()) is not None:
-                process.kill()  # whatever waits for it returns then
+                process.kill()  # unblocks all calls that wait for it
             self._thread.join(GRACE)
         self._thread, self._over = None, True
         if self._unsent:
@@ -119,8 +125,8 @@ class Session:
                 self._complained = True
 
     def _open(self) -> Any:
-        """The run: on the server if that can be had, else offline."""
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # of its own errors, to the same server
+        """Starts the W&B run, online if possible, else offline."""
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # no reports of the library's own errors
         import wandb
 
         global _shunned_until
@@ -134,9 +140,9 @@ class Session:
                 if mode == "disabled" or wandb.login(prompt=False, verify=False):
                     return self._init(None)
             except Exception as error:
-                _say(f"no answer that helps ({_reason(error)}); the run goes on, offline")
+                _say(f"no usable answer ({_reason(error)}); the run goes on, offline")
                 _shunned_until = time.monotonic() + SHUNNED
-                _forget_service()  # else it holds that the run has begun
+                _forget_service()  # else wandb-core treats the run as already started
         return self._init("offline")
 
     def _init(self, mode: str | None) -> Any:
@@ -145,13 +151,13 @@ class Session:
         command = " ".join(sys.argv)
         settings = wandb.Settings(
             silent=True,
-            console="off",  # else it would stand between the terminal and all that is printed
+            console="off",  # else W&B would capture everything that is printed
             init_timeout=self.init_timeout,
             finish_timeout=self.finish_timeout,
             finish_timeout_raises=True,
             save_code=False,
-            x_disable_meta=redact(command) != command,  # these hold the command line
-            x_transaction_log_flush_interval=1.0,  # seconds of curves that die with its process; metrics.csv has them
+            x_disable_meta=redact(command) != command,  # metadata contains the command line; disabled if it has secrets
+            x_transaction_log_flush_interval=1.0,  # seconds of metrics lost if wandb-core dies; metrics.csv has them
         )
         own = {"id": self._id(), "resume": "allow", "reinit": "create_new", "dir": self.folder, "mode": mode}
         run = wandb.init(**redact(self.facts), **own, settings=settings)
@@ -164,10 +170,10 @@ class Session:
         return run
 
     def _id(self) -> str:
-        """That of the run that is resumed, or a new one, which the folder keeps."""
+        """Id of the resumed run, or a new id, which is stored in the folder."""
         if self.resumed and (found := run_id(self.folder)):
             return found
-        found, self.resumed = secrets.token_hex(6), True  # if this run is opened once more, it is the same
+        found, self.resumed = secrets.token_hex(6), True  # a second `_open` of this session must use the same id
         (self.folder / RUN_ID).parent.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / RUN_ID, found)
         return found
@@ -177,7 +183,7 @@ class Session:
             self._run.finish(exit_code=int(self._failed))
             if self._unsent and not self._run.offline:
                 log = self._unsent[-1] / "logs" / "debug-internal.log"
-                if "fatal error" not in log.read_text(errors="replace"):  # of an upload; nothing else tells
+                if "fatal error" not in log.read_text(errors="replace"):  # the log is the only sign of a failed upload
                     self._unsent.pop()
         except Exception as error:
             _say(f"the end is not logged ({_reason(error)})")
@@ -186,7 +192,7 @@ class Session:
 
 
 class _Outgoing:
-    """A run of W&B, or a part of it; what its methods are given is redacted first."""
+    """Proxy of a W&B run, or of a part of it, that redacts all arguments."""
 
     def __init__(self, part: Any) -> None:
         object.__setattr__(self, "_part", part)
@@ -206,7 +212,7 @@ class _Outgoing:
 
 
 def _sent(payload: Any) -> Any:
-    """What is sent instead of something: the same without secrets, those in the cells of a table included."""
+    """Returns a redacted copy of a value, including the cells of a `wandb.Table`."""
     import wandb
 
     if isinstance(payload, Mapping):
@@ -218,7 +224,7 @@ def _sent(payload: Any) -> Any:
 
 
 class _Deferred:
-    """Stands for a part of a W&B run; to call it has the run's own thread call that part, some time later."""
+    """Proxy of a part of a W&B run whose calls are queued for the background thread; they return None."""
 
     def __init__(self, session: Session, *path: str) -> None:
         self._session, self._path = session, path
@@ -233,9 +239,12 @@ class _Deferred:
 
 
 class WandbLogger(loggers.WandbLogger, Recorder):
-    """Lightning's logger; all its calls of W&B go through a `Session`, so that its methods return nothing.
+    """Lightning's W&B logger with all calls queued in a `Session`, so that methods of `experiment` return None.
 
-    save_dir: the run folder. The other arguments are those of `Session` and of `wandb.init`.
+    Args:
+        save_dir: run folder.
+        offline, init_timeout, finish_timeout: see `Session`.
+        project, name, entity, group, tags: see `wandb.init`.
     """
 
     def __init__(
@@ -258,7 +267,7 @@ class WandbLogger(loggers.WandbLogger, Recorder):
         self._session: Session | None = None
 
     def session(self, **facts: Any) -> Session:
-        """The run of W&B; `facts` of it count when it is asked for the first time."""
+        """Returns the session; the first call creates it, with `facts` as further arguments of `Session`."""
         if self._session is None:
             own: dict[str, Any] = {"folder": Path(self.save_dir)} | self._facts | facts
             self._session = Session(**own)
@@ -269,7 +278,7 @@ class WandbLogger(loggers.WandbLogger, Recorder):
         return _Deferred(self.session())
 
     def begin(self, record: RunRecord, resumed: bool) -> None:
-        """A router adapts; what `ckpt_path` resumes goes on in its run. Other commands have a run of their own name."""
+        """Starts a W&B run of type train, adapt (a router) or evaluate (other commands). Resumed runs keep their id."""
         if record.command == "train":
             job = "train" if record.settings["stage1"] is None else "adapt"
             self.session(job_type=job, resumed=resumed)
@@ -278,7 +287,7 @@ class WandbLogger(loggers.WandbLogger, Recorder):
         self.session(job_type="evaluate", folder=record.folder, name=record.name, **group)
 
     def record(self, record: RunRecord) -> None:
-        """Summary, tables and figures (as `<command>/<name>`), and artifacts: the model and what it was made from."""
+        """Logs the summary, tables and figures (as `<command>/<name>`), and artifacts, written or used."""
         session = self.session()
         if record.summary:
             session.do(lambda run: run.summary.update(dict(record.summary)))
@@ -292,7 +301,7 @@ class WandbLogger(loggers.WandbLogger, Recorder):
                 session.do(functools.partial(_use, made=make, source=artifact))
 
     def finish(self, failed: bool) -> None:
-        """Ends the run, within a limited time; prints how to send what was not sent."""
+        """Ends the W&B run within a limited time; prints the command that sends the remaining data."""
         self.session().finish(failed)
 
 
@@ -305,7 +314,7 @@ def _log_shown(run: Any, record: RunRecord) -> None:
 
 
 def _use(run: Any, made: Callable[[Artifact], Any], source: Artifact) -> None:
-    """Names an artifact as an input of a run. Offline the library has no name for that, but the record of it."""
+    """Logs an artifact as an input of a run. Offline the library has only a private method for this."""
     artifact = made(source)
     if run.offline:
         run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
@@ -318,20 +327,20 @@ def _say(words: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """An error in a few words."""
+    """First line of an exception, redacted, of at most 100 characters."""
     words = redact(str(error)).strip().splitlines()
     return f"{words[0]:.100}" if words else type(error).__name__
 
 
 def _is_lost(error: Exception) -> bool:
-    """Whether an error means that wandb-core, the process to which the library hands everything, is no more."""
+    """Whether an error means that wandb-core, the process behind the library, has ended."""
     from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
     return isinstance(error, ConnectionError | HandleAbandonedError | MailboxClosedError)
 
 
 def _service() -> subprocess.Popen | None:
-    """The process of wandb-core, if there is one of ours. The library names it nowhere in public."""
+    """The wandb-core process of this process, or None. The library has no public name for it."""
     from wandb.sdk import wandb_setup
 
     with contextlib.suppress(Exception):
@@ -339,11 +348,11 @@ def _service() -> subprocess.Popen | None:
 
 
 def _forget_service() -> None:
-    """Ends wandb-core, so that the library starts another."""
+    """Stops wandb-core, so that the library starts a new one."""
     import wandb
 
     process = _service()
-    with contextlib.suppress(Exception, SystemExit):  # from one that has died before
+    with contextlib.suppress(Exception, SystemExit):  # raised if wandb-core has already ended
         wandb.teardown()
     if process is not None:
         process.wait()

@@ -230,7 +230,7 @@ def test_an_adaptation_that_gives_no_weights_is_refused_by_name(kind, given, sai
     ("given", "said"),
     [
         (lambda rows: torch.full((len(rows),), 0.1), r"a log-probability of 0\.1; none is above 0"),
-        (lambda rows: torch.full((len(rows),), torch.nan), "log-probabilities that are no numbers"),
+        (lambda rows: torch.full((len(rows),), torch.nan), "log-probabilities that are NaN"),
         (lambda rows: torch.zeros(len(rows), 1), r"\(7, 1\) numbers for 7 rows"),
     ],
 )

@@ -85,7 +85,7 @@ def test_it_is_a_rule_of_profiles(sit):
     found, err = sit(ROWS[:5], MINE)
     assert err == ""
     assert found["rule"] == "own_adaptations.adapt(sharp=2.0)"
-    assert "could have led beyond" not in found["out"]
+    assert "upper bound" not in found["out"]
     found, err = sit(ROWS, MINE)
     assert err == ""
     assert found["labels"] == {"given": 12, "known": 5, "learned": 7, "changed": 0}

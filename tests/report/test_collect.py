@@ -375,5 +375,5 @@ def test_runs_are_split_in_words_and_by_number(tmp_path):
         16.0: [0.16, 0.16],
     }
     for name in ("variant", "model.link", "nothing"):
-        with pytest.raises(UserError, match=rf"report.x={name}: .* tells the runs apart: variant, model.num_heads"):
+        with pytest.raises(UserError, match=rf"report.x={name}: .* the runs differ in: variant, model.num_heads"):
             split_by_number(runs, name)

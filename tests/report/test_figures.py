@@ -268,7 +268,7 @@ def test_floors_of_raters_have_bands_along_a_curve(tmp_path):
     ("spec", "message"),
     [
         ({"y": ["test.nll", "test.nlll"]}, r"report.y: no run has measured 'test.nlll'"),
-        ({"x": "model"}, r"report.x=model: .* has no number there; what tells the runs apart: .*model"),
+        ({"x": "model"}, r"report.x=model: .* has no number there; the runs differ in: .*model"),
         ({"x": "model.heads"}, r"report.x=model.heads: .* has no number there"),
         ({"x": "model.heads", "log": True}, r"report.x=model.heads: .* has no number there"),
         ({"panels": "dat"}, r"report.panels=dat: no run has such a setting"),
