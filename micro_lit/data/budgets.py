@@ -28,8 +28,8 @@ def draw_orders(data: PreferenceData, split: str, seed: int, draw: int = 0) -> l
     attributes = data.names["attribute"]
     if not attributes:
         raise UserError(
-            "a budget is so many pairs of each attribute, and no pair of these data names its attribute; map a column "
-            "to it (+data.columns.attribute=theirs), or for a planted population set data.criteria=given"
+            "a label budget is a number of pairs per attribute, and these data have no attributes; map a column to "
+            "them (+data.columns.attribute=theirs), or for a planted population set data.criteria=given"
         )
     rows = data.splits[split]
     attribute_N = data.pairs.label_N("attribute")[rows]

@@ -164,7 +164,9 @@ class UserBatches(RowBatches):
             return_inverse=True, return_counts=True
         )
         if len(self.count_U) < world_size:
-            raise UserError(f"{len(self.count_U)} users cannot be shared by {world_size} devices; give trainer.devices")
+            raise UserError(
+                f"{len(self.count_U)} users cannot be shared by {world_size} devices; give fewer trainer.devices"
+            )
         self.row_N = user_N.argsort(stable=True)
         self.first_U = self.count_U.cumsum(0) - self.count_U
 

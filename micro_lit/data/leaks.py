@@ -70,7 +70,7 @@ def check(name: str, found: dict[str, int] | None, leak: Leak) -> str | None:
     what = f"{found['identical']:,} of {found['rows']:,} test rows are training rows"
     if leak == "error" and 2 * found["identical"] > found["rows"]:
         raise UserError(
-            f"{name}: {what} (prompt, responses, user and criterion are the same): the test would measure memory. Give "
-            "another data.test, or data.leak=warn or allow if this is meant"
+            f"{name}: {what} (same prompt, responses, user and criterion): the test would measure memorisation. "
+            "Give another data.test, or data.leak=warn or allow if this is meant"
         )
     return f"{what}; data.leak=allow leaves out this warning"

@@ -155,9 +155,9 @@ class ColumnMap:
         prompt = {} if "prompt" in found or likely["prompt"] is None else {"prompt": likely["prompt"]}
         for guess in (both, either):
             if None not in guess.values() and len(set(guess.values())) == len(guess):
-                return f"Say which stand for ours, perhaps by {_override(**prompt, **guess)}"
+                return f"Map them to our columns, perhaps with {_override(**prompt, **guess)}"
         return (
-            f"Say which stand for ours, as in {_override(**dict.fromkeys(missing, '<theirs>'))}; or, for two "
+            f"Map them to our columns, as in {_override(**dict.fromkeys(missing, '<theirs>'))}; or, for two "
             f"responses and a verdict, {_override(first='<theirs>', second='<theirs>', winner='<theirs>')}"
         )
 

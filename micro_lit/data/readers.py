@@ -47,7 +47,7 @@ class Rows:
             location.is_absolute() or path.endswith((*endings, ".arrow")) or path.count("/") != 1
         ):
             raise UserError(
-                f"{path}: no such file or folder. paths.data_dir or MICRO_LIT_DATA says where known sets lie; "
+                f"{path}: no such file or folder. paths.data_dir or MICRO_LIT_DATA is the folder of known sets; "
                 f"for your own give {_readable(reader)}, or the id of a hub data set. A path with spaces or any of "
                 f"= ( ) , needs two kinds of quotes: 'data.train=\"my pairs.jsonl\"'"
             )
@@ -163,4 +163,4 @@ def _hub_set(path: str, split: str, subset: str | None, revision: str | None) ->
         return load_dataset(f"{owner}/{name}", subset, split=split, revision=revision, **folder)
     except Exception as error:  # the hub client raises many kinds of exceptions
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: neither a file nor a folder here, nor to be had from the hub ({reason})") from error
+        raise UserError(f"{path}: no local file or folder, and not available from the hub ({reason})") from error

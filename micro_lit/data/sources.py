@@ -145,7 +145,7 @@ class PairFiles:
         two_parts = self.test == train and train_split != test_split and has_split(train, test_split, reader)
         if self.test is not None and leak == "error" and not two_parts and _are_one_file(train, self.test):
             raise UserError(
-                f"{train}: train and test are one file; set data.test=null to set prompts aside for the test, or "
+                f"{train}: train and test are one file; set data.test=null to hold out prompts for the test, or "
                 "data.leak=allow if this is meant"
             )
 
@@ -173,8 +173,8 @@ class PairFiles:
             columns, split_N = columns.take(split_N >= 0), split_N[split_N >= 0]
         if not (split_N == TRAIN).any():
             raise UserError(
-                f"{self.train}: no row is left to train on, all {len(columns)} fell to validation or test, since a "
-                "prompt is on one side of a cut; set data.split_by=pair_id, or give rows of more prompts"
+                f"{self.train}: no row is left to train on: all {len(columns)} are in validation or test, because rows "
+                "of one prompt stay in one split; set data.split_by=pair_id, or give rows of more prompts"
             )
         if self.unanimous == "drop":
             agreed_N = unanimous(columns, split_N == TRAIN)

@@ -99,7 +99,7 @@ def encode(
                         f"out of memory on a single text of {longest} tokens; lower backbone.max_length"
                     ) from error
                 if budget == token_budget:
-                    print(f"out of memory with backbone.token_budget={budget}: going on with smaller batches")
+                    print(f"out of memory with backbone.token_budget={budget}: continuing with smaller batches")
                 budget = max(1, min(budget, rows.ids_BL.numel()) // 2)
                 break
             done_M[rows_T] = True

@@ -89,7 +89,7 @@ def check_network(model: str, network: nn.Module) -> None:
         ) from error
     if shape != (1, 3, text.hidden_size):
         raise _unfit(
-            model, f"of 3 tokens it makes {shape}, not one vector of {text.hidden_size} for each", "another model"
+            model, f"its output for 3 tokens is {shape}, not one vector of {text.hidden_size} for each", "another model"
         )
 
 

@@ -106,7 +106,9 @@ class Pretrained(BackboneFactory):
     ) -> None:
         self.model = _minilm_folder() if model == "minilm" else model
         if causal and pooling == "cls":
-            raise UserError("backbone.pooling=cls reads the first token, which in a causal network has seen no other")
+            raise UserError(
+                "backbone.pooling=cls reads the first token, which under causal attention attends only to itself"
+            )
         self.lora = LoRA(**(lora or {}))
         if frozen and self.lora.rank:
             raise UserError(f"backbone.lora.rank={self.lora.rank} trains the backbone; give backbone.frozen=false too")

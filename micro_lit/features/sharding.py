@@ -32,8 +32,8 @@ def check(trainer: pl.Trainer, backbone: Backbone) -> None:
     sharded = wraps_all or isinstance(trainer.strategy, ModelParallelStrategy)
     if sharded and not backbone.is_trained:
         raise UserError(
-            "trainer=fsdp shards a backbone in training, and this one is frozen: its features are looked up; use "
-            "trainer=ddp, or train it (backbone.frozen=false)"
+            "trainer=fsdp shards a backbone in training, and this one is frozen; use trainer=ddp, or train it "
+            "(backbone.frozen=false)"
         )
     if wraps_all and (trainer.gradient_clip_val or str(trainer.precision) != "32-true" or backbone.untrained):
         raise UserError(

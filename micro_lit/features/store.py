@@ -90,7 +90,7 @@ class FeatureStore:
         except (ValueError, TypeError, AttributeError):
             broken = True
         if broken:
-            self._doubt(self.manifest_path.name, "broken; it is made anew from the shards")
+            self._doubt(self.manifest_path.name, "broken; it is rebuilt from the shards")
             return {}
         if manifest["format"] not in (1, FORMAT) or manifest["spec"] != self.spec:
             raise UserError(f"{self.folder}: written for another encoder or version; delete it to encode again")
@@ -368,7 +368,7 @@ def _map_tensors(path: Path) -> dict[str, Tensor]:
 def _digests(path: Path, facts: Mapping[str, Any]) -> NDArray[np.uint64]:
     """Text digests of a shard [R, 2]. Raises `ValueError` when the shard has the wrong size or is damaged."""
     if path.stat().st_size != facts["bytes"]:
-        raise ValueError("not as long as it was written")
+        raise ValueError("its size has changed")
     try:
         digests = _map_tensors(path)["digests"].numpy().view(np.uint64)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

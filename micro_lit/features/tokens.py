@@ -255,7 +255,7 @@ class TextTokenizer:
             # Some templates render a generation prompt that differs from the start of a reply; leave it out.
             prompt = self._apply_template(text.prompt, add_generation_prompt=False)
         if not full.startswith(prompt):
-            raise self._refusal(text.prompt, "it changes a prompt when a reply follows")
+            raise self._refusal(text.prompt, "it renders a prompt differently when a reply follows")
         return full, len(prompt)
 
     def _apply_template(self, messages: tuple[Message, ...], add_generation_prompt: bool) -> str:

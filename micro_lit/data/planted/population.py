@@ -331,7 +331,7 @@ def _angled_rewards(num_attributes: int, groups: int | Mapping, angle: float) ->
     if not 0 <= angle <= 180:
         raise UserError(f"data.population.angle={angle}: an angle between rewards is from 0 to 180 degrees")
     if num_attributes < 2:
-        raise UserError(f"data.population.angle={angle} needs at least two attributes to turn in; there is one")
+        raise UserError(f"data.population.angle={angle} needs at least two attributes; there is one")
     rewards_KA = np.zeros((2, num_attributes))
     rewards_KA[:, 0], rewards_KA[:, 1] = cosdg(angle / 2), sindg(angle / 2) * np.array([1.0, -1.0])
     return rewards_KA

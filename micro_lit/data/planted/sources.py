@@ -66,7 +66,7 @@ class Planted:
         if unseen_share and not 0 < self.seen_per_group < users_per_group:
             raise UserError(
                 f"data.unseen_share={unseen_share} of data.users_per_group={users_per_group} users leaves "
-                f"{self.seen_per_group} to be seen; there must be one or more of either kind"
+                f"{self.seen_per_group} in training; each group must have at least one seen and one unseen user"
             )
         self.criteria = criteria
 
@@ -216,9 +216,9 @@ class PlantedText(Planted):
         super().__init__(population, **settings)
         unknown = set(self.population.attributes) - set(rendering.ATTRIBUTES)
         if unknown:
-            raise UserError(f"text shows the attributes {rendering.ATTRIBUTES}; not {sorted(unknown)}")
+            raise UserError(f"planted text has the attributes {rendering.ATTRIBUTES}; not {sorted(unknown)}")
         if self.population.num_topics > len(rendering.TOPICS):
-            raise UserError(f"text knows {len(rendering.TOPICS)} topics, not {self.population.num_topics}")
+            raise UserError(f"planted text has {len(rendering.TOPICS)} topics, not {self.population.num_topics}")
 
     def _show(
         self, draw: Draw, criterion_N: np.ndarray, splits: list[str], generator: np.random.Generator
