@@ -54,14 +54,13 @@ class PairFiles:
         train, test: file, folder or hub id. Without `test`, the test split of the `train` folder is used if it has one,
             else a share of the prompts in `train` is held out.
         reader: a `micro_lit.data.reader.Reader` for an additional file format.
-        layout: converts raw rows to our columns (`micro_lit.data.layouts`).
-        test_layout: layout of `test`, if different.
+        layout, test_layout: convert raw rows of `train` and `test` to our columns (`micro_lit.data.layouts`);
+            test_layout defaults to layout.
         columns: our column -> column of the file, where the names differ. `meta.group` reads a field of a JSON column;
             null leaves a column unread. Two responses and a verdict are `first`, `second` and `winner`.
         winner: meaning of the verdict's values, such as {0: first, 1: second, 2: tie}, or {negative: first, positive:
             second} for a signed strength; null if they are names such as a, model_b or tie.
-        train_split, test_split: splits of a folder or hub data set.
-        subset, revision: configuration name and commit of a hub data set.
+        train_split, test_split, subset, revision: splits, configuration and commit of a folder or hub data set.
         split_by: rows with the same value stay in one split when validation (and test) rows are cut from `train`.
             prompt: rows of one prompt. pair_id: rows of one pair, identified by its two responses if it has no id.
             response: the responses of each user are split, so that no user is tested on a response that was in training
@@ -318,9 +317,6 @@ class Mixture:
         sizes: number of training rows from each set, null for all; either this or `weights` and `size`.
         weights: share of each set among the training rows; normalised to sum to one.
         size: total number of training rows.
-
-    Raises:
-        UserError: for contradicting settings.
     """
 
     def __init__(

@@ -1,9 +1,8 @@
 """The feature store: a cache of text representations on disk, written once and memory-mapped by readers.
 
 A store is a folder named by the fingerprint of everything that determines a representation except the text: backbone,
-revision, tokenizer, template, pooling, length, dtype. It contains safetensors shards, with the digest of each text, and
-a manifest with the checksum of each shard. Both are written by atomic rename, and a shard is verified against its
-checksum before it is used.
+revision, tokenizer, template, pooling, length, dtype. It contains safetensors shards with text digests, and a manifest
+with their checksums. Both are written by atomic rename, and a shard is verified by its checksum before it is used.
 
 Any number of processes may share a store. Texts are divided into `PARTS` parts, and the process that encodes texts of a
 part holds the lock of that part, which the kernel releases when the process exits. A second lock is held while files
@@ -179,10 +178,7 @@ class FeatureStore:
         truncated_M: Bool[Tensor, " M"],
         reading: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Writes one shard and adds it to the manifest. The caller must have claimed the texts.
-
-        reading: `cut` [M, 2] and `tokens` [M], as in `MappedTable`.
-        """
+        """Writes one shard of claimed texts; `reading` has `cut` [M, 2] and `tokens` [M], as in `MappedTable`."""
         digests = torch.from_numpy(text_digests(texts).view(np.int64).copy())
         columns = {"features": features_MD.contiguous(), "digests": digests, "truncated": truncated_M}
         data = save(columns | {name: column.contiguous() for name, column in (reading or {}).items()})
@@ -207,8 +203,7 @@ class FeatureStore:
     def _tidy(self) -> None:
         """Makes folder and manifest consistent again after crashes, disk errors or deleted files.
 
-        While the lock is held, a shard outside the manifest comes from a crashed process or a damaged manifest. It is
-        added if its checksum matches, else deleted.
+        Under the lock no write is in progress. A shard outside the manifest is added if its checksum fits, or deleted.
         """
         with self._lock():
             for partial in self.folder.glob("*.partial"):
@@ -274,9 +269,8 @@ class MappedTable:
         folder: of the store.
         shards: features of each shard, [R, D].
         place_M2: index of the shard, and row in it, of each text.
-        truncated_M: whether the text was truncated.
-        cut_M2: whether its prompt, and its response, was truncated; False in older shards, which lack the column.
-        tokens_M: digest of its tokens; 0 in older shards.
+        truncated_M, cut_M2: whether the text, and its prompt and its response, was truncated.
+        tokens_M: digest of its tokens. In older shards, which lack both, it is 0 and `cut_M2` is False.
         resident_bytes: most mapped memory in the resident set; pages released from it stay in the page cache.
     """
 
@@ -349,7 +343,7 @@ def _look_up(shards: Sequence[Tensor], place_M2: NDArray[np.int64]) -> Tensor:
 def _map_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file as views of one memory mapping, without an open file.
 
-    The reader of safetensors also maps files, but can neither gather rows nor release pages.
+    The safetensors library maps files too, but can neither gather rows nor release pages.
     """
     with path.open("rb"):  # raises OSError for unreadable files, which torch would turn into other errors
         raw = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
