@@ -117,7 +117,7 @@ class LengthBatches(RowBatches):
         super().__init__(len(length_N), batch_size, seed, rank, world_size)
         self.row_N = length_N.argsort(descending=True, stable=True)
         # Buckets of rows sorted by length: start, stop, and rows of a global batch.
-        self.stretches: list[tuple[int, int, int]] = []
+        self.buckets: list[tuple[int, int, int]] = []
         start = 0
         while start < len(length_N):
             most = min(batch_size, max(1, token_budget // max(1, int(length_N[self.row_N[start]]))))
@@ -125,17 +125,17 @@ class LengthBatches(RowBatches):
             stop = min(len(length_N), start + self.NEIGHBOURS * size)
             if len(length_N) - stop < world_size:
                 stop = len(length_N)
-            self.stretches.append((start, stop, size))
+            self.buckets.append((start, stop, size))
             start = stop
 
     def __len__(self) -> int:
-        shared = ((stop - start - (stop - start) % self.world_size, size) for start, stop, size in self.stretches)
+        shared = ((stop - start - (stop - start) % self.world_size, size) for start, stop, size in self.buckets)
         return sum(-(-rows // size) for rows, size in shared)
 
     def _batches(self) -> Iterator[Int64[Tensor, " B"]]:
         generator = self._generator()
         batches = []
-        for start, stop, size in self.stretches:
+        for start, stop, size in self.buckets:
             row_N = self.row_N[start:stop][torch.randperm(stop - start, generator=generator)]
             batches += row_N[: len(row_N) - len(row_N) % self.world_size].split(size)
         return (batches[number] for number in torch.randperm(len(batches), generator=generator).tolist())

@@ -194,10 +194,10 @@ def _plain_rows(
             found = [text != "" and prompt_of(text) is not None for text in words.to_pylist()]
             sound = pyarrow.array(found, pyarrow.bool_())
         else:
-            sound = _sound(words)
+            sound = _is_plain(words)
         plain_R &= _of_rows(sound, array)
         arrays[name] = array
-    same_R = pc.equal(*(_words(columns[name]) for name in ("chosen", "rejected")))
+    same_R = pc.equal(*(_decoded(columns[name]) for name in ("chosen", "rejected")))
     plain_R &= ~same_R.fill_null(True).to_numpy(zero_copy_only=False)
     for name in TEXTS:
         array = _indexed(columns[name]) if name in columns else pyarrow.nulls(num_rows, pyarrow.large_string())
@@ -220,7 +220,7 @@ def _plain_rows(
     return arrays, gap_R, plain_R & ~((gap_R < 0) | (gap_R >= 1e30))
 
 
-def _sound(words: pyarrow.LargeStringArray) -> pyarrow.BooleanArray:
+def _is_plain(words: pyarrow.LargeStringArray) -> pyarrow.BooleanArray:
     """Which texts are certainly plain: more than white space, and not messages or turns as JSON."""
     doubtful = pc.is_in(pc.utf8_slice_codeunits(words, 0, 1), value_set=DOUBTFUL)
     if not pc.any(doubtful).as_py():
@@ -277,7 +277,7 @@ def _joined_turns(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray | None:
     return pyarrow.chunked_array(joined_chunks)
 
 
-def _words(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
+def _decoded(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
     kind = column.type
     return column.cast(kind.value_type) if pyarrow.types.is_dictionary(kind) else column
 

@@ -71,7 +71,7 @@ class FeatureStore:
         self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()[:16]
         self.folder = root / self.fingerprint
         self.manifest_path = self.folder / "manifest.json"
-        self._doubted: set[str] = set()
+        self._ignored: set[str] = set()
         self._unstored = 0
         self._waited = False
 
@@ -89,7 +89,7 @@ class FeatureStore:
         except (ValueError, TypeError, AttributeError):
             broken = True
         if broken:
-            self._doubt(self.manifest_path.name, "broken; it is rebuilt from the shards")
+            self._ignore(self.manifest_path.name, "broken; it is rebuilt from the shards")
             return {}
         if manifest["format"] not in (1, FORMAT) or manifest["spec"] != self.spec:
             raise UserError(f"{self.folder}: written for another encoder or version; delete it to encode again")
@@ -133,7 +133,7 @@ class FeatureStore:
                 raise UserError(f"{self.folder / name}: cannot be read ({error.strerror})") from error
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
-                self._doubt(name, f"{reason}; its {facts['rows']:,} texts are to be encoded again")
+                self._ignore(name, f"{reason}; its {facts['rows']:,} texts are to be encoded again")
                 continue
             place_U2[at_R[row_B], 0], place_U2[at_R[row_B], 1] = len(names), row_B
             names.append(name)
@@ -212,7 +212,7 @@ class FeatureStore:
             shards = {
                 name: {**facts, "checksum": facts.get("checksum") or _checksum(self.folder / name)}
                 for name, facts in named.items()
-                if name not in self._doubted
+                if name not in self._ignored
             }
             for path in self.folder.glob("shard-*.safetensors"):
                 if path.name in shards:
@@ -225,17 +225,17 @@ class FeatureStore:
                     path.unlink()
             if shards != named:
                 self._write_manifest(shards)
-            self._doubted.clear()
+            self._ignored.clear()
 
     def _write_manifest(self, shards: Mapping[str, Mapping[str, Any]]) -> None:
         manifest = {"format": FORMAT, "spec": self.spec, "shards": shards}
         write_text(self.manifest_path, json.dumps({**manifest, "checksum": _manifest_checksum(manifest)}, indent=1))
 
-    def _doubt(self, name: str, reason: str) -> None:
+    def _ignore(self, name: str, reason: str) -> None:
         """Prints once why a file is not used; it is ignored until `_tidy` has run."""
-        if name not in self._doubted:
+        if name not in self._ignored:
             print(f"{self.folder / name}: {reason}")
-        self._doubted.add(name)
+        self._ignored.add(name)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 
 class TextTokenizer:
-    """Renders and tokenises texts in the same way for training and scoring.
+    """Renders and tokenises each text exactly once, in the same way for training and scoring.
 
     With a chat template the whole conversation is rendered by the template and tokenised without further special
     tokens, so that no second BOS can appear. Without one, turns are joined by blank lines and the tokenizer adds its

@@ -71,10 +71,12 @@ class Population:
         sums_T = self.group_weights_TK.sum(axis=1)
         if (self.group_weights_TK < 0).any() or not (abs(sums_T - 1.0) <= SUM_TOLERANCE).all():
             raise UserError(f"group weights must be at least 0 and sum to 1 for every topic; the sums are {sums_T}")
-        unheard = [name for name, most in zip(self.groups, self.group_weights_TK.max(axis=0), strict=True) if most == 0]
-        if unheard:
+        unweighted = [
+            name for name, most in zip(self.groups, self.group_weights_TK.max(axis=0), strict=True) if most == 0
+        ]
+        if unweighted:
             raise UserError(
-                f"groups without weight on any topic: {', '.join(unheard)}; leave them out or give them weight"
+                f"groups without weight on any topic: {', '.join(unweighted)}; leave them out or give them weight"
             )
         object.__setattr__(self, "group_weights_TK", self.group_weights_TK / sums_T[:, None])  # exact sums
         if len(LEVELS) ** len(self.attributes) > MAX_ITEMS:
