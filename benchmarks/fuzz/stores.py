@@ -153,10 +153,10 @@ REFUSED: dict[str, Change] = {
 SAID: dict[str, tuple[Change, str]] = {
     "a shard gone": (lambda folder: _shard(1, folder).unlink(), "its 6 texts are to be encoded again"),
     "a shard cut in half": (
-        lambda folder: _damage("shard", "cut", 0.5, 0, folder), "not as long as it was written; its 6 texts",
+        lambda folder: _damage("shard", "cut", 0.5, 0, folder), "its size has changed; its 6 texts",
     ),
     "a bit of a vector changed": (lambda folder: _damage("shard", "flip", 0.9, 3, folder), "damaged; its 6 texts"),
-    "a manifest cut in half": (lambda folder: _damage("manifest", "cut", 0.5, 0, folder), "it is made anew"),
+    "a manifest cut in half": (lambda folder: _damage("manifest", "cut", 0.5, 0, folder), "it is rebuilt"),
 }  # fmt: skip
 
 

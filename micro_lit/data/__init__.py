@@ -1,4 +1,4 @@
-"""Data: files become records, records become comparisons of texts and columns of labels."""
+"""Data sets: reads files into records, and records into pairs of texts with columns of labels."""
 
 from micro_lit.host.lazy import lazy
 

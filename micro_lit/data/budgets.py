@@ -1,4 +1,4 @@
-"""Budgets: the few labelled pairs of each attribute that adaptation may see.
+"""Label budgets: draws the few labelled pairs of each attribute that adaptation may use.
 
 Dimension letters: N pairs.
 """
@@ -14,16 +14,22 @@ from micro_lit.errors import UserError
 
 
 def draw_orders(data: PreferenceData, split: str, seed: int, draw: int = 0) -> list[NDArray[np.int64]]:
-    """For each attribute its rows of a split, in random order: the first B of them are a budget of B pairs.
+    """Shuffles the rows of each attribute in a split; the first B rows are a budget of B pairs.
 
-    So a smaller budget is part of a larger one of the same draw. The order depends on seed, draw, the attribute's rows
-    and its place among the names alone. Raises `UserError` when the data name no attributes.
+    A smaller budget is therefore a subset of a larger one of the same draw. The order depends only on seed, draw, the
+    attribute's rows and its index among the attributes.
+
+    Returns:
+        Shuffled rows of `data.pairs`, one array per attribute.
+
+    Raises:
+        UserError: when the data have no attributes.
     """
     attributes = data.names["attribute"]
     if not attributes:
         raise UserError(
-            "a budget is so many pairs of each attribute, and no pair of these data names its attribute; map a column "
-            "to it (+data.columns.attribute=theirs), or for a planted population set data.criteria=given"
+            "a label budget is a number of pairs per attribute, and these data have no attributes; map a column to "
+            "them (+data.columns.attribute=theirs), or for a planted population set data.criteria=given"
         )
     rows = data.splits[split]
     attribute_N = data.pairs.label_N("attribute")[rows]
@@ -34,10 +40,19 @@ def draw_orders(data: PreferenceData, split: str, seed: int, draw: int = 0) -> l
 def draw_budget(
     data: PreferenceData, budget: int, seed: int, draw: int = 0, further: int = 0
 ) -> Int64[Tensor, " rows"]:
-    """Rows of a budget of so many training pairs of each attribute, in order of the attributes.
+    """Draws a budget of training pairs for each attribute.
 
-    further: so many more of each, or as many as there are. Raises `UserError` when an attribute that has training pairs
-    has fewer than the budget.
+    Args:
+        data: the data set.
+        budget: number of pairs of each attribute.
+        seed, draw: determine the draw, see `draw_orders`.
+        further: number of additional pairs of each attribute; fewer if there are not enough.
+
+    Returns:
+        Rows of `data.pairs`, sorted by attribute.
+
+    Raises:
+        UserError: when an attribute has training pairs, but fewer than the budget.
     """
     orders = draw_orders(data, "train", seed, draw)
     for name, order in zip(data.names["attribute"], orders, strict=True):

@@ -1,4 +1,4 @@
-"""Columns: N records as codes into lists of distinct values.
+"""Dictionary-encoded records: N records as integer codes into lists of distinct values.
 
 Dimension letters: N records.
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from micro_lit.data.messages import Prompt
 from micro_lit.data.records import TEXTS, Record
 
-# Lists of distinct values: prompts, responses (of chosen and rejected alike), and those of each column of text.
+# The lists of distinct values; chosen and rejected responses share one list.
 VALUES = ("prompt", "response", *TEXTS)
 CODES = {"prompt": "prompt", "chosen": "response", "rejected": "response", **dict(zip(TEXTS, TEXTS, strict=True))}
 
@@ -23,7 +23,7 @@ Codes = NDArray[np.int64]
 
 
 class Digests(NamedTuple):
-    """Digests of some texts, see `text_digests`, by the codes of their prompts and responses (-1 for none)."""
+    """Text digests (`text_digests`) with the codes of prompt and response of each text (response -1 for none)."""
 
     prompt_T: Codes
     response_T: Codes
@@ -32,13 +32,15 @@ class Digests(NamedTuple):
 
 @dataclass(eq=False)
 class Columns:
-    """N records.
+    """N dictionary-encoded records.
 
-    values: for each of `VALUES` its distinct values. codes: for each of `CODES` the position of every record's value
-        in its list, -1 where it has none. gap_N: rating gaps, NaN where there is none. first_N: 1 where the chosen
-        response was shown first, 0 where the rejected one was, -1 where the data do not say. row_N: the number of the
-        record in its set; equal where a mixture takes one record several times. digests: those of texts that a cache
-        holds.
+    Attributes:
+        values: distinct values, for each of `VALUES`.
+        codes: index of each record's value in its list, for each of `CODES`; -1 for a missing value.
+        gap_N: rating gaps; NaN if missing.
+        first_N: 1 if the chosen response was shown first, 0 if the rejected one was, -1 if unknown.
+        row_N: number of the record in its set; copies of a record in a mixture share it.
+        digests: text digests from the cache of parsed files, if any.
     """
 
     values: dict[str, list[Any]]
@@ -52,7 +54,7 @@ class Columns:
         return len(self.row_N)
 
     def take(self, rows: NDArray[Any]) -> "Columns":
-        """Some records, by a mask or by their numbers; the lists of values stay."""
+        """Selects records by a mask or by indices; the lists of values are unchanged."""
         codes = {name: code_N[rows] for name, code_N in self.codes.items()}
         numbers = {"gap_N": self.gap_N[rows], "first_N": self.first_N[rows], "row_N": self.row_N[rows]}
         return replace(self, codes=codes, **numbers)
@@ -61,7 +63,7 @@ class Columns:
         return replace(self, codes=self.codes | codes)
 
     def with_default(self, name: str, value: str) -> "Columns":
-        """The records, where those without a value in a column of text have this one."""
+        """Replaces missing values of a text column by a default."""
         code_N = self.codes[name]
         if not (code_N < 0).any():
             return self
@@ -70,7 +72,7 @@ class Columns:
         return replace(filled, values=self.values | {name: values})
 
     def records(self) -> list[Record]:
-        """The records one by one."""
+        """Converts to a list of `Record`."""
         values = self.values
         columns = [
             [None if code < 0 else values[CODES[name]][code] for code in self.codes[name].tolist()] for name in CODES
@@ -84,7 +86,7 @@ class Columns:
 
 
 def joined(parts: Sequence[Columns]) -> Columns:
-    """Records of several parts, one after another. Rows of two parts are different rows."""
+    """Concatenates records; `row_N` of different parts never coincide."""
     if len(parts) == 1:
         return parts[0]
     values: dict[str, list[Any]] = {}
@@ -112,7 +114,7 @@ def joined(parts: Sequence[Columns]) -> Columns:
 
 
 def _joined_digests(parts: Sequence[Columns], moved: Sequence[dict[str, Codes]]) -> Digests | None:
-    """Digests under the codes of the whole. A text of two parts may be there twice."""
+    """Concatenates digests with codes of the joined lists; a text in two parts may appear twice."""
     found = [
         Digests(
             moves["prompt"][part.digests.prompt_T],
@@ -126,7 +128,11 @@ def _joined_digests(parts: Sequence[Columns], moved: Sequence[dict[str, Codes]])
 
 
 def first_codes(code_N: Codes) -> tuple[Codes, Codes]:
-    """Codes anew, in the order in which they first appear, and the old code of each; -1 stays -1."""
+    """Renumbers codes in order of first appearance; -1 stays -1.
+
+    Returns:
+        The new codes, and the old code of each new one.
+    """
     if code_N.max(initial=-1) < 0:
         return code_N, np.empty(0, dtype=np.int64)
     array = pyarrow.array(code_N, mask=code_N < 0).dictionary_encode()
@@ -134,7 +140,7 @@ def first_codes(code_N: Codes) -> tuple[Codes, Codes]:
 
 
 def combined(*columns: Codes) -> Codes:
-    """A number for each combination of codes, equal where all of them are; -1 counts as a value."""
+    """One code for each combination of codes, equal if and only if all codes are equal; -1 counts as a value."""
     result, size = np.zeros(len(columns[0]), dtype=np.int64), 1
     for code_N in columns:
         width = int(code_N.max(initial=-1)) + 2
@@ -147,7 +153,7 @@ def combined(*columns: Codes) -> Codes:
 
 
 def prompts_of(columns: Columns, write: Callable[[Prompt], str]) -> list[str]:
-    """Each distinct prompt that a record has, written out; an empty text for those that none has."""
+    """Applies `write` to each distinct prompt that a record uses; unused prompts give an empty text."""
     used = np.zeros(len(columns.values["prompt"]), dtype=bool)
     used[columns.codes["prompt"]] = True
     return [write(prompt) if is_used else "" for prompt, is_used in zip(columns.values["prompt"], used, strict=True)]

@@ -1,4 +1,4 @@
-"""What became of the rows of a set."""
+"""Row counts of a data set: read, dropped, tied, truncated."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -6,12 +6,17 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Counts:
-    """What became of the rows of one set; shown before training, written to results.json.
+    """Row counts of one set, shown before training and written to results.json.
 
-    truncated: texts that were cut to max_length tokens, of their prompts or their responses.
-    same_tokens: pairs that were dropped because their responses are the same tokens.
-    kinds: of what is wrong with the bad rows -> how many have it. reasons: examples, each with its place. unread: the
-    columns that nobody reads.
+    Attributes:
+        rows, dropped, ties: rows read, bad rows dropped, ties.
+        truncated: texts truncated to `max_length` tokens, in prompt or response (`cut_prompts`, `cut_responses`).
+        same_tokens: pairs dropped because both responses have the same tokens.
+        drops_ties: whether ties are dropped.
+        kinds: kind of error -> number of bad rows.
+        reasons: examples of bad rows, each with its file and row.
+        left_out: reason -> number of valid rows not used.
+        unread: columns of the file that are not read.
     """
 
     rows: int = 0
@@ -29,7 +34,7 @@ class Counts:
     unread: list[str] = field(default_factory=list)
 
     def add(self, other: "Counts") -> None:
-        """Adds what became of the rows of another file of the set."""
+        """Adds the counts of another file of the set."""
         for name in ("rows", "dropped", "ties"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.kinds += other.kinds

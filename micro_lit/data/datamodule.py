@@ -1,4 +1,4 @@
-"""The LightningDataModule: batches of rows of one data set.
+"""The LightningDataModule and its batch samplers: batches of rows of one data set.
 
 Dimension letters: N pairs, U users, u users of a batch.
 """
@@ -16,17 +16,26 @@ from micro_lit.data.pairs import Pairs, PreferenceData
 from micro_lit.errors import UserError
 from micro_lit.ranges import Count, Index
 
-# Rows that an error names.
+# Number of rows that an error message lists.
 SHOWN = 5
 
 
 class RowBatches(Sampler):
-    """Batches of row numbers, as tensors; a fresh permutation an epoch that depends on seed and epoch alone.
+    """Batch sampler that yields tensors of row indices, in a new random order each epoch.
 
-    With several devices each takes its part of every global batch of batch_size * world_size rows. In training all
-    parts of a batch are equally large, so that the mean of the devices' losses is the loss of the batch; rows that this
-    leaves over wait for another epoch. Without a seed the order is that of the table and every row is there once, as a
-    test needs. `LengthBatches` groups rows of like length, `UserBatches` those of a user.
+    The order depends only on seed and epoch. With several devices each takes its part of every global batch of
+    batch_size * world_size rows. In training all parts have the same size, so that the mean of the devices' losses is
+    the loss of the batch; rows left over by this are skipped in that epoch. `LengthBatches` groups rows of similar
+    length, `UserBatches` rows of a user.
+
+    Args:
+        num_rows: number of rows.
+        batch_size: rows of a batch on each device.
+        seed: of the order; None gives every row exactly once in table order, as evaluation needs.
+        rank, world_size: of this device.
+
+    Raises:
+        UserError: when there are fewer rows than devices.
     """
 
     def __init__(self, num_rows: int, batch_size: int, seed: int | None, rank: int = 0, world_size: int = 1) -> None:
@@ -37,9 +46,9 @@ class RowBatches(Sampler):
         self.seed = seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        # Batches of this epoch that were given out, and after how many of them the next epoch to come begins.
+        # Number of batches yielded in this epoch, and of batches to skip at the next start (when a run is resumed).
         self.done = self.first = 0
-        # The rows that were given out last.
+        # Rows of the last batch yielded.
         self.row_B = torch.arange(0)
 
     def __len__(self) -> int:
@@ -60,20 +69,20 @@ class RowBatches(Sampler):
         if self.seed is None:
             row_N = torch.arange(self.num_rows)
         else:
-            row_N = torch.randperm(self.num_rows, generator=self._chance())
+            row_N = torch.randperm(self.num_rows, generator=self._generator())
         return (row_N[start:stop] for start, stop in self._spans())
 
     def _spans(self) -> list[tuple[int, int]]:
-        """Where each global batch begins and ends; a device without rows would average over nothing, so the last rows
-        join the batch before when they are fewer than devices."""
+        """Start and stop of each global batch. Fewer last rows than devices join the batch before, because a device
+        without rows would average over nothing."""
         used = self.num_rows if self.seed is None else self.num_rows - self.num_rows % self.world_size
         starts = list(range(0, used, self.batch_size * self.world_size))
         if used - starts[-1] < self.world_size:
             starts.pop()
         return list(zip(starts, [*starts[1:], used], strict=True))
 
-    def _chance(self) -> torch.Generator:
-        """What draws the order of this epoch: seed and epoch determine it."""
+    def _generator(self) -> torch.Generator:
+        """Random generator of this epoch, seeded by seed and epoch."""
         return torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
 
     def set_epoch(self, epoch: int) -> None:
@@ -82,12 +91,16 @@ class RowBatches(Sampler):
 
 
 class LengthBatches(RowBatches):
-    """Batches of rows of like length, each as large as a budget of tokens allows: long rows come few at a time.
+    """Length-bucketed batches: rows of similar length, as many as a token budget allows.
 
-    length_N: tokens of each row. token_budget: tokens of a batch on one device, every row counted as long as the
-    longest; a single row may have more. batch_size: rows of a batch on one device, at most. Rows are drawn among
-    those of about `NEIGHBOURS` batches of their length, and the batches of an epoch come in any order. An epoch has as
-    many batches as any other.
+    Rows are sorted by length and shuffled within buckets of about `NEIGHBOURS` batches; the batches of an epoch are
+    shuffled too. Every epoch has the same number of batches.
+
+    Args:
+        length_N: tokens of each row.
+        token_budget: most tokens of a batch on one device, padding included; a single row may have more.
+        batch_size: most rows of a batch on one device.
+        seed, rank, world_size: see `RowBatches`.
     """
 
     NEIGHBOURS = 16
@@ -103,8 +116,8 @@ class LengthBatches(RowBatches):
     ) -> None:
         super().__init__(len(length_N), batch_size, seed, rank, world_size)
         self.row_N = length_N.argsort(descending=True, stable=True)
-        # Stretches of rows sorted by length, and how many rows of each make a global batch.
-        self.stretches: list[tuple[int, int, int]] = []
+        # Buckets of rows sorted by length: start, stop, and rows of a global batch.
+        self.buckets: list[tuple[int, int, int]] = []
         start = 0
         while start < len(length_N):
             most = min(batch_size, max(1, token_budget // max(1, int(length_N[self.row_N[start]]))))
@@ -112,27 +125,34 @@ class LengthBatches(RowBatches):
             stop = min(len(length_N), start + self.NEIGHBOURS * size)
             if len(length_N) - stop < world_size:
                 stop = len(length_N)
-            self.stretches.append((start, stop, size))
+            self.buckets.append((start, stop, size))
             start = stop
 
     def __len__(self) -> int:
-        shared = ((stop - start - (stop - start) % self.world_size, size) for start, stop, size in self.stretches)
+        shared = ((stop - start - (stop - start) % self.world_size, size) for start, stop, size in self.buckets)
         return sum(-(-rows // size) for rows, size in shared)
 
     def _batches(self) -> Iterator[Int64[Tensor, " B"]]:
-        chance = self._chance()
+        generator = self._generator()
         batches = []
-        for start, stop, size in self.stretches:
-            row_N = self.row_N[start:stop][torch.randperm(stop - start, generator=chance)]
+        for start, stop, size in self.buckets:
+            row_N = self.row_N[start:stop][torch.randperm(stop - start, generator=generator)]
             batches += row_N[: len(row_N) - len(row_N) % self.world_size].split(size)
-        return (batches[number] for number in torch.randperm(len(batches), generator=chance).tolist())
+        return (batches[number] for number in torch.randperm(len(batches), generator=generator).tolist())
 
 
 class UserBatches(RowBatches):
-    """Batches that hold all rows of their users, and of about batch_size rows: no user is cut, no row is padding.
+    """Batches of whole users, with about batch_size rows: the rows of a user are never split over batches.
 
-    user_N: whose each row is; a row of -1 has a user of its own. Users come in a fresh order every epoch, and each
-    batch has one or more for every device. An epoch has as many batches as any other.
+    Users are shuffled each epoch, and each batch has at least one user per device. Every epoch has the same number of
+    batches.
+
+    Args:
+        user_N: user of each row; a row with -1 counts as a user of its own.
+        batch_size, seed, rank, world_size: see `RowBatches`.
+
+    Raises:
+        UserError: when there are fewer users than devices.
     """
 
     def __init__(
@@ -144,16 +164,18 @@ class UserBatches(RowBatches):
             return_inverse=True, return_counts=True
         )
         if len(self.count_U) < world_size:
-            raise UserError(f"{len(self.count_U)} users cannot be shared by {world_size} devices; give trainer.devices")
+            raise UserError(
+                f"{len(self.count_U)} users cannot be shared by {world_size} devices; give fewer trainer.devices"
+            )
         self.row_N = user_N.argsort(stable=True)
         self.first_U = self.count_U.cumsum(0) - self.count_U
 
     def __len__(self) -> int:
-        # A stretch as long as the largest user's rows holds the beginning of one user or more.
+        # Any window as long as the largest user contains the first row of at least one user.
         return max(1, self.num_rows // (self.world_size * max(self.batch_size, int(self.count_U.max()))))
 
     def __iter__(self) -> Iterator[Int64[Tensor, " B"]]:
-        user_U = torch.randperm(len(self.count_U), generator=self._chance())
+        user_U = torch.randperm(len(self.count_U), generator=self._generator())
         begin_U = self.count_U[user_U].cumsum(0) - self.count_U[user_U]
         batch_U = begin_U * len(self) // self.num_rows
         self.done = first = self.first % len(self)
@@ -167,16 +189,21 @@ class UserBatches(RowBatches):
 
 
 class PreferenceDataModule(pl.LightningDataModule):
-    """batch_size: pairs in a training step, on each device. eval_batch_size: pairs at once without gradients.
+    """The LightningDataModule of a preference data set.
 
-    token_budget: tokens of a training step on each device; pairs then come in batches of like length (`LengthBatches`),
-        with at most batch_size pairs. None: in batches of batch_size, whatever their length.
-    budget: train on so many pairs of each attribute only, drawn with the seed; None: on all.
-    unlabelled: so many more of each, whose labels nobody may look at: in `train_pairs`, but not in `labelled_pairs`.
+    Checkpoints store the position within an epoch, so that a resumed run continues with the next batch. Models with
+    `by_user=True` are trained on batches of whole users (`UserBatches`).
 
-    A model that asks for it (`by_user`) is trained on batches that hold all training pairs of their users.
-
-    Its place within an epoch goes into checkpoints, so that a resumed run sees the batches that were still to come.
+    Args:
+        data: the data set.
+        batch_size: pairs of a training step on each device.
+        eval_batch_size: pairs of an evaluation step on each device.
+        seed: of the order of batches and of the label budget.
+        token_budget: most tokens of a training step on each device, in length-bucketed batches (`LengthBatches`) of at
+            most batch_size pairs. None: batches of batch_size pairs of any length.
+        budget: number of training pairs of each attribute, drawn with the seed; None: all pairs.
+        unlabelled: number of additional pairs of each attribute whose labels must not be used: they are in
+            `train_pairs`, but not in `labelled_pairs`.
     """
 
     def __init__(
@@ -201,7 +228,7 @@ class PreferenceDataModule(pl.LightningDataModule):
         self.done = 0
 
     def state_dict(self) -> dict[str, int]:
-        # The last batch of an epoch need not be the last that there is.
+        # The Trainer may end an epoch before all batches were used, so its own flag decides.
         return {"done": 0 if self.trainer.is_last_batch else self.train_batches.done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -222,7 +249,7 @@ class PreferenceDataModule(pl.LightningDataModule):
         return batch.pinned().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
 
     def _train_batches(self) -> RowBatches:
-        model = getattr(self.trainer, "lightning_module", None)  # any LightningModule, not only one of ours
+        model = getattr(self.trainer, "lightning_module", None)  # may be a LightningModule of another package
         common = {"batch_size": self.batch_size, "seed": self.seed, **self._place()}
         if getattr(model, "by_user", False):
             return UserBatches(self.train_pairs.label_N("user_id"), **common)
@@ -241,9 +268,10 @@ class PreferenceDataModule(pl.LightningDataModule):
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
     def describe(self, at_B: Int64[Tensor, " B"]) -> str:
-        """Some pairs of the training batch given out last, by their row among the training pairs and how they begin.
+        """Describes pairs of the last training batch for an error message: training row, and start of the prompt.
 
-        at_B: where they stand in the batch.
+        Args:
+            at_B: positions in the batch.
         """
         rows = self.train_batches.row_B[at_B.cpu()][:SHOWN].tolist()
         more = f" and {len(at_B) - SHOWN} more" if len(at_B) > SHOWN else ""

@@ -1,4 +1,4 @@
-"""Formats: the kinds of files that rows are read from, in chunks of columns, each row with a place for an error."""
+"""File formats: reads rows from parquet, JSON and CSV files in columnar chunks, with file and row for errors."""
 
 import contextlib
 import csv
@@ -32,15 +32,18 @@ READABLE = (
 
 CHUNK_ROWS = 2**16
 CHUNK_BYTES = 2**24
-SLICE_ROWS = 2**10  # rows of a chunk that become dictionaries at once
-PEEKED = 100  # rows that are read to learn the columns of a file of JSON
+SLICE_ROWS = 2**10  # rows of a chunk that are converted to dictionaries at once
+PEEKED = 100  # rows read in advance to find the columns of a JSON file
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows that follow each other.
+    """A chunk of consecutive rows.
 
-    name: of their file or set. numbers: of each row in it, from 1. rows: as a table, or as dictionaries and bad rows.
+    Attributes:
+        name: of their file or data set.
+        numbers: row numbers in it, from 1.
+        rows: an Arrow table, or a list of dictionaries and bad rows.
     """
 
     name: str
@@ -51,12 +54,12 @@ class Chunk:
         return f"{self.name}, row {self.numbers[at]}"
 
     def take(self, at: Sequence[int]) -> "Chunk":
-        """The rows at some positions."""
+        """Selects rows by index."""
         places = pyarrow.array(at, pyarrow.int64())
         if isinstance(self.rows, pyarrow.Table):
             try:
                 rows = self.rows.take(places)
-            except pyarrow.ArrowNotImplementedError:  # for string views
+            except pyarrow.ArrowNotImplementedError:  # Arrow cannot take from string views
                 rows = [_row_of(self.rows.slice(each, 1)) for each in at]
         else:
             rows = [self.rows[each] for each in at]
@@ -84,7 +87,7 @@ def _row_of(table: pyarrow.Table) -> dict[str, Any] | BadRow:
 
 @contextlib.contextmanager
 def readable(path: Path | str, what: str = "cannot be read") -> Iterator[None]:
-    """While inside, whatever goes wrong in reading is one line with the path."""
+    """Context manager that converts read errors to a `UserError` of one line with the path."""
     try:
         yield
     except (pyarrow.ArrowException, OSError, UnicodeError) as error:
@@ -144,7 +147,7 @@ class _Parquet:
 
 
 class _JsonLines:
-    """JSON lines: columns of text and numbers are parsed in large blocks by Arrow, all else line by line."""
+    """JSON lines: text and number columns are parsed in large blocks by Arrow, everything else line by line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -173,12 +176,12 @@ class _JsonLines:
                 first += lines
 
     def _schema(self, wanted: Collection[str]) -> pyarrow.Schema | None:
-        """Types of the wanted columns; None where one of them holds more than text or numbers."""
+        """Arrow types of the wanted columns; None if any of them holds anything but text or numbers."""
         fields = {}
         for name in wanted:
             kinds = {type(row[name]) for row in self._peeked if row.get(name) is not None}
             if name not in self.columns:
-                fields[name] = pyarrow.null()  # a block that has it after all is parsed line by line
+                fields[name] = pyarrow.null()  # a later block with this column fails here and is parsed line by line
             elif kinds <= {str}:
                 fields[name] = pyarrow.string()
             elif kinds == {int}:
@@ -191,7 +194,7 @@ class _JsonLines:
 
 
 def _blocks(file: io.BufferedReader) -> Iterator[bytes]:
-    """Whole lines, many at a time."""
+    """Blocks of about `CHUNK_BYTES` that end at a line break."""
     start = file.read(3).removeprefix(b"\xef\xbb\xbf")
     while block := start + file.read(CHUNK_BYTES) + file.readline():
         yield block
@@ -199,9 +202,9 @@ def _blocks(file: io.BufferedReader) -> Iterator[bytes]:
 
 
 def _parse_block(block: bytes, schema: pyarrow.Schema, lines: int) -> pyarrow.Table | None:
-    """One row a line; None where a line holds anything but an object of these types."""
+    """Parses a block with Arrow; None if any line is not an object with these types."""
     try:
-        block.decode()  # Arrow does not look at names and at fields that are not read
+        block.decode()  # Arrow does not check the encoding of names and unread fields
         table = pyarrow.json.read_json(
             pyarrow.py_buffer(block),
             pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
@@ -215,13 +218,13 @@ def _parse_block(block: bytes, schema: pyarrow.Schema, lines: int) -> pyarrow.Ta
 def _parse_line(line: bytes) -> dict[str, Any] | BadRow:
     try:
         row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
-    except (ValueError, RecursionError) as error:  # broken JSON or UTF-8, a number or a nesting beyond all measure
+    except (ValueError, RecursionError) as error:  # broken JSON or UTF-8, too many digits, too deep nesting
         return BadRow("broken JSON line", str(error))
     return row if isinstance(row, dict) else BadRow("the line holds no object", f"it holds {type(row).__name__}")
 
 
 class _Json:
-    """A .json file with a list of rows."""
+    """A .json file that contains a list of rows."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -239,14 +242,14 @@ class _Json:
 
 
 class _Csv:
-    """A table of text: every cell is text, whatever it looks like."""
+    """A CSV or TSV table; every cell is read as text."""
 
     def __init__(self, path: Path, delimiter: str) -> None:
         self.path = path
         with readable(path), _stream(path) as file:
             start = file.peek(2**16)[: 2**16].decode("utf-8-sig", errors="replace")
             if delimiter == "," and "," not in (first := start.partition("\n")[0]):
-                # As spreadsheets write where the comma stands in numbers, and tables with another ending.
+                # Spreadsheets use ";" where the comma is the decimal separator; some .csv files are tab-separated.
                 delimiter = next((other for other in ";\t" if other in first), delimiter)
             lines = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
             try:
@@ -269,7 +272,7 @@ class _Csv:
                 delimiter=self.delimiter, newlines_in_values=True, invalid_row_handler=skip, ignore_empty_lines=True
             ),
             pyarrow.csv.ConvertOptions(
-                # A text that is no UTF-8 is a bad row, see `Chunk`.
+                # `Chunk` turns invalid UTF-8 into bad rows.
                 column_types=dict.fromkeys(self.columns, pyarrow.string()),
                 strings_can_be_null=False,
                 check_utf8=False,
@@ -277,7 +280,7 @@ class _Csv:
         )
 
     def _check_quotes(self, batch: pyarrow.RecordBatch) -> None:
-        """Refuses a table in which a quote is never closed: all rows after it would be one cell."""
+        """Raises `UserError` for an unclosed quote, after which all rows would be read as one cell."""
         last = batch.column(batch.num_columns - 1).slice(max(len(batch) - 1, 0))
         if not is_text(last.type) or not any(b"\n" in each for each in last.cast(pyarrow.binary()).to_pylist()):
             return
@@ -290,19 +293,19 @@ class _Csv:
         if self.is_empty:
             return
         bad: list[Any] = []
-        next_number, told = 1, 0
+        next_number, reported = 1, 0
         columns = [name for name in self.columns if wanted is None or name in wanted]
         with readable(self.path, "not a readable table"), self._open(bad) as file:
             for batch in file:
-                skipped = {row.number - 1 for row in bad}  # the header is a row to Arrow
+                skipped = {row.number - 1 for row in bad}  # Arrow counts the header as a row
                 free = (number for number in itertools.count(next_number) if number not in skipped)
                 numbers = list(itertools.islice(free, len(batch)))
                 next_number = numbers[-1] + 1 if numbers else next_number
                 self._check_quotes(batch)
                 yield Chunk(str(self.path), numbers, pyarrow.Table.from_batches([batch]).select(columns))
-                yield self._bad_rows(bad[told:])
-                told = len(bad)
-        yield self._bad_rows(bad[told:])  # those that no other row follows
+                yield self._bad_rows(bad[reported:])
+                reported = len(bad)
+        yield self._bad_rows(bad[reported:])  # bad rows at the end of the file
 
     def _bad_rows(self, rows: Sequence[Any]) -> Chunk:
         kind = f"a row has not the {len(self.columns)} cells of the header"
@@ -311,7 +314,7 @@ class _Csv:
 
 
 class Dataset:
-    """A data set of the `datasets` library, from the hub or from a folder that `save_to_disk` wrote."""
+    """A data set of the `datasets` library, from the hub or from a folder written by `save_to_disk`."""
 
     def __init__(self, name: str, dataset: Any) -> None:
         self.name, self.dataset, self.columns = name, dataset, dataset.column_names

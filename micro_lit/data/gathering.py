@@ -1,7 +1,7 @@
-"""From rows to columns: whole chunks of them where they are plain, the rest one by one.
+"""Converts rows to columns: a fast path for plain rows in whole chunks, a slow path for all others row by row.
 
-Rows of plain text and numbers are checked and indexed column by column, by Arrow; all others one at a time by
-`parse_record`, which alone decides what is a record. Both ways give the same columns.
+The fast path checks and dictionary-encodes rows of plain text and numbers with Arrow. The slow path calls
+`parse_record`, which defines what a valid record is. Both give the same columns.
 
 Dimension letters: N records, R rows of a chunk.
 """
@@ -23,20 +23,20 @@ from micro_lit.data.formats import CHUNK_ROWS, is_text
 from micro_lit.data.messages import LISTED, STRINGIFIED, BadRow, Message, Prompt, messages
 from micro_lit.data.records import SCORES, TEXTS, Record
 
-# A character that is no white space to Python.
+# A character that is not white space in Python.
 VISIBLE = r"[^\s\p{Z}\x1c-\x1f\x85\x0b]"
-# What joins the turns of a prompt, and a role with its words, while Arrow looks for equal ones.
+# Separators of the turns of a prompt, and of role and content: Arrow can only compare prompts joined to one text.
 TURN, WORDS = "\x1e", "\x1f"
-# How a text begins that is to be looked at: with white space (to Python), a mark, JSON, or not at all.
+# First characters of texts that need a closer check: white space (in Python), a separator, JSON; or an empty text.
 DOUBTFUL = pyarrow.array(
     ["", "[", "{", *(chr(code) for code in range(0x3001) if chr(code).isspace())], pyarrow.large_string()
 )
-# Texts that may be the JSON text of messages or of turns, which `parse_record` looks at.
+# Texts that may be messages or turns as JSON, or joined turns; these go to the slow path.
 STRUCTURED = f"({STRINGIFIED})|({LISTED})|^{TURN}"
 
 
 def columns_of(records: Sequence[Record]) -> Columns:
-    """Records that are there already as columns; one that is there twice is one row."""
+    """Converts a list of records to columns; repeated references to one object share a row number."""
     gathered = Gathered()
     for number, record in enumerate(records):
         gathered.add(number, record)
@@ -46,10 +46,10 @@ def columns_of(records: Sequence[Record]) -> Columns:
 
 
 class _Index:
-    """Texts of several columns with one list of distinct values, in order of appearance.
+    """Dictionary encoding of several columns with one list of distinct texts, in order of appearance.
 
-    Chunks with lists of their own are brought to the one list whenever these have become twice as long as it is: so
-    memory follows the distinct texts, and time the texts.
+    Chunks arrive with dictionaries of their own. These are merged whenever they together exceed twice the common list,
+    so that memory grows with the number of distinct texts, and time with the number of texts.
     """
 
     def __init__(self) -> None:
@@ -82,14 +82,14 @@ class _Index:
 
 @dataclass
 class Gathered:
-    """Records as they come, whole chunks or one by one, until they become `Columns` in the order of their numbers."""
+    """Accumulates records, in chunks or one by one, and converts them to `Columns` in order of their numbers."""
 
     plain: list[tuple[Codes, NDArray[np.float64]]] = field(default_factory=list)
     index: dict[str, _Index] = field(default_factory=lambda: {name: _Index() for name in VALUES})
     numbers: list[int] = field(default_factory=list)
     others: list[Record] = field(default_factory=list)
-    ties: int = 0  # of the others
-    # Prompts of several turns, as Arrow joins them.
+    ties: int = 0  # among `others`
+    # Joined text of turns -> prompt; None if it needs the slow path.
     prompts: dict[str, Prompt | None] = field(default_factory=dict)
 
     def add(self, number: int, record: Record) -> None:
@@ -98,7 +98,7 @@ class Gathered:
         self.ties += record.rating_gap == 0.0
 
     def _prompt(self, text: str) -> Prompt | None:
-        """The prompt of a text, or of turns that are joined; None where `parse_record` is to look at it."""
+        """The prompt for a text or for joined turns; None if it needs the slow path."""
         if not text.startswith(TURN):
             return (Message("user", text),)
         if text not in self.prompts:
@@ -118,8 +118,8 @@ class Gathered:
             plain = {name: self.index[of].column(name) for name in names}
             dictionary = self.index[of].words.to_pylist()
             if of == "prompt":
-                dictionary = [self._prompt(text) or () for text in dictionary]  # no record has the empty ones
-                if self.prompts:  # one user's turn alone is the same prompt as its text
+                dictionary = [self._prompt(text) or () for text in dictionary]  # no record uses the empty prompts
+                if self.prompts:  # a list with a single user turn is the same prompt as its plain text
                     places: dict[Prompt | None, int] = {}
                     place = [places.setdefault(prompt, len(places)) for prompt in dictionary]
                     dictionary, plain = list(places), {"prompt": np.array(place, dtype=np.int64)[plain["prompt"]]}
@@ -148,9 +148,15 @@ class Gathered:
         return columns
 
     def add_plain(self, table: pyarrow.Table, columns: Mapping[str, str], first: int) -> NDArray[np.int64]:
-        """Takes the rows of a table that are records for sure; gives those that `parse_record` is to look at.
+        """Adds the rows of a table that are certainly valid records (fast path).
 
-        columns: our column -> that of the table. first: the number of the first row.
+        Args:
+            table: a chunk of R rows.
+            columns: our column -> column of the table.
+            first: number of the first row.
+
+        Returns:
+            Indices of the other rows, which need the slow path (`parse_record`).
         """
         named = {ours: _column(table, theirs) for ours, theirs in columns.items()}
         named = {ours: column for ours, column in named.items() if column is not None}
@@ -172,7 +178,7 @@ class Gathered:
 def _plain_rows(
     columns: Mapping[str, pyarrow.ChunkedArray], num_rows: int, prompt_of: Callable[[str], Prompt | None]
 ) -> tuple[dict[str, pyarrow.DictionaryArray], NDArray[np.float64], NDArray[np.bool_]] | None:
-    """Indexed texts, rating gaps and which rows are records; None where columns hold more than text and numbers."""
+    """Encoded texts, rating gaps and a mask of valid records; None if columns hold anything but text and numbers."""
     if not {"prompt", "chosen", "rejected"} <= set(columns) or "winner" in columns:
         return None
     arrays = {}
@@ -184,14 +190,14 @@ def _plain_rows(
             return None
         words = array.dictionary
         if joined_turns is not None:
-            # A list without messages is no text either.
+            # A list without messages is joined to an empty text.
             found = [text != "" and prompt_of(text) is not None for text in words.to_pylist()]
             sound = pyarrow.array(found, pyarrow.bool_())
         else:
-            sound = _sound(words)
+            sound = _is_plain(words)
         plain_R &= _of_rows(sound, array)
         arrays[name] = array
-    same_R = pc.equal(*(_words(columns[name]) for name in ("chosen", "rejected")))
+    same_R = pc.equal(*(_decoded(columns[name]) for name in ("chosen", "rejected")))
     plain_R &= ~same_R.fill_null(True).to_numpy(zero_copy_only=False)
     for name in TEXTS:
         array = _indexed(columns[name]) if name in columns else pyarrow.nulls(num_rows, pyarrow.large_string())
@@ -210,12 +216,12 @@ def _plain_rows(
     gap_R = _gaps(columns, num_rows)
     if gap_R is None:
         return None
-    # NaN is no gap; what is below 0 or infinite is for `parse_record` to refuse.
+    # NaN means no gap; the slow path reports gaps that are negative or infinite.
     return arrays, gap_R, plain_R & ~((gap_R < 0) | (gap_R >= 1e30))
 
 
-def _sound(words: pyarrow.LargeStringArray) -> pyarrow.BooleanArray:
-    """Which texts hold more than white space and are no JSON of messages or turns, for sure."""
+def _is_plain(words: pyarrow.LargeStringArray) -> pyarrow.BooleanArray:
+    """Which texts are certainly plain: more than white space, and not messages or turns as JSON."""
     doubtful = pc.is_in(pc.utf8_slice_codeunits(words, 0, 1), value_set=DOUBTFUL)
     if not pc.any(doubtful).as_py():
         return pc.invert(doubtful)
@@ -225,7 +231,7 @@ def _sound(words: pyarrow.LargeStringArray) -> pyarrow.BooleanArray:
 
 
 def _column(table: pyarrow.Table, name: str) -> pyarrow.ChunkedArray | None:
-    """A column, or a field of one that holds JSON texts; None where it is neither, or has more than texts in it."""
+    """A column, or a text field of a column of JSON text; None if it is neither."""
     if name in table.column_names:
         return table[name]
     column, _, field_name = name.partition(".")
@@ -246,7 +252,7 @@ def _column(table: pyarrow.Table, name: str) -> pyarrow.ChunkedArray | None:
 
 
 def _joined_turns(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray | None:
-    """Lists of messages as one text each; None for other columns, and where a message holds one of the two marks."""
+    """Joins each list of messages to one text; None for other columns, and if a message contains a separator."""
     kind = column.type
     if not (pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)):
         return None
@@ -255,7 +261,7 @@ def _joined_turns(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray | None:
         return None
     joined_chunks = []
     for chunk in column.chunks:
-        turns = chunk.flatten()  # without those of lists that are null
+        turns = chunk.flatten()  # skips null lists
         role, content = turns.field("role"), turns.field("content")
         if not (is_text(role.type) and is_text(content.type)) or role.null_count or content.null_count:
             return None
@@ -271,13 +277,13 @@ def _joined_turns(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray | None:
     return pyarrow.chunked_array(joined_chunks)
 
 
-def _words(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
+def _decoded(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
     kind = column.type
     return column.cast(kind.value_type) if pyarrow.types.is_dictionary(kind) else column
 
 
 def _indexed(column: pyarrow.ChunkedArray) -> pyarrow.DictionaryArray | None:
-    """A column of text, or of whole numbers as text, with an index; None for others, and where a text is no UTF-8."""
+    """Dictionary-encodes a column of text, or of integers as text; None for other types and invalid UTF-8."""
     array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     if isinstance(array, pyarrow.ChunkedArray):
         return None
@@ -303,14 +309,14 @@ def _indexed(column: pyarrow.ChunkedArray) -> pyarrow.DictionaryArray | None:
 
 
 def _of_rows(flags: pyarrow.BooleanArray, array: pyarrow.DictionaryArray) -> NDArray[np.bool_]:
-    """What holds of the value of each row; False where it has none."""
+    """Maps flags of distinct values to rows; False where the value is missing."""
     if not len(flags):
         return np.zeros(len(array), dtype=bool)
     return flags.take(array.indices).fill_null(False).to_numpy(zero_copy_only=False)
 
 
 def _gaps(columns: Mapping[str, pyarrow.ChunkedArray], num_rows: int) -> NDArray[np.float64] | None:
-    """Rating gaps of all rows, NaN where there is none; None where a number is written in another way than usual."""
+    """Rating gaps of all rows, NaN if missing; None if a number needs the slow path."""
     gap_R = _numbers(columns.get("rating_gap"), num_rows)
     for names in SCORES:
         chosen_R, rejected_R = (_numbers(columns.get(name), num_rows) for name in names)

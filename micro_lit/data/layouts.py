@@ -1,8 +1,8 @@
-"""Layouts: the raw columns of the field's public sets, brought to ours.
+"""Layouts: convert the raw columns of public preference data sets to ours.
 
-A layout takes a stream of (place, raw row) and gives a stream of (place, row in our columns), one judgment a row. What
-it cannot read becomes a `BadRow` in its place; what holds no judgment, or none that was asked for, a `LeftOut`. Raw
-columns that a layout does not name are not read.
+A layout is a generator function: it takes (location, raw row) and yields (location, row in our columns), one row per
+judgment. An unreadable row becomes a `BadRow`; a row without a judgment, or with one that was not requested, a
+`LeftOut`. Raw columns that a layout does not name are not read.
 
 Dimension letters: U users, A responses (answers) to a prompt, R reward models.
 """
@@ -23,7 +23,7 @@ from micro_lit.errors import UserError
 
 
 class LeftOut(NamedTuple):
-    """A judgment that is sound but not to be used; counted under its reason."""
+    """A valid judgment that is not used; counted under its reason."""
 
     reason: str
 
@@ -36,9 +36,9 @@ ALONE = "the next row answers another prompt; the two responses to a prompt must
 HELPSTEER2_ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 ULTRAFEEDBACK_ATTRIBUTES = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 
-PRISM_EMPTY = "EMPTY STRING"  # what stands for an empty text
+PRISM_EMPTY = "EMPTY STRING"  # marks an empty text in PRISM
 
-# The ten reward models, each with the standard deviation that the authors' evaluation divides its scores by.
+# The ten reward models of PersonalLLM, and the standard deviations by which the authors' evaluation divides scores.
 PERSONAL_LLM_SPREAD = {
     "beaver_7b": 3.0126,
     "gemma_2b": 2.0386,
@@ -76,7 +76,7 @@ REWARD_BENCH_CATEGORY = {subset: category for category, subsets in REWARD_BENCH.
 
 
 def row_by_row(judgments: Callable[..., Iterable[Judgment]]) -> Callable[..., Iterator[tuple[str, Judgment]]]:
-    """Makes a layout of a function that gives the judgments of one raw row, or raises `BadRow` for all of them."""
+    """Decorator that makes a layout of a function which yields the judgments of one raw row, or raises `BadRow`."""
 
     @functools.wraps(judgments)
     def layout(rows: Iterable[Row], **settings: Any) -> Iterator[tuple[str, Judgment]]:
@@ -92,14 +92,15 @@ def row_by_row(judgments: Callable[..., Iterable[Judgment]]) -> Callable[..., It
 
 @row_by_row
 def rpr(row: Mapping[str, Any], categories: Sequence[str] | None = None) -> Iterator[Judgment]:
-    """RPR, reasonable preference reversal [2407.14916; hub: microsoft/rpr]: two judgments a row, of opposite labels.
+    """RPR, reasonable preference reversal [2407.14916; hub: microsoft/rpr]: two judgments per row with opposite labels.
 
     Reads prompt, response_a, response_b, criteria_x, criteria_y, category_x, category_y. Under criterion x response_a
-    is the better one, under criterion y response_b: of such twins a model that sees no criterion gets one right. The
-    attribute is the criterion's category in small letters and hyphens, as in clarity-and-conciseness.
+    is better, under criterion y response_b, so a model without the criterion gets exactly one of the two right. The
+    attribute is the criterion's category in lower case with hyphens, such as clarity-and-conciseness.
 
-    categories: the attributes to keep. A judgment goes without its twin: the labels of what is kept no longer cancel,
-    and a model that sees no criterion can pass 1/2.
+    Args:
+        categories: attributes to keep; None keeps all. Judgments are filtered one by one, so opposite labels no longer
+            cancel, and a model without the criterion can exceed an accuracy of 1/2.
     """
     prompt, first, second = (_value(row, name) for name in ("prompt", "response_a", "response_b"))
     for twin, chosen, rejected in (("x", first, second), ("y", second, first)):
@@ -114,12 +115,12 @@ def rpr(row: Mapping[str, Any], categories: Sequence[str] | None = None) -> Iter
 
 
 def helpsteer2(rows: Iterable[Row]) -> Iterator[tuple[str, Judgment]]:
-    """HelpSteer2 [2406.08673; hub: nvidia/HelpSteer2]: a judgment for each of five attributes of two raw rows.
+    """HelpSteer2 [2406.08673; hub: nvidia/HelpSteer2]: one judgment per attribute for each two consecutive raw rows.
 
-    Reads prompt, response and the five ratings, whole numbers from 0 to 4. Rows 1 and 2, 3 and 4, ... answer one
-    prompt, so a shuffled copy cannot be read. Of complexity and verbosity more is not better: chosen is the more
-    complex, the longer. Equal ratings give a rating gap of zero, a tie. Earlier turns stand inside the prompt, behind
-    lines such as <extra_id_1>Assistant. The folders `preference` and `disagreements` hold other columns.
+    Reads prompt, response and ratings of five attributes, integers from 0 to 4. Rows 1 and 2, 3 and 4, ... answer the
+    same prompt, so a shuffled copy cannot be read. For complexity and verbosity more is not better: chosen is the more
+    complex or longer response. Equal ratings give a rating gap of zero, a tie. Earlier turns are part of the prompt,
+    after lines such as <extra_id_1>Assistant. The folders `preference` and `disagreements` have other columns.
     """
     waiting: tuple[str, Mapping[str, Any]] | None = None
     for place, row in rows:
@@ -147,7 +148,7 @@ def _rated_twice(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Ju
 
 
 def _turns(prompt: Any) -> Any:
-    """The turns of a prompt in NeMo's markup; a prompt of one turn as it is."""
+    """Parses a prompt in NeMo's markup into turns; a prompt with one turn is returned unchanged."""
     if not isinstance(prompt, str) or "<extra_id_1>" not in prompt:
         return prompt
     first, *rest = re.split(r"\n?<extra_id_1>(User|Assistant)\n", prompt)
@@ -164,10 +165,10 @@ def _rating(row: Mapping[str, Any], attribute: str) -> float:
 
 @row_by_row
 def pku_saferlhf(row: Mapping[str, Any]) -> Iterator[Judgment]:
-    """PKU-SafeRLHF [2406.15513; hub: PKU-Alignment/PKU-SafeRLHF]: two judgments a row, which is helpful, which is safe.
+    """PKU-SafeRLHF [2406.15513; hub: PKU-Alignment/PKU-SafeRLHF]: two judgments per row, helpful and safe.
 
-    Reads prompt, response_0, response_1, better_response_id, safer_response_id. A response is called the safer one even
-    where both are safe, or neither is. The data are offensive in parts.
+    Reads prompt, response_0, response_1, better_response_id, safer_response_id. One response is marked as safer even if
+    both or neither are safe. Some of the data are offensive.
     """
     prompt, *responses = (_value(row, name) for name in ("prompt", "response_0", "response_1"))
     for attribute, column in (("helpful", "better_response_id"), ("safe", "safer_response_id")):
@@ -181,9 +182,9 @@ def pku_saferlhf(row: Mapping[str, Any]) -> Iterator[Judgment]:
 def ultrafeedback(row: Mapping[str, Any]) -> Iterator[Judgment]:
     """UltraFeedback [2310.01377; hub: openbmb/UltraFeedback]: all pairs of a row's completions under four attributes.
 
-    Reads instruction and of each completion response and annotations.<attribute>.Rating: 6 pairs and 24 judgments a row
-    of four completions. Ratings are text, 1 to 5 or N/A: pairs with one of these are left out. Equal ratings are ties.
-    GPT-4 rated, no person.
+    Reads instruction, and response and annotations.<attribute>.Rating of each completion: four completions give 6 pairs
+    and 24 judgments. Ratings are text, 1 to 5 or N/A; pairs with N/A are left out. Equal ratings are ties. The ratings
+    are by GPT-4, not by people.
     """
     prompt = _value(row, "instruction")
     for pair in itertools.combinations(_list(row, "completions"), 2):
@@ -205,22 +206,25 @@ def _number(text: Any) -> float | None:
 
 @row_by_row
 def hh_rlhf(row: Mapping[str, Any], attribute: str) -> Iterator[Judgment]:
-    """HH-RLHF [2204.05862; hub: Anthropic/hh-rlhf]: one judgment a row, under the attribute of the row's folder.
+    """HH-RLHF [2204.05862; hub: Anthropic/hh-rlhf]: one judgment per row, under the attribute of the row's folder.
 
-    Reads chosen and rejected, whole transcripts. Only the folder tells what raters were asked for (helpful-base,
-    helpful-online, helpful-rejection-sampled, harmless-base): read each with its own `attribute`. Some transcripts end
-    without a reply, or differ before the last one: bad rows. The data are offensive in parts.
+    Reads chosen and rejected, whole transcripts. Only the folder name contains the raters' task (helpful-base,
+    helpful-online, helpful-rejection-sampled, harmless-base), so read each folder with its own `attribute`. Transcripts
+    that end without a reply, or differ before the last one, are bad rows. Some of the data are offensive.
+
+    Args:
+        attribute: attribute of all rows.
     """
     yield {"chosen": _value(row, "chosen"), "rejected": _value(row, "rejected"), "attribute": attribute}
 
 
 @row_by_row
 def reward_bench(row: Mapping[str, Any]) -> Iterator[Judgment]:
-    """RewardBench [2403.13787; hub: allenai/reward-bench, split filtered]: one judgment a row, to be tested on.
+    """RewardBench [2403.13787; hub: allenai/reward-bench, split filtered]: one judgment per row, for testing only.
 
     Reads prompt, chosen, rejected, subset. The attribute is the category (Chat, Chat Hard, Safety, Reasoning), the
-    source the subset. The official score of a category is the mean over its rows but for Reasoning, where the 447 rows
-    of math-prm weigh as much as the 984 of code: the mean of both.
+    source is the subset. The official score of a category is the mean over its rows, except for Reasoning: there it is
+    the mean of two means, over the 447 rows of math-prm and the 984 rows of code.
     """
     prompt, chosen, rejected, subset = (_value(row, name) for name in ("prompt", "chosen", "rejected", "subset"))
     category = REWARD_BENCH_CATEGORY.get(str(subset))
@@ -231,16 +235,19 @@ def reward_bench(row: Mapping[str, Any]) -> Iterator[Judgment]:
 
 @row_by_row
 def prism(row: Mapping[str, Any], chosen_only: bool = False) -> Iterator[Judgment]:
-    """PRISM [2404.16019; hub: HannahRoseKirk/prism-alignment, subset conversations]: people rate the replies they get.
+    """PRISM [2404.16019; hub: HannahRoseKirk/prism-alignment, subset conversations]: users rate the replies they get.
 
-    Reads user_id, conversation_type and conversation_history, a list of messages with turn, role and content. Turns 0,
-    1, ... hold a message of the user and then the responses, of the role model, with score, 1 to 100, and if_chosen: of
-    up to four models in turn 0, two of the chosen model in the others. All pairs of a turn are compared; equal scores
-    are ties. The prompt is the conversation so far, with the response chosen in each turn. The source is the type of
-    the conversation, the pair_id its opening message: with split_by=pair_id a conversation is on one side as a whole,
-    and so are all that open alike. A pair with an empty response is a bad row. The data are offensive in parts.
+    Reads user_id, conversation_type and conversation_history, a list of messages with turn, role and content. Each turn
+    (0, 1, ...) has a user message and then the responses (role model) with score, 1 to 100, and if_chosen: up to four
+    models in turn 0, two responses of the chosen model in later turns. All pairs of a turn are compared; equal scores
+    are ties. The prompt is the conversation so far, with the response chosen in each turn. Some of the data are
+    offensive.
 
-    chosen_only: whether to leave out pairs of two responses that were not chosen.
+    The source is the type of the conversation. The pair_id is its opening message: with split_by=pair_id all
+    conversations with the same opening are in one split. A pair with an empty response is a bad row.
+
+    Args:
+        chosen_only: leave out pairs in which neither response was chosen.
     """
     user_id, source = _value(row, "user_id"), _value(row, "conversation_type")
     prompt: list[dict[str, str]] = []
@@ -253,12 +260,12 @@ def prism(row: Mapping[str, Any], chosen_only: bool = False) -> Iterator[Judgmen
                 f"turn {turn!r} of 'conversation_history' is in place {number} and has the roles {roles}; turns 0, 1, "
                 "... must each hold a message of the user and then those of the model"
             )
-        prompt = [*prompt, {"role": "user", "content": _said(question)}]
-        chosen = {_said(answer) for answer in answers if _value(answer, "if_chosen") is True}
+        prompt = [*prompt, {"role": "user", "content": _content(question)}]
+        chosen = {_content(answer) for answer in answers if _value(answer, "if_chosen") is True}
         if len(chosen) != 1:
             raise BadRow(f"turn {turn} has {len(chosen)} different responses with if_chosen; it must have one")
         for pair in itertools.combinations(answers, 2):
-            responses, scores = [_said(answer) for answer in pair], [_rating(answer, "score") for answer in pair]
+            responses, scores = [_content(answer) for answer in pair], [_rating(answer, "score") for answer in pair]
             if chosen_only and chosen.isdisjoint(responses):
                 yield LeftOut("neither of the two responses was chosen")
             else:
@@ -267,7 +274,7 @@ def prism(row: Mapping[str, Any], chosen_only: bool = False) -> Iterator[Judgmen
         prompt = [*prompt, {"role": "assistant", "content": chosen.pop()}]
 
 
-def _said(message: Any) -> str:
+def _content(message: Any) -> str:
     content = _value(message, "content")
     if not isinstance(content, str):
         raise BadRow(f"'content' is of type {type(content).__name__}; it must be text")
@@ -277,20 +284,24 @@ def _said(message: Any) -> str:
 def personal_llm(
     rows: Iterable[Row], users: int = 1000, users_per_row: int = 5, concentration: float = 0.05, seed: int = 0
 ) -> Iterator[tuple[str, Judgment]]:
-    """PersonalLLM [2409.20296; hub: namkoong-lab/PersonalLLM]: simulated users judge the best and the worst of eight.
+    """PersonalLLM [2409.20296; hub: namkoong-lab/PersonalLLM]: simulated users compare the best and worst of eight.
 
-    Reads prompt, response_1 to response_8, ten reward models' scores of each, such as response_1_gemma_2b, and, where
-    there is one, subset, the source. A user's score of a response is a weighted sum of the models' scores, here in
-    standard deviations; chosen is the best response, rejected the worst. Of beaver_7b too more is better: the data hold
-    its cost with the sign turned. The prompts are from HH-RLHF, HelpSteer and RewardBench: no set to train on before a
-    test on these.
+    Reads prompt, response_1 to response_8, the scores of ten reward models for each, such as response_1_gemma_2b, and
+    subset (the source) if present. A user's score is a weighted sum of the models' scores in standard deviations;
+    chosen is the user's best response, rejected the worst. For beaver_7b too higher is better: the data contain its
+    negated cost. The prompts are from HH-RLHF, HelpSteer and RewardBench, so do not train on this set and test on
+    those.
 
-    users: how many there are, user_0, user_1, ...; users_per_row: how many of them judge a row.
-    concentration: of the symmetric Dirichlet distribution of a user's weights, .05 in the paper's experiments. Near 0
-        each user follows one reward model; the more it grows, the more users agree.
-    seed: of the weights and of who judges which prompt. Training and test rows have the same users, and a row's
-        judgments do not depend on the other rows.
-    Raises `UserError` for settings that no draw can meet.
+    Args:
+        users: number of users, named user_0, user_1, ...
+        users_per_row: number of users who judge a row.
+        concentration: of the symmetric Dirichlet distribution of user weights, 0.05 in the paper's experiments. Near 0
+            each user follows one reward model; for large values all users agree.
+        seed: of the weights and of the assignment of users to prompts. Training and test rows have the same users, and
+            the judgments of a row do not depend on other rows.
+
+    Raises:
+        UserError: for settings out of range.
     """
     if not 1 <= users_per_row <= users or not concentration > 0:
         raise UserError(
@@ -326,7 +337,7 @@ def _best_against_worst(
 def _compared(
     prompt: Any, responses: Sequence[Any], ratings: Sequence[float], attribute: str | None = None, **columns: Any
 ) -> Judgment:
-    """The judgment that ratings of two responses imply; of equal ones the first response is called the chosen one."""
+    """The judgment implied by the ratings of two responses; in a tie the first response counts as chosen."""
     gap = ratings[0] - ratings[1]
     chosen, rejected = responses if gap >= 0 else reversed(responses)
     return _judgment(prompt, chosen, rejected, attribute, rating_gap=abs(gap), **columns)
@@ -344,7 +355,7 @@ def _list(row: Mapping[str, Any], name: str) -> Sequence[Any]:
 
 
 def _value(row: Any, *names: str) -> Any:
-    """What a raw row holds under a name, or under names inside one another. Raises `BadRow`."""
+    """The value in a raw row under a name, or under a path of nested names. Raises `BadRow` if it is missing."""
     for depth, name in enumerate(names, start=1):
         if not isinstance(row, Mapping) or name not in row:
             raise BadRow(f"no column {'.'.join(names[:depth])!r}, which the layout reads")

@@ -1,4 +1,4 @@
-"""Leaks: what of the test rows is known from training already.
+"""Train-test leakage: counts test rows that also occur in the training or validation rows.
 
 Dimension letters: N records.
 """
@@ -18,11 +18,17 @@ TEST = SPLITS.index("test")
 
 
 def overlap(columns: Columns, split_N: NDArray[np.int8]) -> dict[str, int] | None:
-    """How many test rows there are, and how many of them training and validation rows know already.
+    """Counts the overlap of test rows with training and validation rows.
 
-    identical: the same prompt, two responses in either order, user, criterion and attribute. other_rater: the same
-    prompt and responses, but not identical. prompt: the same prompt. response: one of the two responses, to whatever
-    prompt. None where there are no test rows, or no others.
+    Args:
+        columns: N records.
+        split_N: index of each record's split in `SPLITS`.
+
+    Returns:
+        Number of test `rows`, and how many of them also occur in the other splits: `identical` (same prompt, responses
+        in either order, user, criterion and attribute), `other_rater` (same prompt and responses, but not identical),
+        `prompt` (same prompt), `response` (one of the responses, to any prompt). None if there are only test rows or
+        none.
     """
     test_N = split_N == TEST
     if not test_N.any() or test_N.all():
@@ -33,7 +39,7 @@ def overlap(columns: Columns, split_N: NDArray[np.int8]) -> dict[str, int] | Non
     row_N, _ = first_codes(combined(pair_N, codes["user_id"], codes["criterion"], codes["attribute"]))
 
     def known(*columns: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether a code of a test row, in any of some columns, is among those of other rows."""
+        """Whether any of the test row's codes in these columns occurs in other splits."""
         seen = np.zeros(max(int(code_N.max()) for code_N in columns) + 1, dtype=bool)
         for code_N in columns:
             seen[code_N[~test_N]] = True
@@ -49,17 +55,22 @@ def overlap(columns: Columns, split_N: NDArray[np.int8]) -> dict[str, int] | Non
 
 
 def check(name: str, found: dict[str, int] | None, leak: Leak) -> str | None:
-    """A warning where test rows are training rows; None where there are none, or where that is meant.
+    """Returns a warning if test rows are training rows; None if there are none, or `leak` is "allow".
+
+    Args:
+        name: of the data set.
+        found: result of `overlap`.
+        leak: the setting `data.leak`.
 
     Raises:
-        UserError: more than half of the test rows are, and nobody said that this is meant.
+        UserError: when `leak` is "error" and more than half of the test rows are training rows.
     """
     if found is None or not found["identical"] or leak == "allow":
         return None
     what = f"{found['identical']:,} of {found['rows']:,} test rows are training rows"
     if leak == "error" and 2 * found["identical"] > found["rows"]:
         raise UserError(
-            f"{name}: {what} (prompt, responses, user and criterion are the same): the test would measure memory. Give "
-            "another data.test, or data.leak=warn or allow if this is meant"
+            f"{name}: {what} (same prompt, responses, user and criterion): the test would measure memorisation. "
+            "Give another data.test, or data.leak=warn or allow if this is meant"
         )
     return f"{what}; data.leak=allow leaves out this warning"

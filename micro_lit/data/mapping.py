@@ -1,4 +1,4 @@
-"""The columns of a file and ours: which stand for which, which nobody reads, and what to type when some are missing."""
+"""Column mapping: maps the columns of a file to ours, and suggests overrides when columns are missing."""
 
 import difflib
 import json
@@ -13,7 +13,7 @@ from micro_lit.errors import UserError
 
 VERDICT = ("first", "second", "winner")
 
-# Names that people give to our columns, without case and punctuation.
+# Common names of our columns in other data, in lower case and without punctuation.
 USUAL = {
     "prompt": ("question", "instruction", "query", "input", "history", "context", "post", "task", "text", "userinput"),
     "chosen": (
@@ -36,7 +36,7 @@ USUAL = {
 }  # fmt: skip
 
 
-# Columns that change what a row means, and are not read: what that comes to, or how they would be.
+# Unread columns that change the meaning of a row -> the consequence, or how to read them.
 MEANING = {
     **dict.fromkeys(("weight", "weights", "sample_weight"), "all rows count alike"),
     **dict.fromkeys(("p_chosen", "prob_chosen", "soft_label", "label_confidence"), "every label counts as certain"),
@@ -47,20 +47,22 @@ MEANING = {
 
 
 def meanings(unread: Sequence[str]) -> list[str]:
-    """A line for each column that nobody reads though it changes what a row means."""
+    """One note for each unread column that changes the meaning of a row."""
     return [
         f"{name} is not read: {MEANING[name.lower()].format(name=name)}" for name in unread if name.lower() in MEANING
     ]
 
 
 class ColumnMap:
-    """Which columns of a file stand for ours.
+    """Maps the columns of a file to ours.
 
-    columns: ours -> theirs, where the names differ; `meta.group` is a field of a column of objects or of JSON text, and
-        None leaves a column unread. winner: what the values of the verdict mean, see `micro_lit.data.verdicts`.
+    Args:
+        columns: our column -> column of the file, where the names differ. `meta.group` reads a field of a column of
+            objects or JSON text; None leaves a column unread.
+        winner: coding of the verdict column, see `micro_lit.data.verdicts`.
 
     Raises:
-        UserError: a column that we do not have, or a value that means nothing.
+        UserError: for an unknown column of ours, or a verdict that is not first, second or tie.
     """
 
     def __init__(self, columns: Mapping[str, str | None] | None = None, winner: Coding | None = None) -> None:
@@ -79,22 +81,22 @@ class ColumnMap:
             self.dropped |= {"chosen", "rejected"}
 
     def used(self, found: Collection[str]) -> dict[str, str]:
-        """Our column -> the one of these that stands for it."""
+        """Our column -> the column of the file it is read from."""
         native = {name: name for name in self._native(found) if name in found}
         return native | self.explicit
 
     def _native(self, found: Collection[str]) -> list[str]:
-        """The names of columns that are read where nothing else is said."""
+        """Columns that are read by default, under their own names."""
         names = ["conversations", *FIELDS, *(name for names in SCORES for name in names)]
         is_pair = not self.has_verdict and "chosen" in (*found, *self.explicit)
         return [name for name in names if name not in self.dropped and not (is_pair and name in VERDICT)]
 
     def wanted(self, found: Collection[str]) -> set[str]:
-        """The columns to decode."""
+        """Columns of the file to decode."""
         return {_root(theirs, found) for theirs in self.used(found).values()}
 
     def late(self, found: Collection[str]) -> set[str]:
-        """Columns that would be read if they came after the rows by which those of a file are known."""
+        """Columns to read if they first appear after the rows from which the columns of a file were found."""
         return {name for name in self._native(found) if name not in found and name not in self.explicit}
 
     def unread(self, found: Collection[str]) -> list[str]:
@@ -102,12 +104,12 @@ class ColumnMap:
         return [printable(name) for name in found if name not in wanted]
 
     def plain(self, found: Collection[str]) -> dict[str, str] | None:
-        """As `used`, where a row needs no more than that; None where it has a verdict."""
+        """The mapping of `used` for the fast path; None if there is a verdict column, which needs the slow path."""
         used = self.used(found)
         return None if "winner" in used else used
 
     def check(self, path: str, found: Sequence[str]) -> None:
-        """Raises `UserError` where columns are missing or a verdict would be ignored, with the override to type."""
+        """Raises `UserError`, with an override to type, if columns are missing or a verdict would be ignored."""
         shown = listed(found)
         used = self.used(found)
         for ours, theirs in self.explicit.items():
@@ -131,7 +133,7 @@ class ColumnMap:
             )
 
     def record(self, row: Mapping[str, Any], found: Collection[str] = ()) -> Record:
-        """One row as a record. found: columns of the file, of which an object may lack some. Raises `BadRow`."""
+        """Parses one row; `found` lists the columns of the file, some of which a row may lack. Raises `BadRow`."""
         mapped = {
             ours: _column(row, ours, theirs)
             for ours, theirs in self.explicit.items()
@@ -142,7 +144,7 @@ class ColumnMap:
         return parse_record(row, self.winner)
 
     def _advice(self, found: Sequence[str], missing: Sequence[str]) -> str:
-        found = [name for name in found if name == printable(name)]  # others cannot be typed
+        found = [name for name in found if name == printable(name)]  # others cannot be typed in an override
         plain = {re.sub(r"[^a-z0-9]", "", name.casefold()): name for name in found}
         likely = {
             ours: next((plain[name] for name in names if name in plain), None) or _like(ours, found)
@@ -153,9 +155,9 @@ class ColumnMap:
         prompt = {} if "prompt" in found or likely["prompt"] is None else {"prompt": likely["prompt"]}
         for guess in (both, either):
             if None not in guess.values() and len(set(guess.values())) == len(guess):
-                return f"Say which stand for ours, perhaps by {_override(**prompt, **guess)}"
+                return f"Map them to our columns, perhaps with {_override(**prompt, **guess)}"
         return (
-            f"Say which stand for ours, as in {_override(**dict.fromkeys(missing, '<theirs>'))}; or, for two "
+            f"Map them to our columns, as in {_override(**dict.fromkeys(missing, '<theirs>'))}; or, for two "
             f"responses and a verdict, {_override(first='<theirs>', second='<theirs>', winner='<theirs>')}"
         )
 
@@ -179,7 +181,7 @@ def _root(theirs: str, found: Collection[str]) -> str:
 
 
 def _column(row: Mapping[str, Any], ours: str, theirs: str) -> Any:
-    """The value of a column, or of a field inside a column that holds an object or its JSON text."""
+    """The value of a column, or of a field in a column of objects or JSON text."""
     if theirs in row:
         return row[theirs]
     column, _, field = theirs.partition(".")

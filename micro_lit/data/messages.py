@@ -1,4 +1,4 @@
-"""Conversations: what people write as prompts and responses, brought to one form, and the canonical bytes of a text."""
+"""Conversations: parses prompts and responses in the usual formats to `Message` tuples, and to a canonical text."""
 
 import ast
 import itertools
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 ROLES = ("system", "user", "assistant", "tool")
 
-# Names of the same roles elsewhere: OpenAI's newer models, ShareGPT, OpenAssistant, Gemma, older function calls.
+# Role names in other formats: OpenAI's newer models, ShareGPT, OpenAssistant, Gemma, older function calls.
 ALIASES = {
     "developer": "system",
     "human": "user",
@@ -25,18 +25,20 @@ ALIASES = {
 # Keys of a message: OpenAI's, then ShareGPT's.
 KEYS = (("role", "content"), ("from", "value"))
 
-MAX_SHOWN = 200  # characters of a value in an error
+MAX_SHOWN = 200  # characters of a value in an error message
 
-# How the JSON text of a message, or of a list of them, begins.
+# Start of a message, or a list of messages, as JSON text.
 STRINGIFIED = r"""^\s*(\[\s*)?\{\s*["'](role|content|from|value)["']"""
-# How a JSON list of texts begins.
+# Start of a JSON list of texts.
 LISTED = r"""^\s*\[\s*["']"""
 
 
 class BadRow(ValueError):
-    """Why one row is not a record; the reader adds file and row.
+    """Error for a row that is not a valid record; the reader adds file and row.
 
-    kind: what is wrong, the same words for all rows of that kind. found: what this row holds.
+    Args:
+        kind: description of the error, the same for all rows with it, so that bad rows can be counted by kind.
+        found: the value in this row.
     """
 
     def __init__(self, kind: str, found: str = "") -> None:
@@ -48,7 +50,11 @@ class BadRow(ValueError):
 class Message(NamedTuple):
     """One turn of a conversation.
 
-    tool_calls: JSON text of the tools that an assistant called. tool_call_id: which of these a tool's turn answers.
+    Attributes:
+        role: one of `ROLES`.
+        content: the text.
+        tool_calls: tool calls of an assistant turn, as JSON text.
+        tool_call_id: id of the call that a tool turn answers.
     """
 
     role: str
@@ -58,11 +64,11 @@ class Message(NamedTuple):
 
     @property
     def words(self) -> str:
-        """All that the turn says, where nothing renders calls of tools: its content and their JSON text."""
+        """Content and tool calls (as JSON text), for renderers without support for tool calls."""
         return self.content if self.tool_calls is None else "\n".join(filter(None, [self.content, self.tool_calls]))
 
     def as_turn(self) -> dict[str, Any]:
-        """The turn as chat templates take it, without the fields that it lacks."""
+        """The turn as a dictionary for chat templates, without missing fields."""
         turn = {name: value for name, value in self._asdict().items() if value is not None}
         if self.tool_calls is not None:
             turn["tool_calls"] = json.loads(self.tool_calls)
@@ -73,13 +79,13 @@ Prompt = tuple[Message, ...]
 
 
 def canonical(prompt: Prompt) -> str:
-    """The one form of a prompt that splits and digests hang on; a field that a message lacks is not in it."""
+    """Canonical text of a prompt, without missing fields; changing it would change all splits and digests."""
     turns = ", ".join(map(_canonical_message, prompt))
     return f"({turns},)" if len(prompt) == 1 else f"({turns})"
 
 
 def canonical_text(prompt: str, response: str | None) -> str:
-    """The one form of a prompt, itself in its canonical form, with a response; None for the prompt alone."""
+    """Canonical text of a prompt (already in canonical form) with a response, or None for the prompt alone."""
     return f"Text(prompt={prompt}, response={response!r})"
 
 
@@ -90,10 +96,14 @@ def _canonical_message(message: Message) -> str:
 
 
 def messages(value: Any, name: str) -> Prompt:
-    """A conversation of text (one turn of the user), a message, a list of messages, or their JSON text.
+    """Parses a conversation: plain text (one user turn), a message, a list of messages, or these as JSON text.
+
+    Args:
+        value: the value of the column.
+        name: of the column, for the error message.
 
     Raises:
-        BadRow: it is none of these, and why.
+        BadRow: when the value is none of these.
     """
     if isinstance(value, str):
         listed = from_json(value)
@@ -106,14 +116,14 @@ def messages(value: Any, name: str) -> Prompt:
 
 
 def conversation(value: Any, name: str) -> Prompt:
-    """A whole conversation: messages, their JSON text, or a transcript with "Human:" and "Assistant:" turns."""
+    """Parses a whole conversation: messages, messages as JSON text, or a "Human:", "Assistant:" transcript."""
     if isinstance(value, str) and from_json(value) is None:
         return _transcript(sound(value, name))
     return messages(value, name)
 
 
 def from_json(text: str) -> Any:
-    """The message or messages that a text holds as JSON, or as Python prints them; None where it is text of its own."""
+    """Parses a message or list of messages from JSON or a Python literal; None for any other text."""
     if text.lstrip()[:1] not in ("[", "{") or not re.match(STRINGIFIED, text):
         return None
     for parse in (json.loads, ast.literal_eval):
@@ -128,7 +138,7 @@ def from_json(text: str) -> Any:
 
 
 def listed_texts(text: Any) -> list[str | None] | None:
-    """The texts (or nulls) of a JSON list, where a text is nothing else."""
+    """Parses a JSON list of texts or nulls; None for any other value."""
     if not isinstance(text, str) or text.lstrip()[:1] != "[" or not re.match(LISTED, text):
         return None
     try:
@@ -162,7 +172,7 @@ def _message(item: Any, name: str) -> Message:
 
 
 def _content(content: Any, name: str) -> str:
-    """Text, or the texts of its parts one after another."""
+    """The content as text; a list of text parts is concatenated."""
     if content is None:
         return ""
     if isinstance(content, str):
@@ -183,7 +193,7 @@ def _as_json(calls: Any, name: str) -> str:
 
 
 def _given(value: Any) -> Any:
-    """A value without what a table fills in where an object lacks a field."""
+    """Removes null fields, which tables fill in for fields that an object lacks."""
     if isinstance(value, Mapping):
         return {key: _given(child) for key, child in value.items() if child is not None}
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -192,10 +202,10 @@ def _given(value: Any) -> Any:
 
 
 def _transcript(text: str) -> Prompt:
-    """Splits the plain-text dialogues of HH-RLHF into messages; text without such turns gives no message."""
+    """Splits an HH-RLHF transcript into messages; empty if the text is not such a transcript."""
     before, *turns = text.split("\n\nHuman:")
     if before.strip():
-        return ()  # words of nobody: dropping them would change the prompt
+        return ()  # text without a speaker: dropping it would change the prompt
     found = []
     for turn in turns:
         human, *assistant = turn.split("\n\nAssistant:")
@@ -205,7 +215,7 @@ def _transcript(text: str) -> Prompt:
 
 
 def sound(text: str, name: str) -> str:
-    """The text itself, once it is known to be writable: JSON can hold half a character."""
+    """Returns the text if it can be encoded as UTF-8; JSON can contain lone surrogates. Raises `BadRow`."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -214,13 +224,13 @@ def sound(text: str, name: str) -> str:
 
 
 def printable(name: str) -> str:
-    """The name of a column on one line, and no longer than a line."""
+    """A column name shortened to at most 60 characters on one line."""
     name = " ".join(name.encode(errors="backslashreplace").decode().split())
     return name if len(name) <= 60 else f"{name[:60]} ..."
 
 
 def listed(names: Collection[str]) -> str:
-    """Names of columns, or as many as fit into an error."""
+    """Column names for an error message, at most 30."""
     shown = ", ".join(map(printable, itertools.islice(names, 30)))
     return shown if len(names) <= 30 else f"{shown} and {len(names) - 30} more"
 

@@ -1,4 +1,4 @@
-"""Pairs: a data set as a table of distinct texts and rows of integer triplets into it.
+"""Preference pairs: a data set as a table of distinct texts, and integer triplets that index into it.
 
 Dimension letters: N pairs, M distinct texts, D representation width, C label columns, F reference predictors.
 """
@@ -25,16 +25,16 @@ from micro_lit.data.texts import Text, text_digests, with_criterion
 
 @dataclass(eq=False)
 class Pairs:
-    """N pairs as columns. Indexing with a tensor of rows gives the pairs of a batch: the same class, fewer rows.
+    """N pairs as columns; indexing with a tensor of rows returns a batch of the same class.
 
-    triplets_N3: rows of the text table: context, chosen response, rejected response.
-    labels_NC: codes of the columns `LABELS` (source, attribute, group, user_id, pair_id); -1 where the data does not
-        say. Rows with one code of pair_id are judgments of one pair by different raters: a rater's second one has -1.
-    rating_gap_N: rating of the chosen minus rating of the rejected response, NaN where the data does not say.
-    reference_log_probs_NF: log-probability, in nats, that each reference predictor of a known population gives to the
-        label; no columns where no population is known.
-    first_shown_N: 1 where the chosen response was shown first, 0 where the rejected one was, -1 where the data do not
-        say; by default all -1.
+    Attributes:
+        triplets_N3: rows of the text table: context, chosen response, rejected response.
+        labels_NC: codes of the columns `LABELS` (source, attribute, group, user_id, pair_id); -1 if missing. Rows with
+            the same pair_id code are judgments of one pair by different raters; repeated judgments of a rater have -1.
+        rating_gap_N: rating of the chosen minus rating of the rejected response; NaN if missing.
+        reference_log_probs_NF: log-probability in nats of the label under each reference predictor of a known
+            population; F = 0 without one.
+        first_shown_N: 1 if the chosen response was shown first, 0 if the rejected one was, -1 (default) if unknown.
     """
 
     triplets_N3: Int64[Tensor, "N 3"]
@@ -57,11 +57,11 @@ class Pairs:
         return Pairs(*(column.to(device, non_blocking=non_blocking) for column in self._columns()))
 
     def pinned(self) -> "Pairs":
-        """The pairs in memory from which a GPU copies while the program goes on."""
+        """Copies the pairs to pinned memory, for asynchronous transfer to a GPU."""
         return Pairs(*(column.pin_memory() for column in self._columns()))
 
     def swapped(self) -> "Pairs":
-        """The pairs with the opposite labels: the rejected response as the chosen one."""
+        """Swaps chosen and rejected responses, which inverts every label."""
         shown_N = self.first_shown_N
         return Pairs(
             self.triplets_N3[:, [0, 2, 1]],
@@ -88,7 +88,7 @@ class Pairs:
 
     @property
     def first_wins_N(self) -> Bool[Tensor, " N"]:
-        """Whether the response that comes first in the text table was chosen: one meaning for all raters of a pair."""
+        """Whether the response with the lower row in the text table was chosen; comparable across raters of a pair."""
         return self.chosen_N < self.rejected_N
 
     def label_N(self, name: str) -> Int64[Tensor, " N"]:
@@ -97,17 +97,21 @@ class Pairs:
 
 @dataclass(frozen=True)
 class PreferenceData:
-    """A data set ready to train on.
+    """A data set ready for training.
 
-    texts: the M distinct texts, or their representations [M, D] where the data are vectors already.
-    names: for each label column its values (for pair_id keys of our own); a code in `pairs.labels_NC` is a position
-        in this list.
-    splits: rows of `pairs` for each of `SPLITS`.
-    counts: per set, what was read, dropped and cut. set_N: which of these sets a pair is from.
-    population: the planted population the pairs were drawn from, when there is one.
-    bayes: which reference predictor knows all that the data show, and nothing else.
-    overlap: how many test rows are known from training, see `micro_lit.data.leaks.overlap`. notes: what else is to be
-        shown before training. digests_M2: those of the texts, where they are at hand.
+    Attributes:
+        texts: the M distinct texts, or their representations [M, D] if the data are vectors.
+        pairs: N pairs with indices into `texts`.
+        names: values of each label column; a code in `pairs.labels_NC` is an index into its list. The values of pair_id
+            are generated.
+        splits: rows of `pairs`, for each of `SPLITS`.
+        counts: per set, the numbers of rows read, dropped and truncated.
+        set_N: index of each pair's set in `counts`.
+        population: the planted population from which the pairs were drawn, if any.
+        bayes: name of the reference predictor that uses exactly the information in the data (the Bayes predictor).
+        overlap: overlap of test rows with training, see `micro_lit.data.leaks.overlap`.
+        notes: warnings to show before training.
+        digests_M2: text digests, if they were cached.
     """
 
     texts: list[Text] | Float32[Tensor, "M D"]
@@ -127,18 +131,20 @@ class PreferenceData:
 
     @property
     def example(self) -> Text:
-        """The first pair's chosen response, of the training pairs if there are any, to see what the backbone reads."""
+        """Chosen response of the first pair (a training pair, if any), to show what the backbone reads."""
         return self.texts[int(self.pairs.chosen_N[torch.cat([self.splits[name] for name in SPLITS])[0]])]
 
     def count_truncated(self, truncated_M: Bool[Tensor, " M"]) -> None:
-        """Notes in `counts` how many distinct texts of each set were cut to fit the backbone."""
+        """Stores in `counts` how many distinct texts of each set were truncated."""
         for number, counts in enumerate(self.counts.values()):
             counts.truncated = int(truncated_M[self.pairs.triplets_N3[self.set_N == number].unique()].sum())
 
     def count_cut(self, cut_M2: Bool[Tensor, "M 2"], max_length: int) -> None:
-        """Notes in `counts` which end of how many texts was cut.
+        """Stores in `counts` how many texts were truncated in the prompt, and how many in the response.
 
-        cut_M2: whether a text lost tokens of its prompt, and of its response. max_length: tokens a text may have.
+        Args:
+            cut_M2: whether prompt, and response, of each text were truncated.
+            max_length: most tokens of a text.
         """
         self.count_truncated(cut_M2.any(dim=1))
         for number, counts in enumerate(self.counts.values()):
@@ -147,9 +153,13 @@ class PreferenceData:
             counts.max_length = max_length
 
     def without_same(self, tokens_M: Int64[Tensor, " M"]) -> "PreferenceData":
-        """The data without the pairs whose responses are the same tokens; notes in `counts` how many each set has.
+        """Removes pairs from all splits whose two responses have the same tokens, and stores their number in `counts`.
 
-        tokens_M: a number for each text, equal for equal tokens. Such pairs stay in `pairs`, in no split.
+        Args:
+            tokens_M: digest of each text's tokens.
+
+        Returns:
+            A copy of the data; the removed pairs stay in `pairs`, but are in no split.
         """
         same_N = tokens_M[self.pairs.chosen_N] == tokens_M[self.pairs.rejected_N]
         dropped = [rows[same_N[rows]] for rows in self.splits.values()]
@@ -170,7 +180,13 @@ class PreferenceData:
 def from_records(
     records: Sequence[Record], splits: Sequence[str], counts: dict[str, Counts], sets: Sequence[int] | None = None
 ) -> PreferenceData:
-    """Indexes records one by one. splits: for each record one of `SPLITS`. sets: see `from_columns`."""
+    """Builds a data set from a list of records.
+
+    Args:
+        records: N records.
+        splits: split of each record, one of `SPLITS`.
+        counts, sets: see `from_columns`.
+    """
     number = {name: number for number, name in enumerate(SPLITS)}
     split_N = np.array([number[split] for split in splits], dtype=np.int8)
     return from_columns(columns_of(records), split_N, counts, None if sets is None else np.array(sets, dtype=np.int64))
@@ -179,10 +195,13 @@ def from_records(
 def from_columns(
     columns: Columns, split_N: NDArray[np.int8], counts: dict[str, Counts], set_N: NDArray[np.int64] | None = None
 ) -> PreferenceData:
-    """Indexes records: each distinct text once, each label value a code, both in order of first appearance.
+    """Builds a data set from columns; distinct texts and label codes are in order of first appearance.
 
-    split_N: of each record the position of its split in `SPLITS`. set_N: of each record the position of its set in
-    `counts`; needed when there are several.
+    Args:
+        columns: N records.
+        split_N: index of each record's split in `SPLITS`.
+        counts: row counts of each set.
+        set_N: index of each record's set in `counts`; None if there is only one.
     """
     set_N = np.zeros(len(columns), dtype=np.int64) if set_N is None else set_N
     texts, triplets_N3, codes_M2 = _texts(columns)
@@ -211,23 +230,24 @@ def from_columns(
 
 
 def _texts(columns: Columns) -> tuple[list[Text], NDArray[np.int64], NDArray[np.int64]]:
-    """The distinct texts of records, of each record those of its context, chosen and rejected response [N, 3], and of
-    each text the codes of its prompt and response, -1 for none [M, 2]. Contexts with a criterion have codes beyond."""
+    """Distinct texts; rows of context, chosen and rejected response in them [N, 3]; codes of prompt and response of
+    each text [M, 2] (response -1 for none). Prompts with a criterion get codes after those of `columns`."""
     prompts, responses = list(columns.values["prompt"]), columns.values["response"]
     prompt_N, criterion_N = columns.codes["prompt"], columns.codes["criterion"]
     context_N = prompt_N.copy()
-    told = np.flatnonzero(criterion_N >= 0)
-    if len(told):
+    has_criterion = np.flatnonzero(criterion_N >= 0)
+    if len(has_criterion):
         known = {prompt: code for code, prompt in enumerate(prompts)}
-        wish_T, first = first_codes(prompt_N[told] * len(columns.values["criterion"]) + criterion_N[told])
+        keys_T = prompt_N[has_criterion] * len(columns.values["criterion"]) + criterion_N[has_criterion]
+        context_T, first = first_codes(keys_T)
         prompt_C, criterion_C = np.divmod(first, len(columns.values["criterion"]))
         contexts = [
             with_criterion(prompts[prompt], columns.values["criterion"][criterion])
             for prompt, criterion in zip(prompt_C.tolist(), criterion_C.tolist(), strict=True)
         ]
         codes = np.array([known.setdefault(context, len(known)) for context in contexts], dtype=np.int64)
-        context_N[told], prompts = codes[wish_T], list(known)
-    width = len(responses) + 1  # 0 is no response
+        context_N[has_criterion], prompts = codes[context_T], list(known)
+    width = len(responses) + 1  # 0 means no response
     keys_N3 = np.stack(
         [context_N * width, *(prompt_N * width + 1 + columns.codes[name] for name in ("chosen", "rejected"))], axis=1
     )
@@ -241,7 +261,7 @@ def _texts(columns: Columns) -> tuple[list[Text], NDArray[np.int64], NDArray[np.
 
 
 def _digests(texts: Sequence[Text], codes_M2: NDArray[np.int64], columns: Columns) -> NDArray[np.uint64]:
-    """The digest of each text [M, 2]: kept, or made anew where it is not."""
+    """Digest of each text [M, 2]: from `columns.digests`, or computed where missing."""
     width = len(columns.values["response"]) + 1
     key_T = columns.digests.prompt_T * width + columns.digests.response_T + 1
     order_T = key_T.argsort(kind="stable")
@@ -254,10 +274,10 @@ def _digests(texts: Sequence[Text], codes_M2: NDArray[np.int64], columns: Column
 
 
 def _pairs_judged(columns: Columns, triplets_N3: NDArray[np.int64], set_N: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A code for what a record judges: its id, if it has one, and its texts; -1 where a rater judges that once more.
+    """Code of the pair that each record judges; -1 for repeated judgments of a pair by the same rater.
 
-    Ids of two sets may be the same, so that the set belongs to it. Under another criterion it is another pair. Where
-    users are not named, each row is a rater of its own, and a row that a mixture repeats is one of them.
+    Records judge the same pair if set, pair_id, context (with criterion) and both responses are equal. Without user
+    ids each row counts as a rater of its own, and copies of a row in a mixture as the same rater.
     """
     low_N, high_N = triplets_N3[:, 1:].min(axis=1), triplets_N3[:, 1:].max(axis=1)
     pair_N, _ = first_codes(combined(set_N, columns.codes["pair_id"], triplets_N3[:, 0], low_N, high_N))

@@ -1,9 +1,8 @@
-"""The cache of parsed files: columns of records on disk, found by the content of the files they were read from.
+"""The cache of parsed files: columns of records on disk, keyed by the content of the data files.
 
-A cache file is an Arrow file with one row of lists, followed by its checksum, and it is mapped into memory. It appears
-whole or not at all; one that cannot be read, or does not match its checksum, is made anew. Its name is a digest of the
-content of the data files, of the settings that shape records, and of the code that reads them: when one of these
-changes, the name changes.
+A cache file is an Arrow file with one row of lists, followed by a checksum; it is memory-mapped. It is written
+atomically, and ignored and rewritten if it is damaged. Its name is a digest of the data files, the settings that affect
+records, and the code of this package, so that any change to these misses the cache.
 """
 
 import contextlib
@@ -25,39 +24,40 @@ from micro_lit.data.messages import Message, Prompt
 from micro_lit.data.texts import Text, text_digests
 from micro_lit.host.files import write_whole
 
-# Smaller files are read as fast as they are found.
+# For smaller files parsing is as fast as the cache.
 LEAST_BYTES = 2**24
 
 CHECKSUM_BYTES = 16  # of a 128-bit xxh3
 
-TEXT, TURNS = "t", "m"  # how a prompt is written: one turn of the user as its text, others as JSON
+TEXT, TURNS = "t", "m"  # prefixes of stored prompts: a single user turn as its text, others as JSON
 
 
 def through_cache(
     folder: Path | None, files: Sequence[Path], spec: Mapping[str, Any], read: Callable[[], tuple[Columns, Counts]]
 ) -> tuple[Columns, Counts]:
-    """What `read` gives, from the cache where it is there.
+    """Returns the result of `read`, from the cache if it is stored there.
 
     Args:
-        folder: of the cache; None for none.
-        files: what `read` reads. Sets of the hub are no files, and are read each time.
-        spec: the settings that shape records, as JSON types.
+        folder: of the cache; None turns it off.
+        files: the files that `read` reads; none for hub data sets, which are not cached here.
+        spec: the settings that affect records, as JSON types.
+        read: parses the files.
     """
     if folder is None or not files or sum(path.stat().st_size for path in files) < LEAST_BYTES:
         return read()
     path = folder / f"{_digest(files, spec)}.arrow"
-    # A damaged file, or one of another layout.
+    # No file, a damaged one, or one with another layout.
     with contextlib.suppress(OSError, pyarrow.ArrowException, ValueError, KeyError, TypeError):
         return _load(path)
     columns, counts = read()
-    with contextlib.suppress(OSError):  # a full disk, or a folder that is not ours: the next run reads again
+    with contextlib.suppress(OSError):  # full disk or read-only folder: the next run parses again
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, functools.partial(_save, columns, counts))
     return columns, counts
 
 
 def content_digest(path: Path) -> bytes:
-    """Of a file's bytes."""
+    """xxh3-128 digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, xxhash.xxh3_128).digest()
 
@@ -71,7 +71,7 @@ def _digest(files: Sequence[Path], spec: Mapping[str, Any]) -> str:
 
 @functools.cache
 def _code_digest() -> bytes:
-    """Of the modules that make records of rows."""
+    """Digest of the modules of this package."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
@@ -79,7 +79,7 @@ def _code_digest() -> bytes:
 
 
 def _save(columns: Columns, counts: Counts, path: Path) -> None:
-    words = {**columns.values, "prompt": [_written(prompt) for prompt in columns.values["prompt"]]}
+    words = {**columns.values, "prompt": [_serialised(prompt) for prompt in columns.values["prompt"]]}
     fields: dict[str, pyarrow.Array] = {f"values.{name}": _one(words[name], pyarrow.large_string()) for name in VALUES}
     fields |= {f"codes.{name}": _one(columns.codes[name].astype(np.int32), pyarrow.int32()) for name in CODES}
     fields |= {
@@ -93,8 +93,8 @@ def _save(columns: Columns, counts: Counts, path: Path) -> None:
         "digests.response": _one(digests.response_T, pyarrow.int64()),
         "digests.digest": _one(digests.digest_T2.reshape(-1), pyarrow.uint64()),
     }
-    told = json.dumps(vars(counts))
-    table = pyarrow.table(fields).replace_schema_metadata({"counts": told})
+    counts_json = json.dumps(vars(counts))
+    table = pyarrow.table(fields).replace_schema_metadata({"counts": counts_json})
     with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
     checksum = content_digest(path)
@@ -103,7 +103,7 @@ def _save(columns: Columns, counts: Counts, path: Path) -> None:
 
 
 def _digests(columns: Columns) -> Digests:
-    """Those of all texts of the records but contexts with a criterion, which settings may change."""
+    """Digests of all texts except contexts with a criterion, which depend on settings."""
     prompts, responses = columns.values["prompt"], columns.values["response"]
     width = len(responses) + 1
     first_N = columns.codes["prompt"] * width
@@ -137,12 +137,12 @@ def _load(path: Path) -> tuple[Columns, Counts]:
     rest = [lists[name].to_numpy().copy() for name in ("gap", "first", "row")]
     of_texts = [lists[f"digests.{name}"].to_numpy() for name in ("prompt", "response", "digest")]
     digests = Digests(*of_texts[:2], of_texts[2].reshape(-1, 2))
-    told = json.loads(table.schema.metadata[b"counts"])
-    counters = {name: Counter(told[name]) for name in ("kinds", "left_out")}
-    return Columns(values, codes, *rest, digests), Counts(**told | counters)
+    stored = json.loads(table.schema.metadata[b"counts"])
+    counters = {name: Counter(stored[name]) for name in ("kinds", "left_out")}
+    return Columns(values, codes, *rest, digests), Counts(**stored | counters)
 
 
-def _written(prompt: Prompt) -> str:
+def _serialised(prompt: Prompt) -> str:
     if len(prompt) == 1 and prompt[0] == Message("user", prompt[0].content):
         return TEXT + prompt[0].content
     return TURNS + json.dumps(prompt)

@@ -1,4 +1,4 @@
-"""The contract of a reader: a kind of file that micro_lit does not know, in one class of yours.
+"""The base class of reader plug-ins: add support for another file format with one class of your own.
 
 Example: `data.reader._target_=mine.XmlReader 'packages=[mine]'`
 
@@ -22,12 +22,13 @@ from micro_lit.errors import UserError
 
 
 class Reader:
-    """Rows of a kind of file. Extend it; only `read` must be written.
+    """Base class of readers for additional file formats; only `read` must be implemented.
 
-    endings: of the names of its files. Other files are read as ever. Without endings every path of the set is its own,
-        folders included.
-    version: a text, to be changed whenever `read` changes what it gives. With one, the records of large files are
-        cached, by it, by the attributes of the reader and by the content of the file; without one, never.
+    Attributes:
+        endings: file name endings that this reader handles; other files are read as usual. If empty, the reader gets
+            every path of the set, folders included.
+        version: a text to change whenever the output of `read` changes. It enables the cache for large files, keyed by
+            version, attributes of the reader and content of the file. None turns the cache off.
     """
 
     endings: tuple[str, ...] = ()
@@ -37,21 +38,22 @@ class Reader:
         """Yields the rows of a path.
 
         Args:
-            split: one of `splits(path)`; None where it gives none.
+            path: a file or folder.
+            split: one of `splits(path)`; None if that is empty.
 
-        Returns:
-            A place to name in an error, as "a.xml, pair 3", and the row by its columns. A `BadRow` in place of a row
-            is counted under its kind.
+        Yields:
+            A location for error messages, such as "a.xml, pair 3", and the row as a mapping of its columns. A `BadRow`
+            instead of a row is counted under its kind.
         """
         raise NotImplementedError
 
     def splits(self, path: Path) -> Sequence[str]:
-        """The splits that one path holds, such as ["train", "test"]; none by default: all its rows are one part."""
+        """Names of the splits in one path, such as ["train", "test"]; empty (default) if it has no splits."""
         return ()
 
 
 def check(reader: Any) -> None:
-    """Raises `UserError` for an object that does not keep the contract, as far as can be seen without a file."""
+    """Raises `UserError` unless the object is a valid `Reader`, as far as can be checked without a file."""
     name = type(reader).__name__
     if not isinstance(reader, Reader):
         raise UserError(f"data.reader: {name} is no reader; extend micro_lit.data.reader.Reader")
@@ -65,12 +67,12 @@ def check(reader: Any) -> None:
 
 
 def takes(reader: Reader | None, path: Path) -> bool:
-    """Whether a path is for a reader, and not for one of the known formats."""
+    """Whether a path is read by this reader instead of a built-in format."""
     return reader is not None and (not reader.endings or path.name.endswith(reader.endings))
 
 
 def splits_of(reader: Reader, path: Path) -> list[str]:
-    """The splits that a path holds. Raises `UserError` for whatever the reader raises, and for what are no names."""
+    """The splits in a path. Raises `UserError` if the reader fails or returns anything but texts."""
     try:
         found = list(reader.splits(path))
     except Exception as error:
@@ -81,14 +83,14 @@ def splits_of(reader: Reader, path: Path) -> list[str]:
 
 
 def identity(reader: Reader) -> list[str | None]:
-    """What sets the rows of a reader apart from those of another."""
+    """Cache key of a reader: class, version and attributes."""
     kind = type(reader)
     return [f"{kind.__module__}.{kind.__qualname__}", reader.version, repr(sorted(vars(reader).items()))]
 
 
 @dataclass(frozen=True)
 class PlacedChunk(Chunk):
-    """Rows with places of their reader. numbers: of each row in `places`."""
+    """A chunk with the locations given by the reader; `numbers` are indices into `places`."""
 
     places: Sequence[str] = ()
 
@@ -97,10 +99,10 @@ class PlacedChunk(Chunk):
 
 
 class ReaderRows:
-    """The rows of one path, checked one by one; a source for `micro_lit.data.readers.Rows`, to be read once."""
+    """The validated rows of one path, a source for `micro_lit.data.readers.Rows`; can be read only once."""
 
     def __init__(self, reader: Reader, path: Path, split: str) -> None:
-        """Raises `UserError` for a split that the path does not hold."""
+        """Raises `UserError` if the path does not have this split."""
         self.reader, self.path = reader, path
         known = splits_of(reader, path)
         if known and split not in known:
@@ -110,7 +112,7 @@ class ReaderRows:
 
     @property
     def columns(self) -> list[str]:
-        """Those of the first rows."""
+        """Column names in the first `PEEKED` rows."""
         if not self._peeked:
             self._peeked = list(itertools.islice(self._rows, PEEKED))
         return list(dict.fromkeys(name for _, row in self._peeked if isinstance(row, dict) for name in row))

@@ -1,4 +1,4 @@
-"""Readers: rows from files, folders and the hub, in chunks of columns, each row with a place to name in an error."""
+"""Reads rows from files, folders and the Hugging Face hub, in columnar chunks with locations for error messages."""
 
 import itertools
 from collections.abc import Collection, Iterator
@@ -14,11 +14,7 @@ HUB = "hf://datasets/"  # as in hf://datasets/Anthropic/hh-rlhf/helpful-base, a 
 
 
 class Rows:
-    """All rows of a path: which columns there are, and the rows themselves.
-
-    Raises:
-        UserError: nothing can be read there.
-    """
+    """The columns and rows of a file, a folder or a hub data set."""
 
     def __init__(
         self,
@@ -28,9 +24,16 @@ class Rows:
         revision: str | None = None,
         reader: Reader | None = None,
     ) -> None:
-        """split: which part of a folder or hub data set. subset, revision: the hub's configuration name and commit.
+        """Opens the path.
 
-        reader: of files that are of no known kind.
+        Args:
+            path: file, folder or hub id.
+            split: of a folder or hub data set.
+            subset, revision: configuration name and commit of a hub data set.
+            reader: reader of an additional file format.
+
+        Raises:
+            UserError: when nothing can be read there.
         """
         endings = _endings(reader)
         location = Path(path).expanduser()
@@ -44,7 +47,7 @@ class Rows:
             location.is_absolute() or path.endswith((*endings, ".arrow")) or path.count("/") != 1
         ):
             raise UserError(
-                f"{path}: no such file or folder. paths.data_dir or MICRO_LIT_DATA says where known sets lie; "
+                f"{path}: no such file or folder. paths.data_dir or MICRO_LIT_DATA is the folder of known sets; "
                 f"for your own give {_readable(reader)}, or the id of a hub data set. A path with spaces or any of "
                 f"= ( ) , needs two kinds of quotes: 'data.train=\"my pairs.jsonl\"'"
             )
@@ -53,21 +56,21 @@ class Rows:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns of all files, in the order in which they come."""
+        """Column names of all files, in order of appearance."""
         return list(dict.fromkeys(name for source in self.sources for name in source.columns))
 
     @property
     def files(self) -> list[Path]:
-        """The files that are read; none where a library reads them."""
+        """The files that are read; empty for data sets of the `datasets` library."""
         return [each.path for each in self.sources if not isinstance(each, Dataset) and each.path.is_file()]
 
     def chunks(self, wanted: Collection[str] | None = None) -> Iterator[Chunk]:
-        """The rows. wanted: columns to decode; others may be missing from the rows. None: all."""
+        """All rows in chunks. wanted: columns to decode, None for all; other columns may be missing from the rows."""
         return itertools.chain.from_iterable(source.chunks(wanted) for source in self.sources)
 
 
 def read_rows(path: str, split: str = "train", subset: str | None = None, revision: str | None = None) -> Iterator[Row]:
-    """Yields (place, row) from `path`, see `Rows`; each row with all its columns."""
+    """Yields (location, row) from a path, with all columns; arguments as in `Rows`."""
     for chunk in Rows(path, split, subset, revision).chunks():
         yield from chunk
 
@@ -77,7 +80,7 @@ def _endings(reader: Reader | None) -> tuple[str, ...]:
 
 
 def _readable(reader: Reader | None) -> str:
-    """What can be read, in words."""
+    """The readable formats, for an error message."""
     own = "" if reader is None else f"a {', '.join(reader.endings)} file for {type(reader).__name__}, "
     return f"{own}{READABLE}"
 
@@ -114,7 +117,7 @@ def _folder_sources(folder: Path, split: str, reader: Reader | None) -> list[Any
 
 
 def folder_parts(folder: Path, reader: Reader | None = None) -> list[Part]:
-    """The files of a folder that can be read, with their splits."""
+    """The readable files of a folder, with their splits."""
     return parts_of(folder, _endings(reader))
 
 
@@ -123,7 +126,7 @@ def _saved_set(folder: Path, split: str) -> Any:
 
     try:
         dataset = load_from_disk(str(folder))
-    except Exception as error:  # a damaged folder raises whatever its reading runs into
+    except Exception as error:  # damaged folders raise many kinds of exceptions
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{folder}: a damaged folder of save_to_disk ({reason:.300})") from error
     if not isinstance(dataset, DatasetDict):
@@ -134,7 +137,7 @@ def _saved_set(folder: Path, split: str) -> Any:
 
 
 def has_split(path: str, split: str, reader: Reader | None = None) -> bool:
-    """Whether a path on this machine holds a part of that name: files, an arrow split, or a split of a reader."""
+    """Whether a local path has this split: as files, as an Arrow folder, or according to the reader."""
     folder = Path(path).expanduser()
     try:
         if not folder.is_dir() and not folder.is_file():
@@ -158,6 +161,6 @@ def _hub_set(path: str, split: str, subset: str | None, revision: str | None) ->
     folder = {"data_dir": "/".join(folders)} if folders else {}
     try:
         return load_dataset(f"{owner}/{name}", subset, split=split, revision=revision, **folder)
-    except Exception as error:  # the hub client raises many kinds; each means: not to be had
+    except Exception as error:  # the hub client raises many kinds of exceptions
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: neither a file nor a folder here, nor to be had from the hub ({reason})") from error
+        raise UserError(f"{path}: no local file or folder, and not available from the hub ({reason})") from error

@@ -1,7 +1,7 @@
-"""The record contract: what one preference must hold, and what is wrong with it when it does not.
+"""Preference records: parses and validates one row of a data set.
 
-A record is one judgment: of two responses to a prompt, one was chosen. Rows come from anywhere as dictionaries; this
-module turns each into a `Record` or says in one line why it cannot.
+A record is one judgment: of two responses to a prompt, one was chosen. Rows are dictionaries from any source; this
+module converts each to a `Record`, or raises `BadRow` with the reason in one line.
 """
 
 import math
@@ -23,7 +23,7 @@ from micro_lit.data.verdicts import Coding, verdict_of
 
 __all__ = ["BadRow", "Message", "Prompt", "Record", "parse_record"]
 
-# Pairs of columns with a score of each response, of which the first is that of the chosen one.
+# Known pairs of score columns: (score of the chosen response, score of the rejected one).
 SCORES = tuple(
     (pattern.format("chosen"), pattern.format("rejected"))
     for pattern in ("score_{}", "{}_score", "{}_rating", "rating_{}", "{}-rating", "{}_reward", "reward_{}")
@@ -34,10 +34,15 @@ SCORE_NAMES = frozenset(name for names in SCORES for name in names)
 
 
 class Record(NamedTuple):
-    """One preference. Only `prompt`, `chosen` and `rejected` are required of the data.
+    """One preference; only `prompt`, `chosen` and `rejected` are required.
 
-    label_id: names the label itself: rows of one user with equal ids are one label, which a profile learns once.
-    first_shown: whether the chosen response was shown first; None where the data do not say.
+    Attributes:
+        criterion: sentence that states what the rater wants.
+        attribute: label of the criterion's kind, such as `concise`.
+        group: latent sub-population of the rater (planted populations only).
+        rating_gap: rating of the chosen minus rating of the rejected response; 0 for a tie.
+        label_id: id of the label: rows of a user with equal ids are one label, which a profile learns once.
+        first_shown: whether the chosen response was shown first; None if unknown.
     """
 
     prompt: Prompt
@@ -56,22 +61,24 @@ class Record(NamedTuple):
 
 LABELS = ("source", "attribute", "group", "user_id", "pair_id")
 TEXTS = ("criterion", "label_id", *LABELS)
-# Columns that a file may have; the last three stand for chosen and rejected.
+# Columns that a file may have; the last three can replace chosen and rejected.
 FIELDS = (*Record._fields[:-1], "system", "first", "second", "winner")
 
 
 def parse_record(row: Mapping[str, Any], coding: Coding | None = None) -> Record:
-    """Checks one row and brings it to the contract.
+    """Validates one row and converts it to a `Record`.
 
-    `prompt` is text or messages (or `conversations`, its name in ShareGPT), `system` a system turn before it. `chosen`
-    and `rejected` are text or messages. Without a prompt both are whole conversations (lists of messages, or
-    transcripts with "Human:" and "Assistant:" turns as in HH-RLHF) and the prompt is what they share. Instead of the
-    two there may be `first`, `second` and `winner`.
+    `prompt` is text or messages (or `conversations`, its name in ShareGPT), and `system` a system turn before it.
+    `chosen` and `rejected` are text or messages. Without a prompt both must be whole conversations (lists of messages,
+    or transcripts with "Human:" and "Assistant:" turns as in HH-RLHF), and the prompt is their common part. The columns
+    `first`, `second` and `winner` can replace `chosen` and `rejected`.
 
-    coding: what values of `winner` mean, see `verdict_of`.
+    Args:
+        row: column -> value.
+        coding: meaning of the values of `winner`, see `verdict_of`.
 
     Raises:
-        BadRow: why the row is no record.
+        BadRow: when the row is not a valid record, with the reason.
     """
     first_shown, gap = None, _number(row.get("rating_gap"), "rating_gap")
     if "chosen" not in row and "winner" in row:
@@ -104,7 +111,7 @@ def parse_record(row: Mapping[str, Any], coding: Coding | None = None) -> Record
 
 
 def _texts(row: Mapping[str, Any]) -> tuple[Prompt, str, str]:
-    """Prompt, chosen and rejected of a row that has the latter two."""
+    """Prompt, chosen and rejected text of a row with columns `chosen` and `rejected`."""
     asked = row.get("prompt")
     if asked is None:
         asked = row.get("conversations")
@@ -124,18 +131,18 @@ def _texts(row: Mapping[str, Any]) -> tuple[Prompt, str, str]:
     if repeated := before or also_before:
         if _spoken(repeated) != _spoken(prompt):
             raise BadRow("chosen or rejected holds turns before the reply that are not those of the prompt")
-        # They may have a system turn that the prompt column lacks, or the other way round.
+        # The responses may include a system turn that the prompt column lacks, or the other way round.
         prompt = repeated if len(repeated) >= len(prompt) else prompt
     return prompt, chosen, rejected
 
 
 def _spoken(prompt: Prompt) -> list[tuple[str, str]]:
-    """The turns but those of the system, without white space around them."""
+    """Roles and stripped contents of all turns except system turns."""
     return [(message.role, message.content.strip()) for message in prompt if message.role != "system"]
 
 
 def _response(value: Any, name: str) -> tuple[Prompt, str]:
-    """The turns before a response's reply, if it repeats them, and its text."""
+    """Turns of the prompt that a response column repeats, and the text of the response."""
     if isinstance(value, str) and from_json(value) is None:
         return (), sound(value, name)
     turns = messages(value, name)
@@ -163,13 +170,13 @@ def _implicit_prompt(chosen: Any, rejected: Any) -> tuple[Prompt, str, str]:
 
 def _optional_text(value: Any, name: str) -> str | None:
     if isinstance(value, str):
-        # An empty cell of a table means that the data do not say.
+        # An empty cell of a table is a missing value.
         return sound(value, name) if value.strip() else None
     if isinstance(value, float) and math.isnan(value):
         return None
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return None if value is None else str(value)
-    if isinstance(value, float) and value.is_integer():  # a column of whole numbers with gaps, as pandas writes it
+    if isinstance(value, float) and value.is_integer():  # pandas writes integer columns with missing values as float
         return str(int(value))
     if name == "source" and isinstance(value, Sequence) and all(isinstance(each, str) for each in value):
         return sound(", ".join(value), name) or None
@@ -178,7 +185,7 @@ def _optional_text(value: Any, name: str) -> str | None:
 
 
 def _number(value: Any, name: str) -> float | None:
-    """A number that may be written as text; an empty cell and NaN are none."""
+    """Parses a number, which may be text; None for missing values, empty cells and NaN."""
     if value is None or (isinstance(value, str) and value.strip().casefold() in ("", "nan")):
         return None
     try:
@@ -194,7 +201,7 @@ def _number(value: Any, name: str) -> float | None:
 
 
 def _rating_gap(row: Mapping[str, Any], gap: float | None) -> float | None:
-    """The gap itself, or that of two scores; None where the data say neither."""
+    """The rating gap, or the difference of the two scores; None if the data have neither."""
     if gap is None and not SCORE_NAMES.isdisjoint(row):
         for names in SCORES:
             scores = [_number(row.get(name), name) for name in names]

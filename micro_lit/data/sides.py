@@ -1,4 +1,4 @@
-"""Sides: on which side of a cut each record is, and which pairs say nothing new of an attribute.
+"""Assigns records to splits by prompt, pair or response, and finds pairs on which all attributes agree.
 
 Dimension letters: N records, P keys.
 """
@@ -18,9 +18,16 @@ SplitBy = Literal["prompt", "pair_id", "response"]
 
 
 def sides(columns: Columns, by: SplitBy, seed: int, test: float, validation: float) -> NDArray[np.int8]:
-    """The position in `SPLITS` of the side that each record is on; -1 where its responses are on two.
+    """Assigns each record to a split.
 
-    by: what keeps records on one side, see `micro_lit.data.PairFiles`. test, validation: the shares cut.
+    Args:
+        columns: N records.
+        by: records that agree in this stay in one split, see `split_by` in `micro_lit.data.PairFiles`.
+        seed: of the split.
+        test, validation: shares of the test and validation split, in [0, 1).
+
+    Returns:
+        Index of each record's split in `SPLITS`; -1 if its two responses are in different splits.
     """
     if by == "prompt":
         prompt_N, used = first_codes(columns.codes["prompt"])
@@ -34,7 +41,7 @@ def sides(columns: Columns, by: SplitBy, seed: int, test: float, validation: flo
 
 
 def _of_responses(columns: Columns) -> Iterator[str]:
-    """A key for each record's chosen response and its user, then one for each rejected response."""
+    """Keys of user, prompt and response: first for all chosen responses, then for all rejected ones."""
     prompts, users = prompts_of(columns, canonical), [*columns.values["user_id"], None]
     names = ("user_id", "prompt")
     for side in ("chosen", "rejected"):
@@ -43,7 +50,7 @@ def _of_responses(columns: Columns) -> Iterator[str]:
 
 
 def _of_pairs(columns: Columns) -> Iterator[str]:
-    """The pair_id of each record, or a key of its two responses to the prompt."""
+    """Keys of pairs: the pair_id of each record, else its prompt with both responses."""
     prompts, texts = prompts_of(columns, canonical), columns.values["response"]
     names = ("pair_id", "prompt", "chosen", "rejected")
     for pair, prompt, *responses in zip(*(columns.codes[name].tolist() for name in names), strict=True):
@@ -52,7 +59,10 @@ def _of_pairs(columns: Columns) -> Iterator[str]:
 
 
 def unanimous(columns: Columns, among_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of some records judge a pair that every attribute judges, and all alike. A tie is no judgment."""
+    """Mask of the records among `among_N` whose pair is judged under every attribute, always with the same winner.
+
+    Ties do not count as judgments.
+    """
     codes = columns.codes
     pair_N = combined(codes["prompt"], *(each(codes["chosen"], codes["rejected"]) for each in (np.minimum, np.maximum)))
     verdicts = defaultdict(set)

@@ -1,4 +1,4 @@
-"""Sources of real pairs: files or hub data sets, one at a time or mixed. `load(seed)` gives `PreferenceData`.
+"""Data sources: pairs from files or hub data sets, single or mixed. `load(seed)` returns `PreferenceData`.
 
 Dimension letters: N records, P prompts or other keys of a split.
 """
@@ -47,35 +47,41 @@ LayoutOrNone = Annotated[
 
 
 class PairFiles:
-    """One set of pairs, split by prompt.
+    """One data set of pairs, split into train, validation and test.
 
-    name: what tables call the set; also the `source` of rows that name none.
-    train, test: file, folder or hub id. Without `test` it is the folder's own test part, when `train` is a folder that
-        has one; otherwise a share of the prompts in `train` is set aside for it.
-    reader: a `micro_lit.data.reader.Reader` of files of a kind that micro_lit does not know.
-    layout: brings raw rows to our columns (micro_lit.data.layouts); test_layout: that of `test`, where it is another.
-    columns: our column -> theirs, for the columns whose names differ; `meta.group` reads a field of a JSON column, null
-        leaves a column unread. Two responses and a verdict are `first`, `second` and `winner`.
-    winner: what values of the verdict mean, such as {0: first, 1: second, 2: tie}, or of a signed strength {negative:
-        first, positive: second}; null where they are names such as a, model_b or tie.
-    split_by: rows that agree in this column stay on one side when validation (and test) rows are cut from `train`.
-        pair_id: rows of one pair, which is that of their two responses where they have no such id.
-        response: every user's responses are put on a side, so that whoever is judged was never heard on either of the
-        two; rows whose responses are on two sides are left out, and counted. So are models of people to be chosen: who
-        prefers A to B and B to C need not be asked about A and C.
-    validation_fraction, test_fraction: the shares cut; test_fraction only applies without `test`.
-    on_bad_row: "error" ends with all rows that break the contract, counted by what is wrong; "skip" leaves them out.
-    leak: what to do about test rows that are training rows. error: stop where more than half are, or where train and
-        test are the same file, else warn. warn: warn. allow: nothing. They are counted in any case.
-    ties: "drop" or "keep" rows whose rating gap is zero; either way they are counted.
-    unanimous: "drop" leaves out of the training rows, and counts, pairs on which every attribute of the training rows
-        has a judgment that is no tie, and all the same one (MiCRo's construction of HelpSteer2).
-    criteria: what contexts hold of criteria. given: each its row's own. hidden: nothing, but attributes stay. shuffled:
-        criteria, and the attributes that name their kind, are permuted over the rows of a split with the seed, which a
-        model that reads them must not survive. Rows, their splits and their order are the same under all three.
-    criterion_of: attribute -> sentence: the criterion of rows that name an attribute and no criterion.
-    limit: read only this many rows of `train` (and of `test`), for quick looks.
-    cache_dir: where the records of large files are kept, so that they are parsed once; null: nowhere.
+    Args:
+        name: of the set in tables; also the `source` of rows without one.
+        train, test: file, folder or hub id. Without `test`, the test split of the `train` folder is used if it has one,
+            else a share of the prompts in `train` is held out.
+        reader: a `micro_lit.data.reader.Reader` for an additional file format.
+        layout, test_layout: convert raw rows of `train` and `test` to our columns (`micro_lit.data.layouts`);
+            test_layout defaults to layout.
+        columns: our column -> column of the file, where the names differ. `meta.group` reads a field of a JSON column;
+            null leaves a column unread. Two responses and a verdict are `first`, `second` and `winner`.
+        winner: meaning of the verdict's values, such as {0: first, 1: second, 2: tie}, or {negative: first, positive:
+            second} for a signed strength; null if they are names such as a, model_b or tie.
+        train_split, test_split, subset, revision: splits, configuration and commit of a folder or hub data set.
+        split_by: rows with the same value stay in one split when validation (and test) rows are cut from `train`.
+            prompt: rows of one prompt. pair_id: rows of one pair, identified by its two responses if it has no id.
+            response: the responses of each user are split, so that no user is tested on a response that was in training
+            labels of that user; rows whose responses are in two splits are left out and counted. Choose models of
+            people on such splits: preferring A to B and B to C already predicts A against C.
+        validation_fraction, test_fraction: shares that are cut; test_fraction only applies without `test`.
+        on_bad_row: "error" stops after listing all invalid rows by kind of error; "skip" leaves them out.
+        leak: action when test rows are training rows. error: stop if more than half are, or if train and test are the
+            same file, else warn. warn: only warn. allow: no action. They are always counted.
+        ties: "drop" or "keep" rows with a rating gap of zero; they are always counted.
+        unanimous: "drop" leaves out (and counts) training pairs that are judged under every attribute of the training
+            rows, without ties and always with the same winner (MiCRo's construction of HelpSteer2).
+        criteria: criteria in contexts. given: each row's own. hidden: none, but attributes remain. shuffled: criteria
+            and attributes are permuted within each split with the seed, a control under which a model that reads them
+            must fail. Rows, splits and order are the same in all three cases.
+        criterion_of: attribute -> sentence, the criterion of rows that have an attribute but no criterion.
+        limit: read only this many rows of `train` (and of `test`), for quick trials.
+        cache_dir: folder for parsed records of large files, which are then parsed only once; null turns it off.
+
+    Raises:
+        UserError: for settings out of range, or when train and test are the same file.
     """
 
     def __init__(
@@ -138,7 +144,7 @@ class PairFiles:
         two_parts = self.test == train and train_split != test_split and has_split(train, test_split, reader)
         if self.test is not None and leak == "error" and not two_parts and _are_one_file(train, self.test):
             raise UserError(
-                f"{train}: train and test are one file; set data.test=null to set prompts aside for the test, or "
+                f"{train}: train and test are one file; set data.test=null to hold out prompts for the test, or "
                 "data.leak=allow if this is meant"
             )
 
@@ -147,15 +153,15 @@ class PairFiles:
         return _checked(self.name, from_columns(columns, split_N, {self.name: counts}), self.leak)
 
     def read(self, seed: int) -> tuple[list[Record], list[str], Counts]:
-        """All records with their split, one by one."""
+        """All records as a list, the split of each, and the row counts."""
         columns, split_N, counts = self.columns(seed)
         return columns.records(), [SPLITS[split] for split in split_N.tolist()], counts
 
     def columns(self, seed: int) -> tuple[Columns, NDArray[np.int8], Counts]:
-        """All records, the position of their split in `SPLITS`, and what became of the rows.
+        """All records, the index of each record's split in `SPLITS`, and the row counts.
 
         Raises:
-            UserError: what cannot be read, and when no train row is left.
+            UserError: when data cannot be read, or no training row is left.
         """
         counts = Counts(drops_ties=self.ties == "drop")
         columns = self._read(self.train, self.train_split, self.layout, counts)
@@ -166,8 +172,8 @@ class PairFiles:
             columns, split_N = columns.take(split_N >= 0), split_N[split_N >= 0]
         if not (split_N == TRAIN).any():
             raise UserError(
-                f"{self.train}: no row is left to train on, all {len(columns)} fell to validation or test, since a "
-                "prompt is on one side of a cut; set data.split_by=pair_id, or give rows of more prompts"
+                f"{self.train}: no row is left to train on: all {len(columns)} are in validation or test, because rows "
+                "of one prompt stay in one split; set data.split_by=pair_id, or give rows of more prompts"
             )
         if self.unanimous == "drop":
             agreed_N = unanimous(columns, split_N == TRAIN)
@@ -179,17 +185,17 @@ class PairFiles:
             test = self._read(self.test, self.test_split, self.test_layout, counts)
             columns = joined([columns, test])
             split_N = np.concatenate([split_N, np.full(len(test), SPLITS.index("test"), dtype=np.int8)])
-        return self._tell_criteria(columns, split_N, seed), split_N, counts
+        return self._set_criteria(columns, split_N, seed), split_N, counts
 
     def _read(self, path: str, split: str, layout: Layout | None, counts: Counts) -> Columns:
-        """The records of a path; adds what became of its rows to `counts`."""
+        """Reads the records of a path, through the cache, and adds its row counts to `counts`."""
         rows = Rows(path, split, self.subset, self.revision, self.reader)
         spec = {
             "split": split, "columns": self.map.columns, "winner": self.map.winner and list(self.map.winner.items()),
             "name": self.name, "on_bad_row": self.on_bad_row, "ties": self.ties, "limit": self.limit,
         }  # fmt: skip
         ours = layout is None or getattr(layout, "func", layout).__module__.startswith("micro_lit.")
-        folder = self.cache_dir if ours else None  # the code of another package may change
+        folder = self.cache_dir if ours else None  # changes in the code of another package would go unnoticed
         if self.reader is not None:
             spec["reader"] = identity(self.reader)
             folder = folder if self.reader.version is not None else None
@@ -224,7 +230,7 @@ class PairFiles:
         return columns, counts
 
     def _read_chunks(self, path: str, rows: Rows, gathered: Gathered, counts: Counts) -> None:
-        """Rows without a layout: whole columns where they are plain, the rest row by row."""
+        """Reads rows without a layout: plain rows in whole columns, the rest row by row."""
         found = rows.columns
         if found:
             self.map.check(path, found)
@@ -251,7 +257,7 @@ class PairFiles:
         counts: Counts,
         found: Sequence[str] = (),
     ) -> bool:
-        """Adds a row to the records, or to the counts; whether the limit is reached."""
+        """Adds a row to the records, or counts it as bad or left out; returns whether the limit is reached."""
         counts.rows += 1
         if isinstance(row, LeftOut):
             counts.left_out[row.reason] += 1
@@ -273,8 +279,8 @@ class PairFiles:
             return False
         return len(gathered.others) - (0 if self.ties == "keep" else gathered.ties) == self.limit
 
-    def _tell_criteria(self, columns: Columns, split_N: NDArray[np.int8], seed: int) -> Columns:
-        """The records with the criterion that `criterion_of` and `criteria` leave them."""
+    def _set_criteria(self, columns: Columns, split_N: NDArray[np.int8], seed: int) -> Columns:
+        """Applies the settings `criterion_of` and `criteria` to the criteria of all records."""
         criterion_N, attribute_N = columns.codes["criterion"], columns.codes["attribute"]
         if self.criterion_of is not None:
             named = columns.values["attribute"]
@@ -285,13 +291,13 @@ class PairFiles:
             known = {sentence: code for code, sentence in enumerate(columns.values["criterion"])}
             of = [known.setdefault(self.criterion_of.get(name), len(known)) for name in named]
             sentences = list(known)
-            told = np.array([*of, -1], dtype=np.int64)[attribute_N]
+            filled_N = np.array([*of, -1], dtype=np.int64)[attribute_N]
             columns = dataclasses.replace(columns, values=columns.values | {"criterion": sentences})
-            criterion_N = np.where(open_N, told, criterion_N)
+            criterion_N = np.where(open_N, filled_N, criterion_N)
         if self.criteria == "hidden":
             criterion_N = np.full_like(criterion_N, -1)
         if self.criteria == "shuffled":
-            generator = np.random.default_rng([seed, 1])  # of its own: the rows are those of the other settings
+            generator = np.random.default_rng([seed, 1])  # separate, so that rows and splits are unchanged
             criterion_N, attribute_N = criterion_N.copy(), attribute_N.copy()
             for split in range(len(SPLITS)):
                 rows = np.flatnonzero(split_N == split)
@@ -301,13 +307,16 @@ class PairFiles:
 
 
 class Mixture:
-    """Several sets in one, by weight.
+    """Mixes several data sets by sizes or weights.
 
-    sets: name -> set.
-    sizes: train rows to take from each set, null for all it has; or instead
-    weights: share of each set among `size` train rows (they are normalised to sum to one).
-    Rows are drawn without replacement, and again from the start when a set has fewer rows than asked for; the draw
-    depends on the seed alone. Validation and test rows of all sets are kept whole.
+    Training rows are drawn without replacement; a set with too few rows is repeated. The draw depends only on the seed.
+    All validation and test rows of all sets are kept.
+
+    Args:
+        sets: name -> set.
+        sizes: number of training rows from each set, null for all; either this or `weights` and `size`.
+        weights: share of each set among the training rows; normalised to sum to one.
+        size: total number of training rows.
     """
 
     def __init__(
@@ -350,7 +359,7 @@ def _checked(name: str, data: PreferenceData, leak: Leak) -> PreferenceData:
 
 
 def _bad_rows(counts: Counts) -> str:
-    """All bad rows in a line: the first, then how many there are of each kind, with some of their places."""
+    """One-line summary of all bad rows: the first one, then the number of each kind with examples of row numbers."""
     if counts.dropped == 1:
         return f"{counts.reasons[0]}; mend it or set data.on_bad_row=skip"
     kinds = []
@@ -371,11 +380,11 @@ def _are_one_file(train: str, test: str) -> bool:
             return False
         return content_digest(paths[0]) == content_digest(paths[1])
     except OSError:
-        return False  # whoever reads them says so
+        return False  # reading the files reports the error later
 
 
 def _apportion(weights: Mapping[str, float], size: int) -> dict[str, int]:
-    """Whole numbers of rows that sum to `size` and are nearest to the weights (largest remainders)."""
+    """Integers that sum to `size`, proportional to the weights (largest remainder method)."""
     exact = {name: size * weight / sum(weights.values()) for name, weight in weights.items()}
     sizes = {name: int(share) for name, share in exact.items()}
     by_remainder = sorted(exact, key=lambda name: sizes[name] - exact[name])
@@ -385,6 +394,6 @@ def _apportion(weights: Mapping[str, float], size: int) -> dict[str, int]:
 
 
 def _cycle(num_rows: int, wanted: int, generator: np.random.Generator) -> list[int]:
-    """`wanted` rows out of `num_rows`: permutation after permutation, cut at the end."""
+    """`wanted` rows out of `num_rows`: concatenated random permutations, cut to length."""
     passes = -(-wanted // num_rows)
     return [row for _ in range(passes) for row in generator.permutation(num_rows).tolist()][:wanted]

@@ -1,4 +1,4 @@
-"""Splits: which files of a folder belong to which split, and on which side of a cut a row is.
+"""Splits: finds the split of each file in a folder, and cuts keys into splits by hashing.
 
 Dimension letters: N rows, P distinct keys.
 """
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 SPLITS = ("train", "validation", "test")
 
-# As the hub names the files of a split: train-00000-of-00001.parquet, and any other name in the same form.
+# Shard names of the hub, such as train-00000-of-00001.parquet; any split name is possible.
 SHARD = re.compile(r"^(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5,}\b")
-# Words that name a split, as the hub knows them.
+# Words that name a split, by the rules of the hub.
 WORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),
@@ -27,17 +27,21 @@ WORD = re.compile(rf"(?:^|[-._ 0-9/])({'|'.join(SPLIT_OF)})(?=$|[-._ 0-9/])")
 
 
 class Part(NamedTuple):
-    """A file of a folder, and the split it belongs to; None where its name says nothing."""
+    """A file of a folder, and its split; None if the file name contains none."""
 
     path: Path
     split: str | None
 
 
 def parts_of(folder: Path, endings: Sequence[str]) -> list[Part]:
-    """The files of a folder, or of its `data/`, or of the folders in it that are named by splits.
+    """Finds the files in a folder, else in its `data/` folder, else in subfolders named after splits.
 
-    The split of a file is what the hub would take it for: `train_prefs` of train_prefs-00000-of-00001.parquet, `test`
-    of my-test.jsonl, eval.csv or test/rows.parquet.
+    The split of a file follows the rules of the hub: `train_prefs` for train_prefs-00000-of-00001.parquet, `test` for
+    my-test.jsonl, eval.csv or test/rows.parquet.
+
+    Args:
+        folder: the folder.
+        endings: file name endings to include.
     """
     for here in (folder, folder / "data"):
         files = _files(here, endings)
@@ -48,7 +52,7 @@ def parts_of(folder: Path, endings: Sequence[str]) -> list[Part]:
 
 
 def split_of(name: str) -> str | None:
-    """The split that a file's name tells; of several words in it the first."""
+    """The split in a file name (the first, if there are several words); None if there is none."""
     if shard := SHARD.match(name):
         return shard["split"]
     word = WORD.search(name.split(".")[0].lower())
@@ -66,16 +70,24 @@ def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
 
 
 def hashed_fraction(key: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the key and the seed alone, so that a split survives new or reordered rows."""
+    """Hashes key and seed to [0, 1), so that splits do not change when rows are added or reordered."""
     digest = hashlib.blake2b(key.encode(), digest_size=8, key=str(seed).encode()).digest()
     return int.from_bytes(digest) / 2**64
 
 
 def cut(keys: Sequence[str], seed: int, test: float, validation: float) -> NDArray[np.int8]:
-    """The split of each of P different keys, as its number in `SPLITS`: by `hashed_fraction`, the lowest to the test.
+    """Assigns keys to splits by `hashed_fraction`; the lowest go to the test split.
 
-    A split that none falls to takes the key nearest to it, while there are keys enough for all: a small file has every
-    split, and of a large one each key is where it has always been.
+    If a split would be empty, it gets the nearest key, provided there are enough keys for all splits. Small files
+    therefore have every split, and in large files the split of a key never changes.
+
+    Args:
+        keys: P distinct keys.
+        seed: of the hash.
+        test, validation: shares of the test and validation split, in [0, 1).
+
+    Returns:
+        Index of each key's split in `SPLITS`, [P].
     """
     place_P = np.array([hashed_fraction(key, seed) for key in keys])
     side_P = np.where(place_P < test, 2, np.where(place_P < test + validation, 1, 0))

@@ -1,4 +1,4 @@
-"""Texts that a backbone can encode, and their digests.
+"""Texts to encode with a backbone, and their digests.
 
 Dimension letters: M texts.
 """
@@ -15,14 +15,14 @@ from micro_lit.data.messages import Prompt, canonical, canonical_text
 
 
 class Text(NamedTuple):
-    """Something a backbone can encode: a prompt alone (a context), or a prompt with a response."""
+    """An input of a backbone: a prompt alone (a context), or a prompt with a response."""
 
     prompt: Prompt
     response: str | None = None
 
 
 def with_criterion(prompt: Prompt, criterion: str | None) -> Prompt:
-    """The context of a record: its prompt, with the criterion as a last paragraph of the last message."""
+    """Appends the criterion to the prompt, as the last paragraph of the last message."""
     if criterion is None:
         return prompt
     last = prompt[-1]
@@ -30,8 +30,8 @@ def with_criterion(prompt: Prompt, criterion: str | None) -> Prompt:
 
 
 def text_digests(texts: Sequence[Text]) -> NDArray[np.uint64]:
-    """A 128-bit digest of each text's content, in its canonical form, as two numbers: [M, 2]."""
-    write = functools.lru_cache(maxsize=4096)(canonical)  # texts of one prompt follow each other
+    """128-bit digests of the canonical form of texts, as two 64-bit integers each: [M, 2]."""
+    write = functools.lru_cache(maxsize=4096)(canonical)  # texts with the same prompt are usually adjacent
     forms = (canonical_text(write(text.prompt), text.response) for text in texts)
     raw = b"".join(hashlib.blake2b(form.encode(), digest_size=16).digest() for form in forms)
     return np.frombuffer(raw, dtype="<u8").reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""Verdicts: what the value of a column says of two responses, in whatever coding the data have it."""
+"""Verdicts: decodes the column that states which of two responses won."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -6,14 +6,13 @@ from typing import Any, Literal
 from micro_lit.data.messages import BadRow
 
 Verdict = Literal["first", "second", "tie"]
-# A value, or `negative` or `positive` for the sign of a strength -> what it means.
+# A value (or `negative`, `positive` for the sign of a strength) -> its verdict.
 Coding = Mapping[Any, Verdict]
 
 MEANINGS = ("first", "second", "tie")
 SIGNS = ("negative", "positive")
 
-# Values whose meaning nobody doubts. Numbers are none of them: 0 is the first response of one set, and the loser of
-# another.
+# Unambiguous values. Numbers are not among them: 0 means the first response in one data set, the loser in another.
 KNOWN: dict[str, Verdict] = {
     **dict.fromkeys(("first", "a", "model_a", "response_a", "answer_a", "left", "human_ref_a"), "first"),
     **dict.fromkeys(("second", "b", "model_b", "response_b", "answer_b", "right", "human_ref_b"), "second"),
@@ -31,7 +30,7 @@ LIKELY = (
 
 
 def _spelled(value: Any) -> str | float:
-    """A value as all its spellings in tables are: 1 and "1.0" are one, and so are True and "true"."""
+    """Normalises a value, so that 1 equals "1.0" and True equals "true"."""
     words = str(value).strip().casefold()
     try:
         return float(words)
@@ -40,13 +39,18 @@ def _spelled(value: Any) -> str | float:
 
 
 def verdict_of(value: Any, coding: Coding | None = None) -> tuple[Verdict, float | None]:
-    """Which response a verdict prefers, and by how much where it is a signed strength.
+    """Decodes a verdict.
 
-    coding: what values mean, such as {1: first, 0: second}; of a strength {negative: first, positive: second}, where 0
-        is a tie. Without it the value must be one of `KNOWN`, in small letters or capitals.
+    Args:
+        value: the value of the verdict column.
+        coding: value -> verdict, such as {1: first, 0: second}; for a signed strength {negative: first, positive:
+            second}, where 0 is a tie. None: the value must be one of `KNOWN`, in any case.
+
+    Returns:
+        The verdict, and the absolute strength if the coding is of a signed strength, else None.
 
     Raises:
-        BadRow: nobody said what the value means.
+        BadRow: when the value is not in the coding, or not in `KNOWN`.
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -1,4 +1,4 @@
-"""Features: texts through a backbone once, as vectors in a store; or a backbone that trains."""
+"""Backbones: frozen ones encode each text once into a feature store; trainable ones run in every training step."""
 
 from micro_lit.host.lazy import lazy
 

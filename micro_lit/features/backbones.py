@@ -1,7 +1,8 @@
-"""Backbones as a model sees them: pairs in, representations of context, chosen and rejected out.
+"""The backbone interface of the models: a batch of pairs in, representations of context, chosen and rejected out.
 
-`CachedBackbone` looks vectors up; `TrainableBackbone` runs a transformer. Models never know which. What `conf/backbone`
-names (`Identity` here, `Pretrained`, `Tiny`) makes one of the two for a data set with `prepare(data, features_dir)`.
+`CachedBackbone` looks features up in a table; `TrainableBackbone` runs a transformer. Models use both through the same
+interface. The classes that `conf/backbone` names (`Identity` here, `Pretrained`, `Tiny`) are factories: their method
+`prepare(data, features_dir)` returns one of the two.
 
 Dimension letters: B pairs in the batch, R distinct responses, C distinct contexts and T texts of it, M distinct texts,
 D representation width.
@@ -23,10 +24,12 @@ from micro_lit.features.tokens import Reading, TokenTable
 
 
 class Representations(NamedTuple):
-    """What a batch is made of: each distinct response once, and where those of a pair stand.
+    """Representations of a batch: each distinct response once, with the indices of the chosen and rejected ones.
 
-    context_BD: a vector a pair; None when nobody asks for it. responses_RD: the distinct responses. chosen_B,
-    rejected_B: rows of responses_RD.
+    Attributes:
+        context_BD: the context of each pair; None when it was not requested.
+        responses_RD: the distinct responses.
+        chosen_B, rejected_B: indices into the rows of `responses_RD`.
     """
 
     context_BD: Float[Tensor, "B D"] | None
@@ -44,18 +47,22 @@ class Representations(NamedTuple):
 
 
 def _distinct_responses(pairs: Pairs) -> tuple[Int64[Tensor, " R"], Int64[Tensor, " B"], Int64[Tensor, " B"]]:
-    """Rows of the text table, each once, and where chosen and rejected responses stand among them."""
+    """Distinct response rows of the text table, and the indices of chosen and rejected responses among them."""
     rows_R, place_B2 = pairs.triplets_N3[:, 1:].unique(return_inverse=True)
     return rows_R, place_B2[:, 0], place_B2[:, 1]
 
 
 class Backbone(nn.Module):
-    """What models and runs ask of a backbone: `forward(pairs, with_context)` gives `Representations`.
+    """Base class of backbones: `forward(pairs, with_context)` returns `Representations`.
 
-    width: D. is_trained: whether gradients reach its weights. untrained: names of the weights that are not trained, and
-    that checkpoints need not hold. reading: what became of the texts on their way to it, where the data are texts.
-    example: one as the backbone reads it. learned_tokenizer: as JSON, where it was learned on these texts and is
-    nowhere else. store_folder: of the feature store that holds the features, if one does.
+    Attributes:
+        width: D.
+        is_trained: whether gradients reach its weights.
+        untrained: names of the frozen weights, which checkpoints may leave out.
+        reading: truncation and token digests of the texts; None when the data are vectors.
+        example: one text as the backbone reads it, after the chat template; None when the data are vectors.
+        learned_tokenizer: the tokenizer as JSON if it was trained on these texts and exists nowhere else, else None.
+        store_folder: folder of the feature store that holds the features; None without one.
     """
 
     width: int
@@ -68,10 +75,15 @@ class Backbone(nn.Module):
 
 
 class CachedBackbone(Backbone):
-    """Looks representations up in a table: a tensor that moves with the model, or a mapped store that stays on disk.
+    """Looks representations up in a table of features, in memory or memory-mapped.
 
-    standardise: bring every dimension of contexts and of responses to mean 0 and standard deviation 1 over the training
-        texts. Heads on raw sentence embeddings learn slowly: a few dimensions are many times larger than the rest.
+    Args:
+        table: a tensor, which moves with the model to its device, or a memory-mapped table, which stays on disk.
+        standardise: scale every dimension of contexts and of responses to mean 0 and standard deviation 1 over the
+            training texts. On raw sentence embeddings heads learn slowly, because a few dimensions are many times
+            larger than the others.
+        train: the training pairs, from which mean and standard deviation are computed.
+        reading, example, store_folder: see `Backbone`.
     """
 
     def __init__(
@@ -98,7 +110,7 @@ class CachedBackbone(Backbone):
             self.register_buffer(f"{role}_shift", -mean_D / std_D)
 
     def forward(self, pairs: Pairs, with_context: bool) -> Representations:
-        # A line search asks for one batch again and again.
+        # A line search evaluates the same batch many times, so the last result is cached.
         if self.recent is not None and self.recent[0] is pairs and self.recent[1] == with_context:
             return self.recent[2]
         rows_R, chosen_B, rejected_B = _distinct_responses(pairs)
@@ -115,14 +127,14 @@ class CachedBackbone(Backbone):
         return vectors_BD
 
     def _read(self, rows_B: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        """A copy of some rows, as they are stored."""
+        """A copy of some rows of the table, not standardised."""
         if self.table is None:
             return self.features_MD[rows_B]
         return self.table.gather(rows_B).to(rows_B.device)
 
     def _moments(self, rows_M: Int64[Tensor, " M"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
-        """Mean and standard deviation in two passes; a dimension that does not vary keeps its scale."""
-        if not len(rows_M):  # pairs to judge by a trained model, which knows its own
+        """Mean and standard deviation in two passes; the standard deviation of a constant dimension is set to 1."""
+        if not len(rows_M):  # no training pairs: a trained model scores new data, and its checkpoint has the moments
             return torch.zeros(self.width), torch.ones(self.width)
         chunks = rows_M.split(max(1, CHUNK_BYTES // (4 * self.width)))
         mean_D = sum(self._read(chunk).double().sum(dim=0) for chunk in chunks) / len(rows_M)
@@ -132,12 +144,20 @@ class CachedBackbone(Backbone):
 
 
 class TrainableBackbone(Backbone):
-    """Runs a transformer over the texts of the batch, each once, and a prompt once for all its responses if it can.
+    """Runs a transformer over each distinct text of the batch once; gradients reach its weights.
 
-    Gradients reach its weights. In a network with dropout, what is dropped of a prompt is the same for its responses.
+    Where the network allows it, responses to the same prompt share one pass over the prompt (see `rows`). With dropout,
+    these responses then share the dropout mask of their prompt.
 
-    token_budget: tokens of one pass, padding included; None: each batch is one pass. passes_alike: whether all devices
-        are to run as many passes for a batch as the one that needs most.
+    Args:
+        transformer: the network and its pooling.
+        tokens: token ids of all texts of the data set.
+        example: one text as the backbone reads it.
+        token_budget: most tokens of one forward pass, padding included; None runs each batch in one pass.
+        learned_tokenizer: see `Backbone`.
+
+    Attributes:
+        passes_alike: whether all devices run the same number of passes per batch: the largest that any of them needs.
     """
 
     is_trained = True
@@ -181,7 +201,7 @@ class TrainableBackbone(Backbone):
         return Representations(context_BD, responses_RD, chosen_B, rejected_B)
 
     def lengths(self, pairs: Pairs) -> Int64[Tensor, " N"]:
-        """Tokens of each pair: of its two texts, a prompt that they share counted once."""
+        """Number of tokens of each pair; a prompt that both texts share is counted once."""
         tokens, (chosen_N, rejected_N) = self.tokens, (pairs.chosen_N, pairs.rejected_N)
         shares_N = tokens.prompts_M[chosen_N] == tokens.prompts_M[rejected_N]
         if self.break_even is None:
@@ -198,15 +218,16 @@ class TrainableBackbone(Backbone):
         places_T = torch.cat([places for places, _ in passes])
         texts_TD = torch.cat([self.transformer(rows) for _, rows in passes])[places_T.argsort()]
         for _ in range(int(most) - len(passes)):
-            # In vain, but the others cannot go on without it, nor in the backward pass.
+            # Dummy passes: with sharded weights the other devices block, forward and backward, until all have run.
             texts_TD = texts_TD + 0.0 * self.transformer(passes[-1][1]).sum()
         return texts_TD
 
 
 class BackboneFactory:
-    """What `conf/backbone` names: makes the backbone of a data set.
+    """Base class of the classes that `conf/backbone` names; `prepare` builds the backbone for a data set.
 
-    encodes: whether it has `encode`, which fills the feature store.
+    Attributes:
+        encodes: whether the class has a method `encode`, which fills the feature store.
     """
 
     encodes = False
@@ -216,7 +237,11 @@ class BackboneFactory:
 
 
 class Identity(BackboneFactory):
-    """The data are vectors already."""
+    """Backbone for data that are feature vectors already.
+
+    Args:
+        standardise: see `CachedBackbone`.
+    """
 
     def __init__(self, standardise: bool = False) -> None:
         self.standardise = standardise

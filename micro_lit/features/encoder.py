@@ -1,4 +1,4 @@
-"""Filling the feature store: rows of like length up to a token budget, each distinct text through the backbone once.
+"""Encodes texts into the feature store: batches of rows of similar length up to a token budget, each text once.
 
 Dimension letters: M texts, T texts in a pass, D representation width.
 """
@@ -30,7 +30,18 @@ def encode_into(
 ) -> None:
     """Encodes texts and adds them to the store, shard by shard; an interrupted run keeps the shards it finished.
 
-    token_budget: tokens of a batch, padding included. dtype: of the stored numbers. The caller has claimed the texts.
+    The caller must have claimed the texts (`FeatureStore.claim`).
+
+    Args:
+        store: where the features are written.
+        texts: M texts.
+        tokens: their token ids.
+        network: the encoder.
+        token_budget: most tokens of a batch, padding included.
+        dtype: of the stored features.
+
+    Raises:
+        UserError: when features are not finite, or a single text does not fit in memory.
     """
     shard_rows = max(1, SHARD_BYTES // (network.width * dtype.itemsize))
     rows, features, stored, since = [], [], 0, time.monotonic()
@@ -53,9 +64,20 @@ def encode_into(
 def encode(
     tokens: TokenTable, network: PooledTransformer, token_budget: int
 ) -> Iterator[tuple[Int64[Tensor, " T"], Float[Tensor, "T D"]]]:
-    """Yields (rows of the table, representations) until every text had its turn, longest first: memory peaks at once.
+    """Encodes all texts of a token table, longest rows first, so that the memory peak comes in the first batch.
 
-    Where it does not suffice, the budget is halved until it does. Raises `UserError` when a single text is too much.
+    After an out-of-memory error the token budget is halved until a batch fits.
+
+    Args:
+        tokens: token ids of M texts.
+        network: the encoder; it is set to evaluation mode.
+        token_budget: most tokens of a batch, padding included.
+
+    Yields:
+        Indices of texts in the table, and their representations.
+
+    Raises:
+        UserError: when a single text does not fit in memory.
     """
     network.eval()
     device = next(network.parameters()).device
@@ -77,7 +99,7 @@ def encode(
                         f"out of memory on a single text of {longest} tokens; lower backbone.max_length"
                     ) from error
                 if budget == token_budget:
-                    print(f"out of memory with backbone.token_budget={budget}: going on with smaller batches")
+                    print(f"out of memory with backbone.token_budget={budget}: continuing with smaller batches")
                 budget = max(1, min(budget, rows.ids_BL.numel()) // 2)
                 break
             done_M[rows_T] = True
@@ -86,9 +108,9 @@ def encode(
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether the accelerator's or the CPU's allocator raised it."""
-    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in said)
+    """Whether the error is an out-of-memory error of an accelerator or the CPU."""
+    phrases = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in phrases)
 
 
 def _add(
@@ -100,7 +122,7 @@ def _add(
 
 
 def _check_finite(stored_TD: Float[Tensor, "T D"], features_TD: Float[Tensor, "T D"], texts: Sequence[Text]) -> None:
-    """Raises `UserError` for a text whose features are no finite numbers; stored_TD: as the store would hold them."""
+    """Raises `UserError` for the first text with features that are not finite; stored_TD: after conversion to dtype."""
     finite_T = stored_TD.isfinite().all(dim=1)
     if finite_T.all():
         return

@@ -1,4 +1,4 @@
-"""What makes a pretrained model unfit as a backbone, found before a text is encoded."""
+"""Checks that a pretrained model can be a backbone, before any text is encoded."""
 
 from typing import Any
 
@@ -7,17 +7,24 @@ from torch import nn
 
 from micro_lit.errors import UserError
 
-# Their first position is that of the padding token, plus one.
+# Model types whose position ids start at pad_token_id + 1, so that fewer tokens fit than max_position_embeddings.
 OFFSET_BY_PADDING = (
     "camembert", "data2vec-text", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mluke", "mpnet",
     "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
 )  # fmt: skip
-# Tokenizers without a limit hold a very large number.
+# Tokenizers without a length limit store a very large number as model_max_length.
 SANE_LENGTH = 10**9
 
 
 def check_config(model: str, config: Any) -> None:
-    """Raises `UserError` when a model is not one that reads tokens and gives a vector for each."""
+    """Raises `UserError` unless the config is of a model that reads tokens and returns a vector for each.
+
+    Encoder-decoders, models without a vocabulary or hidden size, and quantised models are refused.
+
+    Args:
+        model: hub id or folder, for the error message.
+        config: its Hugging Face config.
+    """
     text = config.get_text_config()
     if getattr(config, "is_encoder_decoder", False):
         raise _unfit(model, f"{config.model_type} is an encoder-decoder", "an encoder, or a decoder alone")
@@ -33,9 +40,9 @@ def check_config(model: str, config: Any) -> None:
 
 
 def check_tokens(model: str, config: Any, tokenizer: Any) -> None:
-    """Raises `UserError` when a tokenizer has tokens that the model has no embedding for.
+    """Raises `UserError` when a tokenizer has tokens without a row in the model's embedding.
 
-    Not for a padding token, which is added to many a model and which we never give to one.
+    The padding token is exempt: many tokenizers add one, and padding here uses id 0 instead.
     """
     rows = config.get_text_config().vocab_size
     vocabulary = sorted((token, name) for name, token in tokenizer.get_vocab().items() if token >= rows)
@@ -49,7 +56,7 @@ def check_tokens(model: str, config: Any, tokenizer: Any) -> None:
 
 
 def longest(config: Any, tokenizer: Any) -> int | None:
-    """Tokens that a text may have: as many as the model has positions and as its tokenizer says; None: any number."""
+    """Most tokens a text may have, by the model's positions and its tokenizer's limit; None without a limit."""
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None) or 0
     if text.model_type in OFFSET_BY_PADDING:
@@ -61,13 +68,16 @@ def longest(config: Any, tokenizer: Any) -> int | None:
 
 @torch.no_grad()
 def check_network(model: str, network: nn.Module) -> None:
-    """Raises `UserError` when a network has no token embedding, or makes no vectors of three tokens alone."""
+    """Raises `UserError` when a network has no token embedding, or a forward pass on three tokens fails.
+
+    The pass must return one vector of `hidden_size` for each token.
+    """
     text = network.config.get_text_config()
     try:
         rows = network.get_input_embeddings().weight.shape[0]
-    except Exception as error:  # however it has none
+    except Exception as error:  # the exception differs between models
         raise _unfit(model, f"{type(network).__name__} has no token embedding", "a language model") from error
-    if text._attn_implementation not in ("sdpa", "eager"):  # kernels that may need the device of the run
+    if text._attn_implementation not in ("sdpa", "eager"):  # other kernels may not run on the CPU
         return
     try:
         hidden_BLD = network(input_ids=torch.arange(3)[None] % rows).last_hidden_state
@@ -79,7 +89,7 @@ def check_network(model: str, network: nn.Module) -> None:
         ) from error
     if shape != (1, 3, text.hidden_size):
         raise _unfit(
-            model, f"of 3 tokens it makes {shape}, not one vector of {text.hidden_size} for each", "another model"
+            model, f"its output for 3 tokens is {shape}, not one vector of {text.hidden_size} for each", "another model"
         )
 
 

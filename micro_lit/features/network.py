@@ -1,4 +1,4 @@
-"""A transformer that turns rows of texts into representations: hidden states, then pooling.
+"""A transformer with pooling: token rows in, one representation per text out.
 
 Dimension letters: T texts in a pass, B rows of it, L tokens of a row, D representation width.
 """
@@ -18,9 +18,14 @@ Pooling = Literal["last", "mean", "cls"]
 
 
 def pool(hidden_BLD: Float[Tensor, "B L D"], rows: Rows, pooling: Pooling) -> Float[Tensor, "T D"]:
-    """One vector a text, from its own tokens and those of its prompt; what else stands in its row is never read.
+    """Pools hidden states to one vector per text, over the tokens of its prompt and its response.
 
-    `last` reads its last token, `mean` averages, `cls` reads the first.
+    Padding and other responses in the same row are never read.
+
+    Args:
+        hidden_BLD: hidden states of the last layer.
+        rows: the layout of the texts in the rows.
+        pooling: `last` takes the text's last token, `mean` averages its tokens, `cls` takes the first.
     """
     num_rows = len(hidden_BLD)
     if pooling == "last":
@@ -38,9 +43,12 @@ def pool(hidden_BLD: Float[Tensor, "B L D"], rows: Rows, pooling: Pooling) -> Fl
 
 
 class PooledTransformer(nn.Module):
-    """A Hugging Face base model (no task head) and its pooling.
+    """A Hugging Face base model (no task head) with pooling.
 
-    causal: whether a token sees only what stands before it.
+    Args:
+        network: the base model.
+        pooling: see `pool`.
+        causal: whether attention is causal.
     """
 
     def __init__(self, network: nn.Module, pooling: Pooling, causal: bool) -> None:
@@ -55,11 +63,11 @@ class PooledTransformer(nn.Module):
 
     def forward(self, rows: Rows) -> Float[Tensor, "T D"]:
         """Representations of the texts in the rows."""
-        # Padding stands on the right, where a causal network does not look: without a mask attention is fastest.
+        # With padding on the right, causal attention needs no mask, and is fastest without one.
         options = {"use_cache": False} if self.causal else {"attention_mask": rows.mask_BL.long()}
         if rows.shared:
             sees_B1LL = rows.sees_BLL[:, None]
-            if self.network.config._attn_implementation == "eager":  # it adds the mask to its scores
+            if self.network.config._attn_implementation == "eager":  # eager attention takes an additive mask
                 sees_B1LL = torch.where(sees_B1LL, 0.0, torch.finfo(torch.float32).min)
             options |= {"attention_mask": sees_B1LL, "position_ids": rows.positions_BL}
         hidden_BLD = self.network(input_ids=rows.ids_BL, **options).last_hidden_state
@@ -67,10 +75,16 @@ class PooledTransformer(nn.Module):
 
     @torch.no_grad()
     def break_even(self) -> int | None:
-        """Tokens of a row at which attention costs as much as the weights; None where texts cannot share a row.
+        """Row length at which attention costs as much as the linear layers; None if texts cannot share a row.
 
-        They can in a causal network whose attention has no window and takes our mask; whether it does is tried on a few
-        tokens, unless its kernels take none. Raises `UserError` when a network that is said to be causal is not.
+        Texts can share a row in a causal network without sliding-window attention that accepts a custom 4-D mask and
+        position ids. A trial on a few tokens decides; kernels other than sdpa and eager accept no such mask.
+
+        Returns:
+            The length in tokens, or None.
+
+        Raises:
+            UserError: when the network is declared causal but is not.
         """
         if not self.causal or self.network.config.get_text_config()._attn_implementation not in ("sdpa", "eager"):
             return None
@@ -82,25 +96,25 @@ class PooledTransformer(nn.Module):
                 raise UserError(
                     "backbone.causal=true: in this network a token sees what comes after it; give backbone.causal=false"
                 )
-            # A layer multiplies 12 D^2 times for the weights of a token and 2 D times for each token it sees: 6 D, less
-            # what attention is slower at multiplying.
+            # Per token a layer does 12 D^2 multiplications with its weights, and 2 D for each token attended to: equal
+            # at 6 D tokens. The value is lower, because attention multiplies more slowly.
             tokens = 4 * self.width
             try:
                 return tokens if self._takes_masks() and not _far(self._try(3, tokens), apart_TD) else None
-            except Exception:  # however a network refuses masks and positions that it does not know
+            except Exception:  # networks that do not support masks or positions raise different exceptions
                 return None
         finally:
             self.network.train(training)
 
     def _takes_masks(self) -> bool:
-        """Whether a mask alone says what a token sees."""
+        """Whether all layers use full attention, so that the mask alone decides what a token attends to."""
         config = self.network.config.get_text_config()
         layers = getattr(config, "layer_types", None)
         windows = getattr(config, "sliding_window", None) if layers is None else set(layers) - {"full_attention"}
         return not windows
 
     def _try(self, texts: int, break_even: int | None) -> Float[Tensor, "T D"]:
-        """Representations of a prompt alone, with one response, and with another."""
+        """Representations of the first `texts` of three: a prompt alone, and with each of two responses."""
         device = next(self.network.parameters()).device
         ids, offsets = torch.tensor([1, 2, 3, 1, 2, 3, 4, 5, 1, 2, 3, 6, 7]), torch.tensor([0, 3, 8, 13])
         same, whole = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.bool)
@@ -110,5 +124,5 @@ class PooledTransformer(nn.Module):
 
 
 def _far(found: Tensor, expected: Tensor) -> bool:
-    """Whether numbers differ by more than rounding can do: by half of their digits."""
+    """Whether two tensors differ by more than rounding: relative norm above the square root of machine epsilon."""
     return bool((found - expected).norm() > expected.norm() * torch.finfo(expected.dtype).eps ** 0.5)

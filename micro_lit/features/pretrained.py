@@ -1,4 +1,4 @@
-"""`backbone=hf` and its presets: a pretrained transformer, frozen behind the feature store or trained."""
+"""`backbone=hf` and its presets: a pretrained transformer, either frozen with cached features or trained."""
 
 import dataclasses
 import functools
@@ -27,12 +27,12 @@ from micro_lit.features.tokens import Reading, TextTokenizer, TokenTable
 from micro_lit.host import devices, ranks, threads
 from micro_lit.ranges import Count, Index, NonNegative, Positive, Share
 
-# Tokens of a pass where nobody has set them; and on a GPU, if that is more, as many as have so many numbers in a layer.
-# Below that a GPU waits for the CPU to start its kernels: passes of 8,192 tokens, 384 wide, encode a tenth of the texts
-# per second that passes of 131,072 do on one H100.
+# Default token budget of a forward pass, and the least activations per layer (tokens times width) that keep a GPU busy.
+# Smaller passes are bound by kernel launches: at width 384 on one H100, passes of 8,192 tokens encode a tenth of the
+# texts per second that passes of 131,072 tokens do.
 TOKEN_BUDGET, GPU_NUMBERS = 8192, 131_072 * 384
 
-# Texts whose tokenising takes seconds.
+# Number of texts from which tokenising takes seconds and is announced.
 SHOWN_FROM = 10_000
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -42,9 +42,13 @@ Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank updates, of which alone the weights are trained [Hu et al. 2021, arXiv 2106.09685]; none at rank 0.
+    """LoRA: only low-rank updates of the weights are trained [Hu et al. 2021, arXiv 2106.09685].
 
-    alpha: an update counts alpha / rank times. dropout: of what it reads. targets: the layers that get one, by name.
+    Args:
+        rank: rank of the updates; 0 turns LoRA off.
+        alpha: updates are scaled by alpha / rank.
+        dropout: dropout on the input of the updates.
+        targets: names of the layers that get an update, or all linear layers.
     """
 
     rank: Index = 0
@@ -57,20 +61,30 @@ class LoRA:
 
 
 class Pretrained(BackboneFactory):
-    """A pretrained transformer, frozen (encoded once into the feature store) or trained.
+    """A pretrained transformer, frozen (each text is encoded once into the feature store) or trained.
 
-    model: hub id or local folder; the name `minilm` stands for the sentence encoder of the extra of that name.
-    pooling, causal: see `PooledTransformer`.
-    max_length: tokens a text may have, but no more than the model has positions; longer ones are cut and counted.
-    chat_template: instead of the tokenizer's own; one of its named templates, a .jinja file, or the template as text.
-    lora: what of it is trained, see `LoRA`; at rank 0 all weights.
-    gradient_checkpointing: compute activations again in the backward pass rather than keep them.
-    dtype: of the weights that are not trained, and what the network computes in; "auto" is bfloat16 where the machine
-        does bfloat16 arithmetic, else float32. Weights in training are float32, unless all are and a dtype is named.
-    token_budget: tokens of one pass, padding included; None: `TOKEN_BUDGET`, but less for encoding on a CPU, and on a
-        GPU as many as keep it busy, `gpu_budget`.
-    store_dtype: of the numbers in the feature store.
-    resident_gb: features up to this size are held in memory (on the device that trains); larger ones stay mapped.
+    Args:
+        model: hub id or local folder; `minilm` is the sentence encoder of the extra `micro-lit[minilm]`.
+        revision: of the hub repository.
+        pooling, causal: see `PooledTransformer`.
+        max_length: most tokens of a text, limited by the model's positions; longer texts are truncated and counted.
+        chat_template: replaces the tokenizer's own: one of its named templates, a .jinja file, or a template as text.
+        frozen: whether the weights are frozen and the features cached.
+        lora: settings of `LoRA`; at rank 0 all weights are trained. Needs `frozen=False`.
+        gradient_checkpointing: recompute activations in the backward pass to save memory.
+        standardise: see `CachedBackbone`.
+        dtype: of frozen weights and of the computation; "auto" is bfloat16 where the hardware supports it, else
+            float32. LoRA weights are always float32; when all weights are trained, "auto" is float32.
+        store_dtype: of the features in the feature store.
+        token_budget: most tokens of one forward pass, padding included. None: `gpu_budget` on a GPU; on a CPU
+            `TOKEN_BUDGET` in training and less in encoding.
+        resident_gb: features up to this size (GiB) are held in memory, on the training device; larger ones stay
+            memory-mapped.
+        attn_implementation: attention kernel of transformers.
+        trust_remote_code: whether code in the model's repository may run.
+
+    Raises:
+        UserError: when settings contradict each other.
     """
 
     encodes = True
@@ -96,7 +110,9 @@ class Pretrained(BackboneFactory):
     ) -> None:
         self.model = _minilm_folder() if model == "minilm" else model
         if causal and pooling == "cls":
-            raise UserError("backbone.pooling=cls reads the first token, which in a causal network has seen no other")
+            raise UserError(
+                "backbone.pooling=cls reads the first token, which under causal attention attends only to itself"
+            )
         self.lora = LoRA(**(lora or {}))
         if frozen and self.lora.rank:
             raise UserError(f"backbone.lora.rank={self.lora.rank} trains the backbone; give backbone.frozen=false too")
@@ -134,19 +150,23 @@ class Pretrained(BackboneFactory):
     def encode(
         self, texts: list[Text], features_dir: Path, digests_M2: NDArray[np.uint64] | None = None
     ) -> MappedTable:
-        """The representations of some texts. Those that the store lacks are encoded first, each by one process.
+        """Returns the features of texts, and first encodes those that the feature store lacks.
 
-        The processes of a run share the work, each on its own device; of several runs one encodes and the others wait.
+        The processes of one run share the work, each on its own device. Of several concurrent runs one encodes a text,
+        and the others block until it is stored.
 
-        digests_M2: of the texts, where they are known.
+        Args:
+            texts: M texts.
+            features_dir: parent folder of the feature stores.
+            digests_M2: text digests, computed here if None.
         """
         tokenizer = self.tokenizer()
-        # What is cut of a plain text has not changed.
+        # The truncation rule has changed for chats only, not for plain texts.
         store = FeatureStore(features_dir, self._spec(tokenizer), recut=tokenizer.is_chat)
         digests_M2 = text_digests(texts) if digests_M2 is None else digests_M2
         network = None
         while (table := store.table(digests_M2)) is None:
-            # Texts that share a prompt go to the same process: a causal network reads it once for all of them.
+            # Texts that share a prompt go to the same process, because a causal network encodes the prompt once.
             together_M2 = text_digests([Text(text.prompt) for text in texts]) if self.causal else digests_M2
             part_M = together_M2[:, 0] % PARTS
             with store.claim(digests_M2, part_M, ranks.rank(), ranks.world_size()) as rows:
@@ -162,7 +182,7 @@ class Pretrained(BackboneFactory):
         return table
 
     def reading(self, texts: list[Text], table: MappedTable) -> Reading:
-        """What became of the texts of a table; those whose shards do not hold it are tokenised again."""
+        """Truncation and token digests of the texts; texts in older shards, which lack them, are tokenised again."""
         tokenizer = self.tokenizer()
         cut_M2, digests_M = table.cut_M2.clone(), table.tokens_M.clone()
         unknown_M = digests_M == 0
@@ -187,7 +207,7 @@ class Pretrained(BackboneFactory):
                 config = self._config
             except UserError:
                 raise missing from None
-            fitness.check_config(self.model, config)  # a model that reads no text has no tokenizer
+            fitness.check_config(self.model, config)  # a better error for models that read no text
             raise
         fitness.check_config(self.model, self._config)
         fitness.check_tokens(self.model, self._config, tokenizer)
@@ -219,17 +239,17 @@ class Pretrained(BackboneFactory):
             raise UserError(f"backbone.model={self.model}: it lacks the weights {', '.join(missing[:3])} ...")
         fitness.check_network(self.model, network)
         if hasattr(network, "pooler"):
-            network.pooler = None  # we pool ourselves, and weights that nothing reads would have no gradient
+            network.pooler = None  # unused here, and unused weights would have no gradient
         return PooledTransformer(network, self.pooling, self.causal)
 
     def trained(self) -> PooledTransformer:
-        """The network as it is trained: all of it, or low-rank updates alone."""
+        """The network in training mode, with LoRA updates and gradient checkpointing if set."""
         transformer = self.network(self.dtype)
         network = transformer.network
         if self.lora.rank:
             self._add_updates(network)
         if self.gradient_checkpointing:
-            # Its name of now, or that of older transformers.
+            # Older versions of transformers have only the second name.
             enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
             try:
                 enable({"use_reentrant": False})
@@ -255,7 +275,7 @@ class Pretrained(BackboneFactory):
     def _load(self, loader: Callable[..., Any], kind: str, **options: Any) -> Any:
         try:
             return loader(self.model, revision=self.revision, trust_remote_code=self.trust_remote_code, **options)
-        except Exception as error:  # of other libraries too: shapes that do not fit, damaged files, unknown names
+        except Exception as error:  # other libraries raise too: wrong shapes, damaged files, unknown names
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             remedy = ""
             if isinstance(error, ImportError):
@@ -295,20 +315,21 @@ def _dtype(name: DType) -> torch.dtype:
 
 
 def gpu_budget(width: int) -> int:
-    """Tokens of a pass that keep a GPU busy, in a network so wide."""
+    """Token budget of a forward pass that keeps a GPU busy, for a network of this width."""
     return max(TOKEN_BUDGET, GPU_NUMBERS // width)
 
 
 def _token_budget(tokens: TokenTable, width: int) -> int:
-    """Tokens of a pass in encoding: as many as keep a GPU busy, or as a CPU's cache holds, or the longest text has.
+    """Default token budget in encoding: `gpu_budget` on a GPU, else 1,024 or the longest text.
 
-    On two cores passes of 1,024 tokens encode MiniLM 1.25 (bfloat16) and 1.4 times (float32) as fast as of 8,192.
+    1,024 tokens fit a CPU's cache: on two cores they encode MiniLM 1.25 (bfloat16) and 1.4 times (float32) as fast as
+    8,192 tokens.
     """
     return gpu_budget(width) if torch.cuda.is_available() else max(1024, int(tokens.lengths_M.max()))
 
 
 def _folder_digest(folder: Path) -> str:
-    """Content of every config and weight file of a local model, so that retrained weights never meet old features."""
+    """Digest of all config and weight files of a local model, so that retrained weights never reuse old features."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*")):
         if path.suffix in (".json", ".safetensors", ".bin"):

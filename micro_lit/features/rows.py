@@ -1,12 +1,14 @@
-"""Texts as the rows that a network runs: a prompt once, behind it the responses to it; rows of like length together.
+"""Packs texts into token rows with prefix sharing: each prompt once, followed by several responses to it.
 
-A response sees its prompt and itself, so in a causal network all responses to one prompt can stand in one row:
+A response attends only to its prompt and itself. In a causal network all responses to one prompt can therefore share a
+row:
 
     row        p p p a a b b b
-    position   0 1 2 3 4 3 4 5      counted as if each response followed the prompt directly
-    part       0 0 0 1 1 2 2 2      a token sees the prompt and its own part, up to itself
+    position   0 1 2 3 4 3 4 5      as if each response followed the prompt directly
+    part       0 0 0 1 1 2 2 2      a token attends to the prompt and its own part, up to itself
 
-A context, which is a prompt without a response, stands there already and costs nothing.
+A context (a prompt without a response) is part of the row already and costs nothing. Rows of similar length form a
+forward pass.
 
 Dimension letters: M texts of a token table, T texts of a pass, B rows, L tokens of a row.
 """
@@ -22,11 +24,16 @@ from micro_lit.features.tokens import TokenTable
 
 
 class Rows(NamedTuple):
-    """T texts in B rows, padded on the right with id 0.
+    """T texts in B rows of L tokens, padded on the right with id 0.
 
-    parts_BL: whose token it is: b for the prompt of row b, B + t for the response of text t, B + T for padding.
-    row_T: the row of each text. end_T: where its last token stands, rows end to end. length_T: its tokens.
-    shared: whether a row holds more than one response; if none does, positions and what a token sees go without saying.
+    Attributes:
+        ids_BL: token ids.
+        positions_BL: position ids.
+        parts_BL: part of each token: b for the prompt of row b, B + t for the response of text t, B + T for padding.
+        row_T: the row of each text.
+        end_T: index of the last token of each text in the flattened rows.
+        length_T: number of tokens of each text.
+        shared: whether any row holds more than one response; if not, default positions and masks are right.
     """
 
     ids_BL: Int64[Tensor, "B L"]
@@ -42,12 +49,12 @@ class Rows(NamedTuple):
 
     @property
     def mask_BL(self) -> Bool[Tensor, "B L"]:
-        """Where a token stands, and no padding."""
+        """True for tokens, False for padding."""
         return self.parts_BL < len(self.ids_BL) + len(self.row_T)
 
     @property
     def sees_BLL(self) -> Bool[Tensor, "B L L"]:
-        """Which tokens a token sees: those up to itself, of its own part and of the prompt."""
+        """Attention mask: a token attends to tokens of its own part and of the prompt, up to itself."""
         part_BL1, part_B1L = self.parts_BL[:, :, None], self.parts_BL[:, None, :]
         return ((part_BL1 == part_B1L) | (part_B1L < len(self.parts_BL))).tril()
 
@@ -55,14 +62,21 @@ class Rows(NamedTuple):
 def in_rows(
     tokens: TokenTable, texts_T: Int64[Tensor, " T"], token_budget: int | None, break_even: int | None
 ) -> Iterator[tuple[Int64[Tensor, " t"], Rows]]:
-    """Yields (places in `texts_T`, their rows) until every text had its turn, longest rows first.
+    """Packs texts into rows, and yields the rows in forward passes, longest rows first.
 
-    token_budget: tokens of a pass, padding included; None: everything in one pass.
-    break_even: tokens at which attention over a row costs as much as the weights; None: each text has a row of its own.
+    A row with a prompt of P tokens and n responses of s tokens saves the prompt n - 1 times, but attention costs the
+    squared row length. The cost per response is (P + ns)(break_even + P + ns) / n, least at ns = sqrt(P (P +
+    break_even)). A row takes responses up to that many tokens, but no more than the longest text or the token budget.
 
-    A row of n responses of s tokens behind P of a prompt saves the prompt n - 1 times, and attention costs its length
-    squared. Per response that is (P + ns)(break_even + P + ns) / n, least for ns = sqrt(P (P + break_even)): a row
-    takes responses up to there, and no more than the longest text of all or the budget has tokens.
+    Args:
+        tokens: the token table.
+        texts_T: indices of texts in it.
+        token_budget: most tokens of a pass, padding included; None puts everything in one pass.
+        break_even: row length in tokens at which attention costs as much as the linear layers; None gives each text a
+            row of its own.
+
+    Yields:
+        Indices into `texts_T`, and the rows of these texts.
     """
     prompt_T = tokens.prompt_lengths_M[texts_T]
     response_T = tokens.offsets[texts_T + 1] - tokens.offsets[texts_T] - prompt_T
@@ -70,7 +84,7 @@ def in_rows(
         prompt_id_T, break_even, most = torch.arange(len(texts_T), device=texts_T.device), 0, 1
     else:
         prompt_id_T, most = tokens.prompts_M[texts_T], int((prompt_T + response_T).max())
-    # Texts of one prompt side by side, contexts before responses.
+    # Sort by prompt, contexts before responses.
     order_T = response_T.argsort(stable=True)
     order_T = order_T[prompt_id_T[order_T].argsort(stable=True)]
     prompt_id_T, prompt_T, response_T = prompt_id_T[order_T], prompt_T[order_T], response_T[order_T]
@@ -87,7 +101,7 @@ def in_rows(
     first_B = fresh_T.nonzero()[:, 0]
     rest_B = torch.cat([before_T[first_B], response_T.sum(0, keepdim=True)]).diff()
     length_B = prompt_T[first_B] + rest_B
-    # Longest rows first; the texts follow their rows.
+    # Longest rows first; texts are put in the order of their rows.
     by_length_B = length_B.argsort(descending=True, stable=True)
     row_T = by_length_B.argsort()[fresh_T.cumsum(0) - 1]
     by_row_T = row_T.argsort(stable=True)
@@ -109,7 +123,7 @@ def in_rows(
 
 
 def _latest(values_T: Int64[Tensor, " T"], where_T: Bool[Tensor, " T"]) -> Int64[Tensor, " T"]:
-    """The last of the values, which never fall, that was marked up to each place."""
+    """At each position, the last marked value so far; values_T must be non-decreasing."""
     return torch.where(where_T, values_T, 0).cummax(0).values
 
 
@@ -122,10 +136,10 @@ def _lay_out(
     response_T: Int64[Tensor, " T"],
     longest: int,
 ) -> Rows:
-    """Rows of the same length; the response of a text begins `start_T` tokens behind the prompt of its row."""
+    """Builds rows padded to `longest`; the response of a text begins `start_T` tokens after the prompt of its row."""
     first_B = torch.searchsorted(row_T, torch.arange(int(row_T[-1]) + 1, device=row_T.device))
     begin_T, offset_T = row_T * longest + prompt_T + start_T, tokens.offsets[texts_T]
-    # Parts P are the prompts of the rows and the responses of the texts.
+    # P counts parts: the prompts of the rows, then the responses of the texts.
     source_P = torch.cat([offset_T[first_B], offset_T + prompt_T])
     target_P = torch.cat([torch.arange(len(first_B), device=row_T.device) * longest, begin_T])
     position_P = torch.cat([torch.zeros_like(first_B), prompt_T])

@@ -1,7 +1,7 @@
 """Fully sharded training (FSDP2): each device holds its part of the backbone's weights, gradients and optimiser state.
 
-Heads and gate are small, and much of what is done to them (ridges, heads made of the data, heads that are frozen) asks
-for the whole of them: every device keeps a copy, and their gradients are averaged.
+Heads and gate are replicated: every device keeps a copy, and their gradients are averaged. They are small, and many
+operations (ridge penalties, heads initialised from data, frozen heads) need the whole tensors.
 """
 
 import pytorch_lightning as pl
@@ -18,7 +18,7 @@ from micro_lit.host import ranks
 
 
 class FullySharded(ModelParallelStrategy):
-    """`trainer=fsdp`: weights sharded over all devices; checkpoints are whole, in one file, as of any other run."""
+    """`trainer=fsdp`: shards weights over all devices; a checkpoint is one file of full weights, as in other runs."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -27,13 +27,13 @@ class FullySharded(ModelParallelStrategy):
 
 
 def check(trainer: pl.Trainer, backbone: Backbone) -> None:
-    """Raises `UserError` when a sharding strategy has nothing to shard, or cannot do what else is asked for."""
+    """Raises `UserError` when a sharding strategy is used with a frozen backbone or with unsupported settings."""
     wraps_all = isinstance(trainer.strategy, FSDPStrategy)
     sharded = wraps_all or isinstance(trainer.strategy, ModelParallelStrategy)
     if sharded and not backbone.is_trained:
         raise UserError(
-            "trainer=fsdp shards a backbone in training, and this one is frozen: its features are looked up; use "
-            "trainer=ddp, or train it (backbone.frozen=false)"
+            "trainer=fsdp shards a backbone in training, and this one is frozen; use trainer=ddp, or train it "
+            "(backbone.frozen=false)"
         )
     if wraps_all and (trainer.gradient_clip_val or str(trainer.precision) != "32-true" or backbone.untrained):
         raise UserError(
@@ -43,15 +43,18 @@ def check(trainer: pl.Trainer, backbone: Backbone) -> None:
 
 
 def shard(backbone: TrainableBackbone, mesh: DeviceMesh, precision: str) -> None:
-    """Shards a transformer over the devices of `mesh`, layer by layer; a second time does nothing.
+    """Shards a transformer over the devices of `mesh`, layer by layer; a second call does nothing.
 
-    precision: the Trainer's. With one of bfloat16 a layer is gathered, and computes, in bfloat16; gradients are summed
-    in float32.
+    Args:
+        backbone: the backbone of which the transformer is sharded.
+        mesh: the devices.
+        precision: of the Trainer. With bfloat16, layers are gathered and computed in bfloat16, and gradients are
+            reduced in float32.
     """
     network = backbone.transformer.network
     if any(isinstance(weight, DTensor) for weight in network.parameters()):
         return
-    # Each pass gathers the weights from all devices, so that all must run as many.
+    # Each pass gathers weights from all devices, so all devices must run the same number of passes.
     backbone.passes_alike = True
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if "bf16" in precision else MixedPrecisionPolicy()
     layers = set(network._no_split_modules or ())
@@ -61,13 +64,13 @@ def shard(backbone: TrainableBackbone, mesh: DeviceMesh, precision: str) -> None
 
 
 def split(weights: list[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Weights that are whole and weights that are sharded, for optimisers that update many tensors at once."""
+    """Groups weights into replicated and sharded ones, for optimisers that update many tensors at once (foreach)."""
     parts = [[weight for weight in weights if isinstance(weight, DTensor) == sharded] for sharded in (False, True)]
     return [part for part in parts if part]
 
 
 def average_gradients(weights: list[nn.Parameter]) -> None:
-    """Averages over all devices the gradients of weights of which every device has a copy."""
+    """Averages the gradients of replicated weights over all devices."""
     for weight in weights:
         if weight.requires_grad and not isinstance(weight, DTensor):
             if weight.grad is None:
@@ -77,7 +80,7 @@ def average_gradients(weights: list[nn.Parameter]) -> None:
 
 
 def clip_gradients(weights: list[nn.Parameter], most: float) -> None:
-    """Scales all gradients, whole and sharded, so that their common norm is `most` or less."""
+    """Scales all gradients, replicated and sharded, so that their total norm is at most `most`."""
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
     total = torch.stack([norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]).norm()

@@ -1,15 +1,14 @@
-"""The feature store: representations of texts on disk, written once, memory-mapped by everyone.
+"""The feature store: a cache of text representations on disk, written once and memory-mapped by readers.
 
-A store is a folder named by the fingerprint of everything that shapes a representation but the text: backbone,
-revision, tokenizer, template, pooling, length, dtype. In it: safetensors shards of representations with the digest of
-each text, and a manifest that names them with their checksums. Both appear by atomic rename, and no shard is used
-before its content was compared with its checksum, so that nothing is believed that is not what was written.
+A store is a folder named by the fingerprint of everything that determines a representation except the text: backbone,
+revision, tokenizer, template, pooling, length, dtype. It contains safetensors shards with text digests, and a manifest
+with their checksums. Both are written by atomic rename, and a shard is verified by its checksum before it is used.
 
-Any number of processes may share a store. Each text belongs to one of a few parts, and whoever encodes texts of a part
-holds its lock, which the kernel takes back when the holder dies. Files are written under one more lock, held no longer
-than that takes. Reading needs no lock and writes nothing.
+Any number of processes may share a store. Texts are divided into `PARTS` parts, and the process that encodes texts of a
+part holds the lock of that part, which the kernel releases when the process exits. A second lock is held while files
+are written. Reading needs no lock and writes nothing.
 
-Dimension letters: M texts, U distinct texts, R rows of a shard, D representation width, B rows asked for.
+Dimension letters: M texts, U distinct texts, R rows of a shard, D representation width, B requested rows.
 """
 
 import ctypes
@@ -37,7 +36,7 @@ from micro_lit.data.texts import Text, text_digests
 from micro_lit.errors import UserError
 from micro_lit.host.files import write_text, write_whole
 
-# A shard is written once it holds so much, or once so much work would be lost with it.
+# A shard is written at this size or after this time, so that an interrupted run loses little work.
 SHARD_BYTES = 256 * 2**20
 SHARD_SECONDS = 120.0
 CHUNK_BYTES = 64 * 2**20
@@ -45,38 +44,39 @@ FORMAT = 2
 PARTS = 64
 POLL_SECONDS = 0.2
 
-# Touching one row maps the pages around it too, up to a huge page, and they count as this process's memory.
+# Reading one row also maps the pages around it, up to a huge page, and these count as memory of the process.
 FAULT_BYTES = 2 * 2**20
 
 libc = ctypes.CDLL(None)
 
 
 class FeatureStore:
-    """The store of one encoder under `root`. `spec` holds everything its fingerprint is made of, as JSON types.
+    """The feature store of one encoder.
 
-    A shard that is missing or not as it was written is named in a printed line, and its texts count as missing. So do
-    those of all shards while the manifest is broken: whoever encodes next makes it anew from the shards, each of which
-    is named by its own checksum. Raises `UserError` when the manifest was written for another spec or by another
-    version of the format, and when a file cannot be read or written.
+    A damaged or missing shard is reported once, and its texts count as missing. While the manifest is damaged, all
+    texts do; the next process that encodes rebuilds it from the shards, whose file names contain their checksums.
+    Methods raise `UserError` when the manifest has another spec or format, or a file cannot be read or written.
 
-    recut: whether texts that were cut before shards held digests of tokens are to be encoded again, for the rule of
-    what is cut has changed since.
+    Args:
+        root: parent folder of all stores.
+        spec: everything the fingerprint depends on, as JSON types.
+        recut: encode truncated texts of older shards (without token digests) again: the truncation rule has changed.
     """
 
     def __init__(self, root: Path, spec: Mapping[str, Any], recut: bool = False) -> None:
         self.recut = recut
         self.spec = json.loads(json.dumps(spec))
-        # Not FORMAT: a folder with a manifest of format 1, which had no checksums, goes on.
+        # 1 and not FORMAT, so that folders of format 1, which had no checksums, remain in use.
         canonical = json.dumps({"format": 1, **self.spec}, sort_keys=True)
         self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()[:16]
         self.folder = root / self.fingerprint
         self.manifest_path = self.folder / "manifest.json"
-        self._doubted: set[str] = set()
+        self._ignored: set[str] = set()
         self._unstored = 0
         self._waited = False
 
     def shards(self) -> dict[str, dict[str, Any]]:
-        """Name -> {rows, bytes, checksum} of every shard that the manifest names."""
+        """Shards in the manifest: name -> {rows, bytes, checksum}."""
         try:
             manifest = json.loads(self.manifest_path.read_bytes())
             checksum = manifest.pop("checksum", None)
@@ -89,19 +89,19 @@ class FeatureStore:
         except (ValueError, TypeError, AttributeError):
             broken = True
         if broken:
-            self._doubt(self.manifest_path.name, "broken; it is made anew from the shards")
+            self._ignore(self.manifest_path.name, "broken; it is rebuilt from the shards")
             return {}
         if manifest["format"] not in (1, FORMAT) or manifest["spec"] != self.spec:
             raise UserError(f"{self.folder}: written for another encoder or version; delete it to encode again")
         return manifest["shards"]
 
     def table(self, digests_M2: NDArray[np.uint64]) -> "MappedTable | None":
-        """The representations of some texts; None while some of them are missing."""
+        """The representations of the texts with these digests (`text_digests`), or None if any is not stored."""
         names, place_M2 = self.find(digests_M2)
         if (place_M2 < 0).any():
             return None
         tensors = [_map_tensors(self.folder / name) for name in names]
-        for shard in tensors:  # those of earlier versions have neither
+        for shard in tensors:  # shards of earlier versions lack both columns
             shard.setdefault("cut", torch.zeros(len(shard["digests"]), 2, dtype=torch.bool))
             shard.setdefault("tokens", torch.zeros(len(shard["digests"]), dtype=torch.int64))
         columns = ([shard[name] for shard in tensors] for name in ("truncated", "cut", "tokens"))
@@ -113,7 +113,7 @@ class FeatureStore:
         )
 
     def find(self, digests_M2: NDArray[np.uint64]) -> tuple[list[str], NDArray[np.int64]]:
-        """The shards that hold some of the texts, and where each text lies: (shard, row) [M, 2], or -1 twice."""
+        """Names of the shards with any of the texts, and (index of shard, row) of each text, (-1, -1) if missing."""
         _, first_U, inverse_M = np.unique(digests_M2[:, 0], return_index=True, return_inverse=True)
         wanted_U2 = digests_M2[first_U]
         place_U2 = np.full((len(wanted_U2), 2), -1, dtype=np.int64)
@@ -133,7 +133,7 @@ class FeatureStore:
                 raise UserError(f"{self.folder / name}: cannot be read ({error.strerror})") from error
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
-                self._doubt(name, f"{reason}; its {facts['rows']:,} texts are to be encoded again")
+                self._ignore(name, f"{reason}; its {facts['rows']:,} texts are to be encoded again")
                 continue
             place_U2[at_R[row_B], 0], place_U2[at_R[row_B], 1] = len(names), row_B
             names.append(name)
@@ -143,13 +143,14 @@ class FeatureStore:
     def claim(
         self, digests_M2: NDArray[np.uint64], part_M: NDArray[np.integer], rank: int = 0, world_size: int = 1
     ) -> Iterator[NDArray[np.int64]]:
-        """Rows of the texts that this process, and no other, is now to encode: what is missing of all free parts.
+        """Locks parts, and yields the indices of their missing texts for this process alone to encode.
 
-        It waits while others hold every part of which something is missing. Usually they leave nothing to do, so that
-        there may be no rows; when one of them died there are.
+        Blocks while other processes hold the locks of all parts with missing texts. Afterwards the array is usually
+        empty, unless one of these processes exited early.
 
-        part_M: from 0 to `PARTS` - 1, the same for a text whoever asks.
-        rank, world_size: this process among those that were started together, each of which takes its own parts first.
+        Args:
+            part_M: part of each text, from 0 to `PARTS` - 1, the same in all processes.
+            rank, world_size: of this process in its run; each rank takes its own parts first.
         """
         missing_M = self.find(digests_M2)[1][:, 0] < 0
         parts = np.unique(part_M[missing_M])
@@ -177,10 +178,7 @@ class FeatureStore:
         truncated_M: Bool[Tensor, " M"],
         reading: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Writes one shard and names it in the manifest. The caller has claimed the texts.
-
-        reading: `cut` [M, 2] and `tokens` [M], as `MappedTable` holds them.
-        """
+        """Writes one shard of claimed texts; `reading` has `cut` [M, 2] and `tokens` [M], as in `MappedTable`."""
         digests = torch.from_numpy(text_digests(texts).view(np.int64).copy())
         columns = {"features": features_MD.contiguous(), "digests": digests, "truncated": truncated_M}
         data = save(columns | {name: column.contiguous() for name, column in (reading or {}).items()})
@@ -192,7 +190,7 @@ class FeatureStore:
         self._unstored -= len(texts)
 
     def _take(self, parts: NDArray[np.integer], held: ExitStack) -> list[int]:
-        """The parts whose locks were free, and are now held."""
+        """Acquires all free locks among these parts, and returns the parts locked."""
         taken = []
         for part in parts.tolist():
             try:
@@ -203,10 +201,9 @@ class FeatureStore:
         return taken
 
     def _tidy(self) -> None:
-        """Makes folder and manifest agree, whatever dead processes, disks or people have left there.
+        """Makes folder and manifest consistent again after crashes, disk errors or deleted files.
 
-        Shards are written and named under one lock: what has no name while we hold it belongs to a process that died,
-        or was named by a manifest that is broken. If it is whole, it is named.
+        Under the lock no write is in progress. A shard outside the manifest is added if its checksum fits, or deleted.
         """
         with self._lock():
             for partial in self.folder.glob("*.partial"):
@@ -215,12 +212,12 @@ class FeatureStore:
             shards = {
                 name: {**facts, "checksum": facts.get("checksum") or _checksum(self.folder / name)}
                 for name, facts in named.items()
-                if name not in self._doubted
+                if name not in self._ignored
             }
             for path in self.folder.glob("shard-*.safetensors"):
                 if path.name in shards:
                     continue
-                checksum = _checksum(path) if path.exists() else ""  # a link to nothing
+                checksum = _checksum(path) if path.exists() else ""  # a dangling symlink
                 if path.name == _shard_name(checksum):
                     rows = len(_map_tensors(path)["digests"])
                     shards[path.name] = {"rows": rows, "bytes": path.stat().st_size, "checksum": checksum}
@@ -228,28 +225,28 @@ class FeatureStore:
                     path.unlink()
             if shards != named:
                 self._write_manifest(shards)
-            self._doubted.clear()
+            self._ignored.clear()
 
     def _write_manifest(self, shards: Mapping[str, Mapping[str, Any]]) -> None:
         manifest = {"format": FORMAT, "spec": self.spec, "shards": shards}
         write_text(self.manifest_path, json.dumps({**manifest, "checksum": _manifest_checksum(manifest)}, indent=1))
 
-    def _doubt(self, name: str, reason: str) -> None:
-        """Says once what is wrong with a file, which does not count until someone has tidied."""
-        if name not in self._doubted:
+    def _ignore(self, name: str, reason: str) -> None:
+        """Prints once why a file is not used; it is ignored until `_tidy` has run."""
+        if name not in self._ignored:
             print(f"{self.folder / name}: {reason}")
-        self._doubted.add(name)
+        self._ignored.add(name)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Held while a file is written."""
+        """The lock for writing files."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):
             yield
 
     @contextmanager
     def _writing(self, needed: int = 0) -> Iterator[None]:
-        """Makes one line of what stands against writing. needed: bytes still to be stored, this file included."""
+        """Converts write errors to a `UserError` of one line. needed: bytes still to be stored, with this file."""
         try:
             yield
         except OSError as error:
@@ -266,12 +263,15 @@ class FeatureStore:
 
 
 class MappedTable:
-    """M representations inside mapped shards; gathering reads only the rows asked for.
+    """M representations in memory-mapped shards; `gather` reads only the requested rows.
 
-    place_M2: shard and row of each text. truncated_M: whether a text was cut to fit. cut_M2: whether its prompt, and
-    its response, was. tokens_M: a digest of its tokens; 0 where neither is stored.
-    resident_bytes: how much of the mapping may be in the process's resident set at once. Pages given back stay in the
-    page cache, so touching them again costs no disk.
+    Args:
+        folder: of the store.
+        shards: features of each shard, [R, D].
+        place_M2: index of the shard, and row in it, of each text.
+        truncated_M, cut_M2: whether the text, and its prompt and its response, was truncated.
+        tokens_M: digest of its tokens. In older shards, which lack both, it is 0 and `cut_M2` is False.
+        resident_bytes: most mapped memory in the resident set; pages released from it stay in the page cache.
     """
 
     def __init__(
@@ -299,11 +299,11 @@ class MappedTable:
         return self.shards[0].shape[1]
 
     def chunks(self) -> Iterator[Int64[Tensor, " B"]]:
-        """All rows in order, in pieces of a few dozen megabytes."""
+        """Indices of all rows in order, in chunks of at most `CHUNK_BYTES` of features."""
         return iter(torch.arange(len(self)).split(max(1, CHUNK_BYTES // (4 * self.width))))
 
     def resident(self) -> Float[Tensor, "M D"]:
-        """All rows in memory, read piece by piece so that nothing but the result is held."""
+        """The whole table in memory, in float32, read in chunks so that only the result is held."""
         out_MD = torch.empty(len(self), self.width)
         for rows_B in self.chunks():
             out_MD[rows_B] = self.gather(rows_B)
@@ -315,7 +315,7 @@ class MappedTable:
         return 4 * len(self) * self.width
 
     def gather(self, rows_B: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        """Copies some rows, in float32, on the CPU."""
+        """Copies rows to a float32 tensor on the CPU."""
         place_B2 = self.place_M2[rows_B.cpu()]
         out_BD = torch.empty(len(place_B2), self.width)
         step = max(1, self.resident_bytes // FAULT_BYTES)
@@ -341,11 +341,11 @@ def _look_up(shards: Sequence[Tensor], place_M2: NDArray[np.int64]) -> Tensor:
 
 
 def _map_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file as views of one mapping, which keeps no file open.
+    """The tensors of a safetensors file as views of one memory mapping, without an open file.
 
-    The library's own reader maps too, but neither gathers rows nor gives pages back.
+    The safetensors library maps files too, but can neither gather rows nor release pages.
     """
-    with path.open("rb"):  # what the system has against it is an OSError here, and not one in torch
+    with path.open("rb"):  # raises OSError for unreadable files, which torch would turn into other errors
         raw = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
     start = 8 + int.from_bytes(raw.numpy()[:8].tobytes(), "little")
     tensors = {}
@@ -360,9 +360,9 @@ def _map_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _digests(path: Path, facts: Mapping[str, Any]) -> NDArray[np.uint64]:
-    """Digests of the texts of a shard: [R, 2]. Raises `ValueError` when the shard cannot be what was written."""
+    """Text digests of a shard [R, 2]. Raises `ValueError` when the shard has the wrong size or is damaged."""
     if path.stat().st_size != facts["bytes"]:
-        raise ValueError("not as long as it was written")
+        raise ValueError("its size has changed")
     try:
         digests = _map_tensors(path)["digests"].numpy().view(np.uint64)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -373,14 +373,14 @@ def _digests(path: Path, facts: Mapping[str, Any]) -> NDArray[np.uint64]:
 
 
 def _cut_by_old_rule(path: Path) -> NDArray[np.bool_]:
-    """Which texts of a shard were cut before shards held digests of tokens."""
+    """Texts that were truncated by the old rule: truncated ones in shards without token digests."""
     tensors = _map_tensors(path)
     truncated_R = tensors["truncated"].numpy()
     return np.zeros_like(truncated_R) if "tokens" in tensors else truncated_R
 
 
 def _checksum(path: Path) -> str:
-    """Of a file's content, read piece by piece, once a process as long as the file stays what it is."""
+    """Checksum of a file, cached in the process until the file changes (inode, size, modification time)."""
     facts = path.stat()
     return _checksum_once(path, facts.st_ino, facts.st_size, facts.st_mtime_ns)
 

@@ -1,4 +1,4 @@
-"""`backbone=tiny`: a small causal transformer and its tokenizer, both made from nothing."""
+"""`backbone=tiny`: a small causal transformer with its tokenizer, both trained from scratch."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,12 +20,17 @@ CHAT_TOKENS = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", 
 
 
 class Tiny(BackboneFactory):
-    """A small causal transformer made from nothing, with a tokenizer learned on the training texts; always trained.
+    """A small causal transformer, trained from scratch, with a tokenizer trained on the training texts.
 
-    hidden, layers, heads: its shape. vocabulary: tokens, at most. max_length: tokens a text may have.
-    token_budget: tokens of one pass, padding included.
-    init: standard deviation of the first weights; the 0.02 of large models leaves a narrow one stuck for long.
-    tokenizer: file of one that was learned before (a run leaves its own in its folder), to be used as it is.
+    Args:
+        hidden: width D, a multiple of 2 * heads.
+        layers, heads: number of layers, and of attention heads.
+        vocabulary: largest vocabulary size.
+        max_length: most tokens of a text.
+        pooling: see `PooledTransformer`.
+        token_budget: most tokens of one forward pass, padding included.
+        init: standard deviation of the initial weights; with the 0.02 of large models a narrow one trains very slowly.
+        tokenizer: file of a tokenizer trained earlier, used unchanged (each run saves its own in its folder).
     """
 
     def __init__(
@@ -67,8 +72,8 @@ class Tiny(BackboneFactory):
         from tokenizers import Tokenizer
 
         try:
-            return _dressed(Tokenizer.from_file(path))
-        except Exception as error:  # the library raises nothing more particular
+            return _wrapped(Tokenizer.from_file(path))
+        except Exception as error:  # tokenizers raises bare exceptions
             raise UserError(f"backbone.tokenizer={path}: cannot be read ({error})") from error
 
     def network(self, tokenizer: TextTokenizer) -> PooledTransformer:
@@ -103,11 +108,11 @@ class Tiny(BackboneFactory):
         tokenizer.train_from_iterator(
             (text.response or text.prompt[-1].content for text in texts), trainer, length=len(texts)
         )
-        return _dressed(tokenizer)
+        return _wrapped(tokenizer)
 
 
-def _dressed(tokenizer: Any) -> Any:
-    """A bare tokenizer with chat template and special tokens, as transformers know one."""
+def _wrapped(tokenizer: Any) -> Any:
+    """Wraps a bare tokenizer as a transformers tokenizer with chat template and special tokens."""
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(

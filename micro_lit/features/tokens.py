@@ -1,4 +1,4 @@
-"""From texts to token ids: template, truncation, and where the prompt of each text ends.
+"""Tokenises texts: chat template, truncation, and the length of the prompt in each text.
 
 Dimension letters: M distinct texts.
 """
@@ -22,17 +22,19 @@ from micro_lit.data.pairs import Text
 from micro_lit.data.records import Message
 from micro_lit.errors import UserError
 
-# When a text is too long, this share of the room goes to the response before the prompt is cut.
+# When a text is too long, its response keeps at least this share of the tokens, and the prompt gets the rest.
 RESPONSE_SHARE = 0.75
 
-SHOWN = 40  # characters of a text that an error names
+SHOWN = 40  # characters of a text that an error message quotes
 
 
 class Reading(NamedTuple):
-    """What became of M texts on their way to a backbone.
+    """Truncation and token digests of M texts.
 
-    cut_M2: whether tokens of its prompt, and of its response, were cut. digests_M: a digest of the tokens that are
-    left; of equal tokens, an equal one. max_length: tokens that a text may have.
+    Attributes:
+        cut_M2: whether the prompt, and the response, of each text was truncated.
+        digests_M: digest of the remaining tokens of each text; equal tokens have equal digests.
+        max_length: most tokens of a text.
     """
 
     cut_M2: Bool[Tensor, "M 2"]
@@ -41,7 +43,7 @@ class Reading(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The tokens of one text, how many of them are its prompt, and whether its prompt and its response were cut."""
+    """Token ids of one text, the length of its prompt, and whether prompt and response were truncated."""
 
     ids: list[int]
     prompt_length: int
@@ -49,18 +51,22 @@ class Row(NamedTuple):
 
 
 class TextTokenizer:
-    """Renders and tokenises texts, each exactly once, the same way at every use.
+    """Renders and tokenises each text exactly once, in the same way for training and scoring.
 
     With a chat template the whole conversation is rendered by the template and tokenised without further special
-    tokens, so no second BOS can appear. Without one, turns are joined by blank lines and the tokenizer adds its own
-    special tokens. Texts over `max_length` tokens are cut: their response keeps its beginning and at least
-    `RESPONSE_SHARE` of the tokens, then the prompt keeps its end. A chat is cut as a conversation, which the template
-    then renders; see `_shorten`.
+    tokens, so that no second BOS can appear. Without one, turns are joined by blank lines and the tokenizer adds its
+    own special tokens. If the template does not support system turns, they are merged into the first user turn.
 
-    chat_template: instead of the tokenizer's own; one of its named templates, a .jinja file, or the template as text.
+    Texts over `max_length` tokens are truncated: the response keeps its beginning and at least `RESPONSE_SHARE` of the
+    tokens, and the prompt keeps its end. Chats are truncated as messages and then rendered again; see `_shorten`.
 
-    A system turn goes into the first user turn where the template takes none. Raises `UserError` when tokenizer or
-    template do not serve, and for a text that the template refuses.
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        max_length: most tokens of a text.
+        chat_template: replaces the tokenizer's own: one of its named templates, a .jinja file, or a template as text.
+
+    Raises:
+        UserError: when the tokenizer is not fast, the template cannot be rendered, or it rejects a text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, chat_template: str | None = None) -> None:
@@ -74,12 +80,12 @@ class TextTokenizer:
         if chat_template is not None:
             tokenizer.chat_template = find_template(tokenizer, chat_template)
         self.is_chat = tokenizer.chat_template is not None
-        # What the tokenizer puts around a plain text ([CLS] and [SEP]); a template brings its own.
+        # Special tokens that the tokenizer adds around a plain text ([CLS] and [SEP]); a template renders its own.
         ids = [] if self.is_chat else tokenizer("a").input_ids
         bare = tokenizer("a", add_special_tokens=False).input_ids
         start = next((at for at in range(len(ids)) if ids[at : at + len(bare)] == bare), 0)
         self.prefix, self.suffix = ids[:start], ids[start + len(bare) :]
-        # The two responses of a pair and the context share a prompt, and many pairs may: render it once.
+        # The context and both responses of a pair share a prompt, and so may many pairs: render it once.
         self._apply_template = functools.lru_cache(maxsize=4096)(self._apply_template)
         self.folds_system = self.drops_system = False
         if self.is_chat:
@@ -87,13 +93,13 @@ class TextTokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when vocabulary, template or length do.
+        """Digest of vocabulary, template and maximum length.
 
-        A new rule of what is cut leaves it as it is, so that features of whole texts stay valid; `FeatureStore` then
-        encodes the others again (`recut`).
+        It does not depend on the truncation rule, so that stored features of texts that were not truncated stay valid
+        when the rule changes. `FeatureStore` then encodes the truncated texts again (`recut`).
         """
         parts = (self.tokenizer.backend_tokenizer.to_str(), self.tokenizer.chat_template, self.max_length)
-        # Once such a template has lost the system turn, and its features were stored.
+        # Earlier versions stored features without the system turn for such templates; these must not be reused.
         parts += ("system turn folded",) * self.drops_system
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
@@ -117,7 +123,7 @@ class TextTokenizer:
         )
 
     def show(self, text: Text) -> str:
-        """The text as the backbone reads it, special tokens included."""
+        """The text decoded from its tokens, with template and special tokens, as the backbone reads it."""
         return self.tokenizer.decode(self([text]).flat_ids)
 
     def _tokenise(self, texts: Sequence[Text]) -> Iterator[Row]:
@@ -129,43 +135,44 @@ class TextTokenizer:
             yield row._replace(ids=self.prefix + row.ids + self.suffix, prompt_length=length)
 
     def _encode(self, texts: Sequence[Text]) -> Iterator[Row]:
-        """Whole texts, without what the tokenizer puts around plain ones."""
+        """Token ids of texts before truncation, without the special tokens of plain texts."""
         rendered = [self.render(text) for text in texts]
         encoded = self.tokenizer(
             [full for full, _ in rendered],
             add_special_tokens=False,
             return_attention_mask=False,
-            # The warning about long sequences is moot: they are cut, where the prompt's end is known.
-            verbose=False,
+            verbose=False,  # no warning about long sequences: they are truncated later
         )
         for row, ((full, prompt_characters), ids) in enumerate(zip(rendered, encoded["input_ids"], strict=True)):
-            # A token that holds the end of the prompt and the start of the response counts as response.
+            # A token that spans the end of the prompt and the start of the response belongs to the response.
             beyond = (encoded.char_to_token(row, at) for at in range(prompt_characters, len(full)))
             yield Row(ids, next((token for token in beyond if token is not None), len(ids)))
 
     def _cut_ids(self, row: Row, room: int) -> Row:
-        """Cuts tokens, without regard to turns."""
+        """Truncates token ids, ignoring turns."""
         prompt, response = row.ids[: row.prompt_length], row.ids[row.prompt_length :]
         kept = response[: max(int(RESPONSE_SHARE * room), room - len(prompt))]
         tail = prompt[max(0, len(prompt) + len(kept) - room) :]
         return Row(tail + kept, len(tail), (len(tail) < len(prompt), len(kept) < len(response)))
 
     def _cut_chat(self, text: Text, row: Row) -> Row:
-        """The tokens of a chat that was cut, as the template makes them of any chat."""
+        """Truncates a chat as messages, and renders and tokenises the result."""
         shorter = self._shorten(text, row)
         [found] = self._encode([shorter])
         cut = (shorter.prompt != text.prompt, shorter.response != text.response)
-        if len(found.ids) > self.max_length:  # there is hardly room for what the template puts around an empty chat
+        if len(found.ids) > self.max_length:  # max_length is about the size of the template itself
             found = self._cut_ids(found, self.max_length)
         return found._replace(cut=(cut[0] or found.cut[0], cut[1] or found.cut[1]))
 
     def _shorten(self, text: Text, row: Row) -> Text:
-        """What is left of a chat with too many tokens.
+        """Truncates the messages of a chat that has too many tokens.
 
-        The response loses its end, as far as it has more than its share and more than the prompt leaves. Then whole
-        turns of the prompt go, oldest first, so that it begins with a user turn again; the system turn stays. Then the
-        last user turn loses its beginning, and at last the turns behind it. A system turn that needs no more than
-        half of all tokens takes them from the response; one that finds no room goes.
+        1. The end of the response is cut, down to its share or to what the prompt leaves, whichever is more. If system
+           turn and end of the last user turn fit in half of all tokens, they take precedence over that share.
+        2. Whole turns of the prompt are dropped, oldest first, until it starts with a user turn and fits. The system
+           turn is kept.
+        3. The beginning of the last user turn is cut, then of the turns after it.
+        4. If the chat still does not fit, the system turn is dropped and step 3 is repeated.
         """
         prompt, response = text
         head = next((at for at, message in enumerate(prompt) if message.role != "system"), len(prompt))
@@ -186,7 +193,7 @@ class TextTokenizer:
                 return len(cut.ids) - cut.prompt_length - share
 
             response = self._trim(response, over, from_end=True)
-        # Not what the cut response has, which may be a token less: both prompts of a pair are to be cut alike.
+        # Not the tokens of the cut response, which may be one fewer: both prompts of a pair must be cut alike.
         room = self.max_length - response_length
 
         def excess(messages: tuple[Message, ...]) -> int:
@@ -212,7 +219,7 @@ class TextTokenizer:
         return Text(messages, response)
 
     def _trim(self, content: str, excess: Callable[[str], int], from_end: bool) -> str:
-        """Takes tokens off one end of a text, but the last one, until there are none in excess."""
+        """Removes tokens from one end of a text until `excess` is not positive; at least one token is kept."""
         spans = self._spans(content)
         kept, gone = content, 0
         while gone < len(spans) - 1 and (over := excess(kept)) > 0:
@@ -224,12 +231,19 @@ class TextTokenizer:
         return content[self._spans(content)[-1][0] :] if content else content
 
     def _spans(self, content: str) -> list[tuple[int, int]]:
-        """The characters of each token of a text."""
+        """Character span (start, end) of each token of a text."""
         encoded = self.tokenizer(content, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return encoded["offset_mapping"]
 
     def render(self, text: Text) -> tuple[str, int]:
-        """The text as one string, and how many of its characters belong to the prompt."""
+        """Renders a text as one string.
+
+        Returns:
+            The string, and the number of its characters that belong to the prompt.
+
+        Raises:
+            UserError: when the template rejects the text, or renders its prompt differently before a reply.
+        """
         if not self.is_chat:
             prompt = "\n\n".join(message.words for message in text.prompt) + "\n\n"
             return prompt + (text.response or ""), len(prompt)
@@ -238,10 +252,10 @@ class TextTokenizer:
             return prompt, len(prompt)
         full = self._apply_template((*text.prompt, Message("assistant", text.response)), add_generation_prompt=False)
         if not full.startswith(prompt):
-            # Some templates open a reply in another way than they render one; what both share belongs to the prompt.
+            # Some templates render a generation prompt that differs from the start of a reply; leave it out.
             prompt = self._apply_template(text.prompt, add_generation_prompt=False)
         if not full.startswith(prompt):
-            raise self._refusal(text.prompt, "it changes a prompt when a reply follows")
+            raise self._refusal(text.prompt, "it renders a prompt differently when a reply follows")
         return full, len(prompt)
 
     def _apply_template(self, messages: tuple[Message, ...], add_generation_prompt: bool) -> str:
@@ -249,14 +263,14 @@ class TextTokenizer:
             messages = fold_system(messages)
         try:
             return self._raw_template(messages, add_generation_prompt)
-        except Exception as error:  # a template is a program
+        except Exception as error:  # a Jinja template can raise anything
             raise self._refusal(messages, error) from error
 
     def _raw_template(self, messages: tuple[Message, ...], add_generation_prompt: bool) -> str:
-        # A template that knows of no calls would leave them out without a word.
-        knows_calls = "tool_calls" in str(self.tokenizer.chat_template)
+        # A template without support for tool calls would drop them silently, so they are rendered as text.
+        supports_calls = "tool_calls" in str(self.tokenizer.chat_template)
         conversation = [
-            message.as_turn() if knows_calls else {"role": message.role, "content": message.words}
+            message.as_turn() if supports_calls else {"role": message.role, "content": message.words}
             for message in messages
         ]
         return self.tokenizer.apply_chat_template(
@@ -264,7 +278,7 @@ class TextTokenizer:
         )
 
     def _try_template(self) -> None:
-        """Whether the template renders a chat at all, and whether it shows a system turn."""
+        """Checks that the template renders a chat, and sets whether it drops or rejects system turns."""
         question, mark = Message("user", "?"), "0system0"
         try:
             self._raw_template((question,), add_generation_prompt=True)
@@ -277,7 +291,7 @@ class TextTokenizer:
             shown = self._raw_template((Message("system", mark), question), add_generation_prompt=True)
             self.drops_system = mark not in shown
             self.folds_system = self.drops_system
-        except Exception:  # however a template refuses it
+        except Exception:  # templates reject system turns with different exceptions
             self.folds_system = True
 
     def _refusal(self, messages: tuple[Message, ...], reason: object) -> UserError:
@@ -291,7 +305,11 @@ class TextTokenizer:
 
 
 def find_template(tokenizer: PreTrainedTokenizerBase, wanted: str) -> str:
-    """The chat template that `backbone.chat_template` names, or is."""
+    """The chat template for `backbone.chat_template`: a named template, a file's content, or the text itself.
+
+    Raises:
+        UserError: when it is none of these.
+    """
     named = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {}
     if wanted in named:
         return named[wanted]
@@ -309,15 +327,18 @@ def find_template(tokenizer: PreTrainedTokenizerBase, wanted: str) -> str:
 
 
 def fold_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """A conversation without a system turn: what the first turns of the system say opens the first user turn."""
+    """Merges leading system turns into the start of the first user turn.
+
+    If there is no user turn, or an assistant turn precedes it, they become a user turn of their own.
+    """
     head = next((at for at, message in enumerate(messages) if message.role != "system"), len(messages))
     if not head:
         return messages
-    told, rest = [message.content for message in messages[:head]], messages[head:]
+    system, rest = [message.content for message in messages[:head]], messages[head:]
     at = next((at for at, message in enumerate(rest) if message.role == "user"), None)
     if at is None or any(message.role == "assistant" for message in rest[:at]):
-        return (Message("user", "\n\n".join(told)), *rest)
-    user = rest[at]._replace(content="\n\n".join([*told, rest[at].content]))
+        return (Message("user", "\n\n".join(system)), *rest)
+    user = rest[at]._replace(content="\n\n".join([*system, rest[at].content]))
     return (*rest[:at], user, *rest[at + 1 :])
 
 
@@ -334,11 +355,13 @@ def _digests(ids: Sequence[NDArray[np.int32]]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class TokenTable:
-    """Token ids of M texts, end to end; text m is flat_ids[offsets[m]:offsets[m + 1]].
+    """Token ids of M texts, concatenated; text m is `flat_ids[offsets[m]:offsets[m + 1]]`.
 
-    prompt_lengths_M: tokens of each text up to the end of its prompt; all of them when it has no response.
-    truncated_M: whether tokens were cut. prompts_M: a number for each distinct prompt, as its tokens after the cut.
-    reading: what became of the texts, where these are texts.
+    Attributes:
+        prompt_lengths_M: number of prompt tokens of each text; all its tokens when it has no response.
+        truncated_M: whether the text was truncated.
+        prompts_M: index of the distinct prompt, compared by its tokens after truncation.
+        reading: truncation and token digests; None for token tables that were not made from texts.
     """
 
     flat_ids: Int32[Tensor, " tokens"]

@@ -84,7 +84,7 @@ lengths = st.lists(st.integers(1, 300), min_size=4, max_size=120).map(torch.tens
 
 
 @example(torch.ones(40, dtype=torch.long), 900, 5, 0, 1)  # the budget would take all
-@example(torch.full((33,), 300), 1, 5, 0, 2)  # of two stretches one would be of a single row
+@example(torch.full((33,), 300), 1, 5, 0, 2)  # of two buckets one would be of a single row
 @given(lengths, st.integers(1, 900), batch_sizes, st.integers(0, 2**40), st.integers(1, 4))
 def test_batches_of_a_token_budget(length_N, budget, batch_size, seed, world_size):
     whole = []
@@ -101,7 +101,7 @@ def test_batches_of_a_token_budget(length_N, budget, batch_size, seed, world_siz
             longest = int(length_N[joined(shares)].max())
             assert len(shares[0]) * longest <= max(budget, longest)
         rows = joined(joined(parts))
-        assert len(rows) == len(set(rows)) >= len(length_N) - len(sampler.stretches) * (world_size - 1)
+        assert len(rows) == len(set(rows)) >= len(length_N) - len(sampler.buckets) * (world_size - 1)
         assert len(length_N) - len(rows) < world_size or world_size > 1
         whole.append(rows)
     assert set(whole[0]) == set(whole[1]) or world_size > 1

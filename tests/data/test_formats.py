@@ -358,7 +358,7 @@ def test_wrong_columns_are_one_error_with_the_likely_override(tmp_path):
     with pytest.raises(UserError) as caught:
         records_of(path)
     assert str(caught.value).endswith(
-        "no column 'chosen' and 'rejected'; it has question, better, worse. Say which stand for ours, perhaps by "
+        "no column 'chosen' and 'rejected'; it has question, better, worse. Map them to our columns, perhaps with "
         "'+data.columns={prompt: question, chosen: better, rejected: worse}'"
     )
     assert len(records_of(path, columns={"prompt": "question", "chosen": "better", "rejected": "worse"})) == 3

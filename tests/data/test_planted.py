@@ -261,9 +261,9 @@ def test_the_data_name_the_reference_that_knows_what_they_show(face, criteria, b
 
 
 def test_text_refuses_attributes_and_topics_it_has_no_words_for():
-    with pytest.raises(UserError, match=r"text shows the attributes .*; not \['colour'\]"):
+    with pytest.raises(UserError, match=r"planted text has the attributes .*; not \['colour'\]"):
         make(PlantedText, population=POPULATION | {"attributes": ["length", "colour"]})
-    with pytest.raises(UserError, match=f"text knows {len(TOPICS)} topics, not 99"):
+    with pytest.raises(UserError, match=f"planted text has {len(TOPICS)} topics, not 99"):
         make(PlantedText, population=POPULATION | {"topics": 99})
 
 

@@ -184,7 +184,7 @@ def test_an_arrow_folder_with_splits_gives_the_split_asked_for(tmp_path):
 @pytest.mark.usefixtures("offline")
 def test_a_made_up_hub_id_is_refused_without_a_connection():
     message = refusal("nobody-at-all/no-such-pairs")
-    assert "neither a file nor a folder here, nor to be had from the hub" in message
+    assert "no local file or folder, and not available from the hub" in message
     assert "\n" not in message
 
 

@@ -102,7 +102,7 @@ def test_cut_texts_are_counted_for_each_set():
 
 
 def test_first_token_of_a_causal_network_is_refused():
-    with pytest.raises(UserError, match="has seen no other"):
+    with pytest.raises(UserError, match="attends only to itself"):
         Pretrained("some/model", pooling="cls")
 
 

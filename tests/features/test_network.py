@@ -151,7 +151,7 @@ def test_when_memory_is_out_batches_become_smaller(error, most, capsys):
         seen += rows_T.tolist()
     assert sorted(seen) == TEXTS.tolist()
     torch.testing.assert_close(found, expected)
-    assert capsys.readouterr().out == "out of memory with backbone.token_budget=1000: going on with smaller batches\n"
+    assert capsys.readouterr().out == "out of memory with backbone.token_budget=1000: continuing with smaller batches\n"
 
 
 @pytest.mark.parametrize("responses", [[21], [21, 0], [21, 20, 0]])

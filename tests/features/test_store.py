@@ -268,7 +268,7 @@ def test_what_a_damaged_shard_held_is_encoded_again(tmp_path, capsys, damage):
     opened = FeatureStore(tmp_path, SPEC)
     digests_M2 = text_digests(texts(5, 20))
     assert opened.table(digests_M2) is None
-    reason = {"flip": "damaged", "gone": "No such file"}.get(damage, "not as long as it was written")
+    reason = {"flip": "damaged", "gone": "No such file"}.get(damage, "its size has changed")
     with claim(opened, 5, 20) as rows:
         assert rows.tolist() == list(range(5, 15))
         add(opened, 10, 20)
@@ -291,7 +291,7 @@ def test_damage_is_said_once_and_again_when_it_comes_back(tmp_path, capsys):
         overwrite(store.folder / name, b"damaged")
         for _ in range(2):
             assert store.table(text_digests(texts(0, 10))) is None
-        assert capsys.readouterr().out.count("not as long as it was written") == 1
+        assert capsys.readouterr().out.count("its size has changed") == 1
         with claim(store, 0, 10) as rows:
             assert len(rows) == 10
             add(store, 0, 10)

@@ -1,1 +1,1 @@
-"""Planted populations: groups of raters whose rewards are known, their labels, and English texts for them."""
+"""Planted populations: synthetic groups of raters with known rewards, and preference data drawn from them."""

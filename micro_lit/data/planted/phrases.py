@@ -1,4 +1,4 @@
-"""Phrase tables for `rendering`, read from phrases.yaml: topics, cues of attribute levels, criteria.
+"""Phrase tables for `rendering`, from phrases.yaml: topics, cues of attribute levels, criteria.
 
 Cue templates may hold the slots {name}, {other}, {year}, {number}, {weekday} and {place};
 topic sentences may hold {item}; prompt templates hold {activity}.
@@ -13,7 +13,7 @@ Levels = dict[int, tuple[str, ...]]
 
 
 class Topic(NamedTuple):
-    """One everyday topic: what people do in it, the things they handle, and sentences of advice."""
+    """One everyday topic: activities, items, and sentences of advice."""
 
     name: str
     activities: tuple[str, ...]
@@ -22,7 +22,7 @@ class Topic(NamedTuple):
 
 
 def _fixed(node: Any) -> Any:
-    """Lists as tuples, at any depth."""
+    """Converts lists to tuples, recursively."""
     if isinstance(node, dict):
         return {name: _fixed(child) for name, child in node.items()}
     return tuple(map(_fixed, node)) if isinstance(node, list) else node

@@ -1,7 +1,7 @@
-"""Planted populations: groups of raters whose rewards are known, and therefore their irreducible error.
+"""Planted populations: groups of raters with known rewards, for which the irreducible error is known exactly.
 
-Responses differ in a few attributes of three levels (-1, 0, +1); a group's reward is linear in the levels; how likely a
-rater of each group answers depends on the topic of the prompt.
+Responses differ in a few attributes with three levels (-1, 0, +1). The reward of a group is linear in the levels. The
+probability that a rater belongs to a group depends on the topic of the prompt.
 
 Dimension letters: N pairs, K groups, A attributes, T topics, I items (all combinations of levels), F references.
 """
@@ -40,7 +40,7 @@ REFERENCES = ("oracle", "marginal", "marginal_static", "single_bt_conditional", 
 
 
 class Draw(NamedTuple):
-    """N judged pairs: topic of the prompt, items in the order (chosen, rejected), and group of the rater."""
+    """N judgments: topic of the prompt, chosen and rejected item, group of the rater, and number of the pair."""
 
     topic_N: NDArray[np.int64]
     chosen_N: NDArray[np.int64]
@@ -51,9 +51,15 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """Known groups of raters.
+    """A population of rater groups with known rewards.
 
-    rewards_KA: a group's reward for one level of an attribute. group_weights_TK: P(group | topic); rows sum to 1.
+    Attributes:
+        attributes, groups: their names.
+        rewards_KA: reward of each group per level of each attribute.
+        group_weights_TK: P(group | topic); rows sum to 1.
+
+    Raises:
+        UserError: when weights are invalid, a group has no weight, or there are more than 7 attributes.
     """
 
     attributes: tuple[str, ...]
@@ -65,12 +71,14 @@ class Population:
         sums_T = self.group_weights_TK.sum(axis=1)
         if (self.group_weights_TK < 0).any() or not (abs(sums_T - 1.0) <= SUM_TOLERANCE).all():
             raise UserError(f"group weights must be at least 0 and sum to 1 for every topic; the sums are {sums_T}")
-        unheard = [name for name, most in zip(self.groups, self.group_weights_TK.max(axis=0), strict=True) if most == 0]
-        if unheard:
+        unweighted = [
+            name for name, most in zip(self.groups, self.group_weights_TK.max(axis=0), strict=True) if most == 0
+        ]
+        if unweighted:
             raise UserError(
-                f"groups without weight on any topic: {', '.join(unheard)}; leave them out or give them weight"
+                f"groups without weight on any topic: {', '.join(unweighted)}; leave them out or give them weight"
             )
-        object.__setattr__(self, "group_weights_TK", self.group_weights_TK / sums_T[:, None])  # to the last bit
+        object.__setattr__(self, "group_weights_TK", self.group_weights_TK / sums_T[:, None])  # exact sums
         if len(LEVELS) ** len(self.attributes) > MAX_ITEMS:
             raise UserError(f"{len(self.attributes)} attributes are too many for exact floors; use at most 7")
 
@@ -84,7 +92,7 @@ class Population:
 
     @cached_property
     def items_IA(self) -> NDArray[np.float64]:
-        """Every combination of levels, once."""
+        """All combinations of levels."""
         return np.array(list(itertools.product(LEVELS, repeat=len(self.attributes))), dtype=np.float64)
 
     @cached_property
@@ -92,9 +100,15 @@ class Population:
         return self.rewards_KA @ self.items_IA.T
 
     def draw(self, num_pairs: int, generator: np.random.Generator, raters_per_pair: int = 1) -> Draw:
-        """Draws topics and pairs of distinct items uniformly, raters by topic, labels by the rater's own BT model.
+        """Draws topics and pairs of distinct items uniformly, raters given the topic, labels by the rater's BT model.
 
-        The raters of one pair share its number in `pair_N`; N = num_pairs * raters_per_pair.
+        Args:
+            num_pairs: number of pairs.
+            generator: source of randomness.
+            raters_per_pair: number of raters who judge each pair.
+
+        Returns:
+            N = num_pairs * raters_per_pair judgments; raters of one pair share its number in `pair_N`.
         """
         num_items = len(self.items_IA)
         topic_N = generator.integers(self.num_topics, size=num_pairs).repeat(raters_per_pair)
@@ -115,14 +129,14 @@ class Population:
 
     @cached_property
     def floors(self) -> dict[str, float]:
-        """The floors of `REFERENCES`, in nats, by exact summation over all pairs of distinct items and all topics.
+        """The floor of each of `REFERENCES`, in nats, by exact summation over all topics and pairs of distinct items.
 
-        marginal_static is E[h(Σ_k g_k σ_k)], g the mean weights over topics: the floor of a predictor that sees the
-        pair but not the prompt, which is what a static mixture can reach.
+        marginal_static is E[h(Σ_k g_k σ_k)], with g the mean weights over topics: the floor of a predictor that reads
+        the pair but not the prompt, which a static mixture can reach.
         """
         probability_NK, mass_N, mean_1K = self._probability_NK, self._mass_II.ravel(), self._mean_weights_K[None]
         floors = (
-            # Topic and pair are independent, so that the oracle's mean over topics is one over groups.
+            # Topic and pair are independent, so the oracle's mean over topics is its mean over groups.
             oracle_floor(mean_1K, probability_NK, mass_N).value,
             self._mean_over_topics(marginal_floor),
             marginal_floor(mean_1K, probability_NK, mass_N).value,
@@ -133,15 +147,17 @@ class Population:
 
     @cached_property
     def gaps(self) -> dict[str, float]:
-        """What stands between the floors, in nats, and lower bounds of the first; exact sums.
+        """Differences between the floors, in nats, and lower bounds of the first difference; exact sums.
 
-        mutual_information: F1 - F0, what only knowing the person wins. misspecification: F2 (conditional) - F1, what
-        only a mixture wins. prompt: F2 (linear) - F2 (conditional), what a gate on the prompt wins, and so would a
-        richer single BT. variance_bound, pinsker_bound, printed_bound: see `micro_lit.floors.groups`.
+        mutual_information: F1 - F0, the gain from the person's identity alone. misspecification: F2 (conditional) - F1,
+        the gain of a mixture over any single reward. prompt: F2 (linear) - F2 (conditional), the gain of a gate on the
+        prompt, which a richer single BT would also reach. variance_bound, pinsker_bound, printed_bound: see
+        `micro_lit.floors.groups`.
         """
         floors, weights_TK = self.floors, self.group_weights_TK
         equal_1K = np.full((1, self.num_groups), 1.0 / self.num_groups)
-        # Both bounds are 2 ρ K times a variance that does not see the topic: with equal weights twice that variance.
+        # Both bounds are 2 ρ K times a variance that does not depend on the topic; with equal weights the functions
+        # return twice that variance.
         scale = float(weights_TK.min()) * self.num_groups
         variance, printed = (
             bound(equal_1K, self._probability_NK, self._mass_II.ravel()).value
@@ -158,7 +174,7 @@ class Population:
 
     @cached_property
     def certificates(self) -> dict[str, float]:
-        """The gradient norm at which the solver of each floor that is a minimum stopped; of all topics, the largest."""
+        """Final gradient norm of the solver, for each floor that is a minimum; the largest over all topics."""
         return {
             "single_bt_conditional": max(solution.gradient_norm for solution in self._conditional_solutions),
             "single_bt_linear": self._linear_solution.gradient_norm,
@@ -167,8 +183,8 @@ class Population:
     def reference_log_probs(self, draw: Draw) -> NDArray[np.float64]:
         """Log-probability [N, F] of each label under the predictors that reach the floors, in order of `REFERENCES`.
 
-        The difference between a model's and a reference's loss on the same rows is the model's excess over the floor,
-        without the noise of the labels that both share.
+        On the same rows, the loss of a model minus that of a reference is the model's excess over the floor, without
+        the label noise that both share.
         """
         margin_KN = self.rewards_KI[:, draw.chosen_N] - self.rewards_KI[:, draw.rejected_N]
         log_prob_KN = WINNER.array_log_prob(margin_KN)
@@ -191,7 +207,7 @@ class Population:
 
     @property
     def linear_A(self) -> NDArray[np.float64]:
-        """The best single reward that is linear in the attributes and does not see the prompt."""
+        """The best single reward that is linear in the attributes and independent of the prompt."""
         return self._linear_solution.parameters
 
     @cached_property
@@ -201,7 +217,7 @@ class Population:
 
     @property
     def _conditional_TI(self) -> NDArray[np.float64]:
-        """The best single score of each item for each topic: any function of prompt and response."""
+        """The best single score of each item given the topic: any function of prompt and response."""
         return np.stack([solution.parameters for solution in self._conditional_solutions])
 
     @cached_property
@@ -212,7 +228,7 @@ class Population:
         ]
 
     def _mean_over_topics(self, quantity: Callable[..., Estimate]) -> float:
-        """The mean of a function of (weights, probabilities, mass); groups that a topic does not know are left out."""
+        """Mean over topics of a function of (weights, probabilities, mass), without groups of weight 0 in the topic."""
         values = []
         for weights_K in self.group_weights_TK:
             known_K = weights_K > 0
@@ -226,7 +242,7 @@ class Population:
 
     @property
     def _probability_NK(self) -> NDArray[np.float64]:
-        """Every ordered pair of items, as rows."""
+        """P(first wins | group) for all ordered pairs of items, as rows."""
         return self._probability_KII.reshape(self.num_groups, -1).T
 
     @cached_property
@@ -253,15 +269,22 @@ def plant(
     angle: Annotated[float, Ge(0.0), Le(180.0)] | None = None,
     seed: Index = 0,
 ) -> Population:
-    """A population from a few settings.
+    """Makes a population from settings.
 
-    groups: how many groups to draw, each caring about `relevant` attributes, or the rewards of each group by name.
-    strength: multiplies the rewards. A drawn group's rewards are ±1 before that.
-    group_weights: concentration of a symmetric Dirichlet from which each topic's weights are drawn (small: each topic
-        has its own group; large: all topics alike), or the weights themselves, a row a topic.
-    angle: of two groups, the degrees between their rewards, which are of length 1 before `strength`: 0 for groups that
-        want the same, 180 for the opposite. They agree on the first attribute and differ on the second.
-    seed: of the draws of groups and weights; the pairs have their own.
+    Args:
+        attributes: names of the attributes, at most 7.
+        groups: number of groups to draw, or the rewards of each group: group -> {attribute: reward}.
+        relevant: number of attributes with a nonzero reward, for each drawn group.
+        strength: factor of the rewards; rewards of drawn groups are ±1 before.
+        topics: number of topics.
+        group_weights: concentration of the symmetric Dirichlet from which the weights of each topic are drawn (small:
+            one group per topic; large: the same weights in all topics), or the weights themselves, one row per topic.
+        angle: angle in degrees between the rewards of two drawn groups, of norm 1 before `strength`: 0 for equal, 180
+            for opposite rewards. The groups agree on the first attribute and differ on the second.
+        seed: of the draws of groups and weights; pairs are drawn with a separate seed.
+
+    Raises:
+        UserError: for settings out of range.
     """
     generator = np.random.default_rng(seed)
     attributes = tuple(attributes)
@@ -310,7 +333,7 @@ def _angled_rewards(num_attributes: int, groups: int | Mapping, angle: float) ->
     if not 0 <= angle <= 180:
         raise UserError(f"data.population.angle={angle}: an angle between rewards is from 0 to 180 degrees")
     if num_attributes < 2:
-        raise UserError(f"data.population.angle={angle} needs at least two attributes to turn in; there is one")
+        raise UserError(f"data.population.angle={angle} needs at least two attributes; there is one")
     rewards_KA = np.zeros((2, num_attributes))
     rewards_KA[:, 0], rewards_KA[:, 1] = cosdg(angle / 2), sindg(angle / 2) * np.array([1.0, -1.0])
     return rewards_KA

@@ -1,6 +1,7 @@
-"""English text for planted attribute levels: prompts, responses and criterion sentences from the same attributes.
+"""Renders English prompts, responses and criterion sentences from planted attribute levels.
 
-All functions are pure given their `numpy.random.Generator`. The words are in `micro_lit.data.planted.phrases`.
+The output depends only on arguments and the state of the `numpy.random.Generator`. The phrases are in
+`micro_lit.data.planted.phrases`.
 """
 
 import math
@@ -33,7 +34,7 @@ CUES: dict[str, dict[int, tuple[str, ...]]] = {
     }
     for attribute in CUE_ATTRIBUTES
 }
-# One filler in so many level-0 attributes, so that a sentence beyond the content need not be a cue.
+# A filler replaces a cue once in this many level-0 attributes, so that not every additional sentence is a cue.
 LEVEL_ZERO_ATTRIBUTES_PER_FILLER = 24
 
 Option = TypeVar("Option")
@@ -45,10 +46,14 @@ _DRAWS_PER_RESPONSE = _MOST_CONTENT_SENTENCES + 2 * _MOST_SENTENCES
 
 
 def render_prompt(topic: int, generator: np.random.Generator) -> str:
-    """Return a question of 6 to 16 words about one topic.
+    """Returns a question of 6 to 16 words about one topic.
 
-    topic: position in `TOPICS`. generator: source of randomness.
-    Raises ValueError if the topic is out of range.
+    Args:
+        topic: index in `TOPICS`.
+        generator: source of randomness.
+
+    Raises:
+        ValueError: when the topic is out of range.
     """
     _check_topic(topic)
     draw = int(generator.integers(0, _DRAW_LIMIT))
@@ -59,12 +64,18 @@ def render_prompt(topic: int, generator: np.random.Generator) -> str:
 
 
 def render_response(topic: int, levels: Mapping[str, int], generator: np.random.Generator) -> str:
-    """Return an answer about one topic whose sentences show the given attribute levels.
+    """Returns an answer about one topic whose sentences express the given attribute levels.
 
-    topic: position in `TOPICS`. levels: any subset of `ATTRIBUTES`, each at -1, 0 or +1; a missing attribute is at 0.
-    generator: source of randomness. The level of "length" sets the number of content sentences; every other
-    attribute at -1 or +1 adds one cue sentence; at 0 it rarely adds a neutral filler. All sentences are shuffled.
-    Raises ValueError if the topic is out of range, an attribute is unknown or a level is not -1, 0 or +1.
+    The level of "length" determines the number of content sentences. Every other attribute at -1 or +1 adds one cue
+    sentence; at 0 it rarely adds a neutral filler. The sentences are shuffled.
+
+    Args:
+        topic: index in `TOPICS`.
+        levels: attribute -> -1, 0 or +1, for any subset of `ATTRIBUTES`; the others are at 0.
+        generator: source of randomness.
+
+    Raises:
+        ValueError: when the topic is out of range, an attribute is unknown, or a level is not -1, 0 or +1.
     """
     _check_topic(topic)
     _check_attributes(levels)
@@ -95,12 +106,17 @@ def render_response(topic: int, levels: Mapping[str, int], generator: np.random.
 
 
 def render_criterion(weights: Mapping[str, float], generator: np.random.Generator) -> str:
-    """Return a sentence that says what a rater with these attribute weights wants.
+    """Returns a sentence that states what a rater with these attribute weights wants.
 
-    weights: any subset of `ATTRIBUTES`; the sign is the wanted direction and zero means indifferent. The wishes are
-    stated strongest first, except that one may move to the front as an adjective. generator: source of randomness.
-    Without any nonzero weight the sentence is neutral.
-    Raises ValueError if an attribute is unknown or a weight is not finite.
+    Wishes are in order of decreasing absolute weight, except that one may be an adjective in front. If all weights are
+    zero the sentence is neutral.
+
+    Args:
+        weights: attribute -> weight, for any subset of `ATTRIBUTES`; the sign is the wanted direction, 0 is no wish.
+        generator: source of randomness.
+
+    Raises:
+        ValueError: when an attribute is unknown or a weight is not finite.
     """
     _check_attributes(weights)
     for attribute, weight in weights.items():
@@ -130,7 +146,7 @@ def render_criterion(weights: Mapping[str, float], generator: np.random.Generato
 
 
 def _render_cue(templates: tuple[str, ...], draw: int) -> str:
-    """Return one of the cue templates, its slots filled."""
+    """Returns a random cue template with its slots filled."""
     draw, template = _pick(templates, draw)
     if "{" not in template:
         return template
@@ -144,7 +160,7 @@ def _render_cue(templates: tuple[str, ...], draw: int) -> str:
 
 
 def _render_clause(attribute: str, direction: int, draw: int) -> str:
-    """Return "that ..." for one wish: mostly stated as such, at times as the opposite negated."""
+    """Returns "that ..." for one wish, in a quarter of the cases as the negated opposite."""
     clauses = phrases.CRITERION_CLAUSES[attribute]
     draw, negated = _pick((True, False, False, False), draw)
     if negated:
@@ -153,31 +169,31 @@ def _render_clause(attribute: str, direction: int, draw: int) -> str:
 
 
 def _enumeration(parts: list[str]) -> str:
-    """Return the parts as "a, b and c"; no parts give an empty string."""
+    """Joins parts as "a, b and c"."""
     if len(parts) < 2:
         return "".join(parts)
     return ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
 def _pick(options: Sequence[Option], draw: int) -> tuple[int, Option]:
-    """Use up part of a large random integer: return what is left of it and the chosen option."""
+    """Chooses an option with part of a large random integer; returns the remaining integer and the option."""
     draw, position = divmod(draw, len(options))
     return draw, options[position]
 
 
 def _capitalised(sentence: str) -> str:
-    """Return the sentence with its first letter in upper case and the rest as it is."""
+    """Capitalises the first letter and leaves the rest unchanged."""
     return sentence[0].upper() + sentence[1:]
 
 
 def _check_topic(topic: int) -> None:
-    """Raise ValueError unless the topic is a position in `TOPICS`."""
+    """Raises ValueError unless the topic is an index in `TOPICS`."""
     if not 0 <= topic < len(TOPICS):
         raise ValueError(f"topic {topic} is out of range; use 0 to {len(TOPICS) - 1}, a position in TOPICS")
 
 
 def _check_attributes(named: Collection[str]) -> None:
-    """Raise ValueError if any name is not one of `ATTRIBUTES`."""
+    """Raises ValueError if any name is not one of `ATTRIBUTES`."""
     for attribute in named:
         if attribute not in ATTRIBUTES:
             raise ValueError(f"unknown attribute {attribute!r}; use one of {', '.join(ATTRIBUTES)}")

@@ -1,4 +1,4 @@
-"""Sources of planted pairs: one population, shown as vectors or as English. `load(seed)` gives `PreferenceData`.
+"""Planted data sources: pairs from one population, as vectors or English texts. `load(seed)` returns `PreferenceData`.
 
 Dimension letters: N pairs, M distinct texts, D representation width, I items, T topics, K groups.
 """
@@ -26,17 +26,21 @@ PopulationSettings = Annotated[Mapping[str, Any], Takes("micro_lit.data.planted.
 
 
 class Planted:
-    """Pairs drawn afresh from a population for every seed.
+    """Base class of data sets that are drawn from a planted population, anew for every seed.
 
-    population: the settings of `micro_lit.data.planted.population.plant`.
-    train, validation, test: how many pairs of each.
-    raters_per_pair: how many raters judge each pair.
-    users_per_group: how many raters a group has; 0 leaves raters without an id.
-    unseen_share: share of a group's users all of whose pairs are test pairs.
-    criteria: what the context says of what the rater's group wants. none: nothing, and no attribute names the group.
-        given: all, so that a gate can reach the oracle floor. hidden: nothing, but attributes name the group, and
-        vectors keep room for what is hidden. shuffled: what the group of another row of the same split wants, which
-        its attribute names.
+    Args:
+        population: settings of `micro_lit.data.planted.population.plant`.
+        train, validation, test: number of pairs in each split.
+        raters_per_pair: number of raters who judge each pair.
+        users_per_group: number of users in each group; 0 gives no user ids.
+        unseen_share: share of each group's users who occur only in test pairs.
+        criteria: what contexts contain about the wishes of the rater's group. none: nothing, and no attribute names the
+            group. given: everything, so that a gate can reach the oracle floor. hidden: nothing, but attributes name
+            the group, and vectors keep the same width. shuffled: the wishes of the group of another row of the same
+            split; the attribute names that group too.
+
+    Raises:
+        UserError: for settings out of range.
     """
 
     def __init__(
@@ -62,7 +66,7 @@ class Planted:
         if unseen_share and not 0 < self.seen_per_group < users_per_group:
             raise UserError(
                 f"data.unseen_share={unseen_share} of data.users_per_group={users_per_group} users leaves "
-                f"{self.seen_per_group} to be seen; there must be one or more of either kind"
+                f"{self.seen_per_group} in training; each group must have at least one seen and one unseen user"
             )
         self.criteria = criteria
 
@@ -80,7 +84,7 @@ class Planted:
         return dataclasses.replace(data, pairs=pairs, population=self.population, bayes=bayes)
 
     def _users(self, draw: Draw, splits: list[str], generator: np.random.Generator) -> np.ndarray:
-        """Users of group k have the numbers k * users_per_group onwards, the unseen ones the last of them."""
+        """User numbers: those of group k start at k * users_per_group, and its unseen users are the last ones."""
         if not self.users_per_group:
             return np.full(len(draw.group_N), -1)
         user_N = generator.integers(self.users_per_group, size=len(draw.group_N))
@@ -90,12 +94,12 @@ class Planted:
         return draw.group_N * self.users_per_group + user_N
 
     def _criteria(self, group_N: np.ndarray, split_N: np.ndarray, seed: int) -> np.ndarray:
-        """The group whose wishes each row's context tells; -1 where it tells none."""
+        """The group whose wishes are in each row's context; -1 for none."""
         if self.criteria in ("none", "hidden"):
             return np.full(len(group_N), -1)
         criterion_N = group_N.copy()
         if self.criteria == "shuffled":
-            generator = np.random.default_rng([seed, 1])  # of its own: the rows are those of the other settings
+            generator = np.random.default_rng([seed, 1])  # separate, so that the rows are unchanged
             for split in SPLITS:
                 criterion_N[split_N == split] = generator.permutation(criterion_N[split_N == split])
         return criterion_N
@@ -108,14 +112,19 @@ class Planted:
     def _show(
         self, draw: Draw, criterion_N: np.ndarray, splits: list[str], generator: np.random.Generator
     ) -> PreferenceData:
-        raise AssertionError("a face of the population says how pairs are shown")
+        raise AssertionError("subclasses of Planted implement _show")
 
 
 class PlantedFeatures(Planted):
-    """The population as vectors: a response is its levels, a context its topic (one-hot; with criteria, then rewards).
+    """Planted pairs as vectors: responses are their levels, contexts their one-hot topic.
 
-    Responses and contexts share one width; the part that belongs to the other is zero.
-    prompt_in_response: whether a response's vector holds the topic as well, as a text read after its prompt does.
+    With criteria, a context also contains the normalised rewards of a group. Responses and contexts have the same
+    width: a vector is zero in the dimensions of the other kind.
+
+    Args:
+        population: see `Planted`.
+        prompt_in_response: whether responses contain the topic too, as a text that is encoded after its prompt does.
+        settings: see `Planted`.
     """
 
     def __init__(self, population: PopulationSettings, prompt_in_response: bool = False, **settings: Any) -> None:
@@ -127,11 +136,11 @@ class PlantedFeatures(Planted):
     ) -> PreferenceData:
         population = self.population
         num_items, num_attributes = population.items_IA.shape
-        # A context for each topic and, where there are criteria, each group; the last of a topic's tells none.
-        told = population.num_groups + 1 if self.has_attributes else 1
-        context_N = draw.topic_N * told + np.where(criterion_N < 0, told - 1, criterion_N)
+        # With criteria each topic has one context per group, and a last one without criterion.
+        per_topic = population.num_groups + 1 if self.has_attributes else 1
+        context_N = draw.topic_N * per_topic + np.where(criterion_N < 0, per_topic - 1, criterion_N)
         contexts_MD = self._contexts(population)
-        # Every response once, or once for each topic.
+        # One row per response, or one per response and topic.
         topics_ST = torch.eye(population.num_topics) if self.prompt_in_response else torch.zeros(1, 1)
         num_responses = len(topics_ST) * num_items
         vectors_MD = torch.zeros(num_responses + len(contexts_MD), num_attributes + contexts_MD.shape[1])
@@ -142,7 +151,7 @@ class PlantedFeatures(Planted):
         triplets_N3 = np.stack([num_responses + context_N, first_N + draw.chosen_N, first_N + draw.rejected_N], axis=1)
         unknown_N = np.full(len(context_N), -1)
         user_N = self._users(draw, splits, generator)
-        # Under another criterion the same two responses are another pair.
+        # The same two responses under another criterion are another pair.
         asked_N = np.unique(draw.pair_N * len(contexts_MD) + context_N, return_inverse=True)[1]
         columns = {
             "source": draw.topic_N,
@@ -175,7 +184,7 @@ class PlantedFeatures(Planted):
         )
 
     def _judged_pair(self, pair_N: np.ndarray, user_N: np.ndarray) -> np.ndarray:
-        """The pair of each row, -1 where its user has judged it before."""
+        """The pair of each row; -1 if the same user has judged it in an earlier row."""
         if not self.users_per_group:
             return pair_N
         _, first = np.unique(np.stack([pair_N, user_N]), axis=1, return_index=True)
@@ -186,16 +195,19 @@ class PlantedFeatures(Planted):
         if not self.has_attributes:
             return topics_TT
         wishes_KA = torch.nn.functional.normalize(torch.from_numpy(population.rewards_KA).float(), dim=1)
-        told_CA = torch.cat([wishes_KA, torch.zeros_like(wishes_KA[:1])])
+        criteria_CA = torch.cat([wishes_KA, torch.zeros_like(wishes_KA[:1])])
         return torch.cat(
-            [topics_TT.repeat_interleave(len(told_CA), dim=0), told_CA.repeat(population.num_topics, 1)], dim=1
+            [topics_TT.repeat_interleave(len(criteria_CA), dim=0), criteria_CA.repeat(population.num_topics, 1)], dim=1
         )
 
 
 class PlantedText(Planted):
-    """The population as English: prompts, responses and criteria rendered from topic, levels and rewards.
+    """Planted pairs as English texts: prompts, responses and criteria rendered from topic, levels and rewards.
 
     No prompt appears in two splits. The attributes must be among `micro_lit.data.planted.rendering.ATTRIBUTES`.
+
+    Args:
+        population, settings: see `Planted`.
     """
 
     prompts_per_topic = 600
@@ -204,9 +216,9 @@ class PlantedText(Planted):
         super().__init__(population, **settings)
         unknown = set(self.population.attributes) - set(rendering.ATTRIBUTES)
         if unknown:
-            raise UserError(f"text shows the attributes {rendering.ATTRIBUTES}; not {sorted(unknown)}")
+            raise UserError(f"planted text has the attributes {rendering.ATTRIBUTES}; not {sorted(unknown)}")
         if self.population.num_topics > len(rendering.TOPICS):
-            raise UserError(f"text knows {len(rendering.TOPICS)} topics, not {self.population.num_topics}")
+            raise UserError(f"planted text has {len(rendering.TOPICS)} topics, not {self.population.num_topics}")
 
     def _show(
         self, draw: Draw, criterion_N: np.ndarray, splits: list[str], generator: np.random.Generator
@@ -224,11 +236,11 @@ class PlantedText(Planted):
         rows = [column.tolist() for column in draw]
         records: list[Record] = []
         shown: dict[int, str] = {}
-        # Words of criteria from a generator of their own: told or not, prompts and responses are the same.
-        [words] = generator.spawn(1)
+        # Criteria have a separate generator, so that prompts and responses are the same with and without them.
+        [criterion_generator] = generator.spawn(1)
         for row, (topic, chosen, rejected, group, pair) in enumerate(zip(*rows, strict=True)):
             wanted = criterion_N[row]
-            # Every rater of a pair sees the same texts; only the order (chosen, rejected) is the rater's own.
+            # All raters of a pair judge the same texts; only the order (chosen, rejected) differs.
             same_pair = bool(records) and records[-1].pair_id == f"pair_{pair}"
             if not same_pair:
                 pool = prompts[topic][splits[row]]
@@ -239,7 +251,7 @@ class PlantedText(Planted):
                     prompt,
                     shown[chosen],
                     shown[rejected],
-                    criterion=None if wanted < 0 else rendering.render_criterion(rewards[wanted], words),
+                    criterion=None if wanted < 0 else rendering.render_criterion(rewards[wanted], criterion_generator),
                     attribute=population.groups[group if wanted < 0 else wanted] if self.has_attributes else None,
                     group=population.groups[group],
                     user_id=f"user_{user_N[row]}" if self.users_per_group else None,
@@ -252,12 +264,12 @@ class PlantedText(Planted):
 
 @functools.lru_cache(maxsize=8)
 def _shared_population(settings: str) -> Population:
-    """One object for the same settings, so that the jobs of a sweep solve for its floors once."""
+    """Makes a population, cached by its settings so that the jobs of a sweep compute its floors only once."""
     return plant(**json.loads(settings))
 
 
 def _prompts_by_split(topic: int, wanted: int, generator: np.random.Generator) -> dict[str, list[str]]:
-    """Distinct prompts of a topic, 70 % of them for training, 10 % for validation, 20 % for the test."""
+    """Distinct prompts of a topic: 70 % for training, 10 % for validation, 20 % for test."""
     prompts = list(dict.fromkeys(rendering.render_prompt(topic, generator) for _ in range(wanted)))
     first, second = int(0.7 * len(prompts)), int(0.8 * len(prompts))
     return {"train": prompts[:first], "validation": prompts[first:second], "test": prompts[second:]}
