@@ -313,9 +313,9 @@ def _result_settings(settings: Settings) -> dict[str, Any]:
 
 
 def fingerprint(settings: Settings) -> str:
-    """Eight hexadecimal digits of a SHA-256 of the result-paths settings and data."""
-    paths = json.dumps([_result_settings(settings), digests(settings)], sort_keys=True, default=str)
-    return hashlib.sha256(paths.encode()).hexdigest()[:8]
+    """Eight hexadecimal digits of a SHA-256 of the result-relevant settings and data."""
+    content = json.dumps([_result_settings(settings), digests(settings)], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
 def digests(settings: Settings) -> dict[str, str]:
