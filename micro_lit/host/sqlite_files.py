@@ -95,7 +95,7 @@ def in_one_line(path: Path) -> Iterator[None]:
             remedy = "restore a copy of the file, or start a new one under another name"
         raise UserError(f"{path}: {error}; {remedy}") from error
     except UnicodeEncodeError as error:
-        raise UserError(f"{path}: the name of a user holds half a character ({error.reason})") from error
+        raise UserError(f"{path}: the name of a user holds an invalid character ({error.reason})") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
