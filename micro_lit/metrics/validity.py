@@ -13,7 +13,7 @@ SIGMAS = 5.0
 OPENS_ORACLE = frozenset({"user", "group", "attribute", "criterion"})
 
 FLOORS = {
-    "marginal": "F1, the floor of all who know prompt and responses only",
+    "marginal": "F1, the floor of predictors that read only prompt and responses",
     "oracle": "F0, the floor of the oracle",
 }
 
@@ -47,11 +47,11 @@ def why_impossible(results: Mapping[str, Any], knows: Collection[str]) -> str | 
     error = max(excess["se"], excess.get("se_units", 0.0))
     reach = float(student.isf(norm.sf(SIGMAS), max(1, excess.get("n_units", excess["n"]) - 1)))
     if excess["value"] < -reach * error and excess["value"] < -1e-6:
-        told = f"it is told {', '.join(sorted(knows))}" if knows else "it is told nothing else"
+        reads = f"it reads {', '.join(sorted(knows))}" if knows else "it reads nothing else"
         return (
-            f"test.nll is {-excess['value']:.4f} nats below {FLOORS[floor]} ({told}), {-excess['value'] / error:.0f} "
+            f"test.nll is {-excess['value']:.4f} nats below {FLOORS[floor]} ({reads}), {-excess['value'] / error:.0f} "
             "standard errors: do the log weights sum to one, and do test labels stay out of its inputs?"
             if error > 0
-            else f"test.nll is {-excess['value']:.4f} nats below {FLOORS[floor]} ({told}) on every row"
+            else f"test.nll is {-excess['value']:.4f} nats below {FLOORS[floor]} ({reads}) on every row"
         )
     return None
