@@ -67,7 +67,7 @@ def to_settings(config: DictConfig, config_name: str) -> Settings:
     """Resolves a config to plain containers and validates it. Raises `UserError` with the dotted key."""
     if gone := [key for key in _keys(config_name) if key not in list(config)]:  # keys without a value are in the list
         raise UserError(
-            f"{', '.join(gone)}: may not be taken out (~{gone[0]}); choose another option of the group instead"
+            f"{', '.join(gone)}: cannot be removed (~{gone[0]}); choose another option of the group instead"
         )
     try:
         missing = sorted(OmegaConf.missing_keys(config))

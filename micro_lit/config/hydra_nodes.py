@@ -151,7 +151,7 @@ def _check_object(key: str, node: Any, base: type, packages: Sequence[str], tree
             raise UserError(f"{inner_key}={target!r} is not allowed: it is no {base.__name__} of {root}")
     for inner_key, value in _texts(node, key):
         if not _stays_text(value, tree, ()):
-            raise UserError(f"{inner_key}={value!r} is not allowed; give a value, or ${{key}} of one, in clear")
+            raise UserError(f"{inner_key}={value!r} is not allowed; give a literal value, or ${{key}} of one")
 
 
 def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -213,8 +213,8 @@ def _warnings(
 ) -> Iterator[str]:
     if contrary(floors["agreement"].value, pairs):
         yield (
-            "Raters agree less often than chance: those of a pair were not drawn alike (a label for each of several "
-            "criteria?), and none of these floors holds."
+            "Raters agree less often than chance: the raters of a pair are no sample of one population (a label for "
+            "each of several criteria?), and none of these floors holds."
         )
     if raters_per_pair < 3:
         yield f"Pairs have {raters_per_pair:.1f} raters on average: NLL and accuracy bounds are wide, rely on Brier."

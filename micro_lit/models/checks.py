@@ -29,7 +29,7 @@ def check_log_weights(gate: nn.Module, log_weights_BK: Any, rows: int, num_heads
     if not _fits(log_weights_BK, (1, rows), num_heads):
         raise UserError(
             f"model.gate: {type(gate).__name__} gives {_described(log_weights_BK, 'log weights')} for {rows} pairs; "
-            f"give floating-point numbers of shape [pairs, {num_heads}], or [1, {num_heads}] for all alike"
+            f"give floating-point numbers of shape [pairs, {num_heads}], or [1, {num_heads}] for all pairs"
         )
 
 

@@ -141,7 +141,7 @@ def asked(gate: nn.Module, given: Mapping[str, Tensor | None]) -> Sequence[Tenso
 
 def _check_module(kind: str, module: Any) -> None:
     if not isinstance(module, nn.Module):
-        raise UserError(f"model.{kind}: {type(module).__name__} is no torch.nn.Module; give a subclass of it")
+        raise UserError(f"model.{kind}: {type(module).__name__} is not a torch.nn.Module; give a subclass of it")
 
 
 def _declared(module: nn.Module, now: str, before: str) -> str | None:

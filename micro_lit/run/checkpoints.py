@@ -54,7 +54,7 @@ class CheckpointFiles(TorchCheckpointIO):
             if isinstance(error.__context__, KeyboardInterrupt | SystemExit):  # torch's writer hides it
                 raise error.__context__ from None
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            kept = "the one before is kept" if path.is_file() else "there is none yet"
+            kept = "the previous one is kept" if path.is_file() else "there is none yet"
             raise UserError(f"{path}: the checkpoint cannot be written ({reason}); {kept}") from error
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
@@ -154,11 +154,11 @@ def check_resumable(path: Path, model: Module) -> None:
     """Raises `UserError` unless training of this model can resume from the checkpoint."""
     checkpoint = read(path)
     if "optimizer_states" not in checkpoint:
-        raise UserError(f"{path}: holds weights alone (save_weights_only=true), from which no training can go on")
+        raise UserError(f"{path}: holds only weights (save_weights_only=true), so training cannot resume from it")
     try:
         check_renamed(checkpoint.get("settings") or {})
     except UserError as error:
-        raise UserError(f"{path}: of an earlier version, from which no training can go on ({error})") from error
+        raise UserError(f"{path}: of an earlier version, so training cannot resume from it ({error})") from error
     read_weights(path, model)
 
 

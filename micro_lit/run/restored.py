@@ -92,13 +92,13 @@ def _check_trust(built: Mapping[str, Any], trust: Trust) -> None:
         if is_public(target) and not target.startswith(allowed):
             packages = ",".join([*trust.packages, target.split(".")[0]])
             raise UserError(
-                f"{key}._target_={target} is code that this command does not name; if you trust it: "
+                f"{key}._target_={target} is code that this command does not allow; if you trust it: "
                 f"{command_with(f'packages=[{packages}]')}"
             )
     for key, value in _named(built, REMOTE):
         if value not in (False, None) and not trust.remote_code:
             raise UserError(
-                f"{key}={value} runs code that comes with the weights, and this command does not say so; if you trust "
+                f"{key}={value} runs code that comes with the weights, which this command does not allow; if you trust "
                 f"them: {command_with(f'{trust.setting}=true')}"
             )
 
@@ -137,7 +137,7 @@ def restore(
     """
     if folder.resolve() in routers:
         raise UserError(
-            f"stage1={folder}: a run cannot be stage 1 of itself; name the run whose heads are to be weighed"
+            f"stage1={folder}: a run cannot be stage 1 of itself; name the run whose heads the router shall weight"
         )
     settings = read_settings(folder, trust)
     path = checkpoints.tested(folder)

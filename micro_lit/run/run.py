@@ -95,7 +95,7 @@ class Run:
         # A user's package may build the model by a function, which has no `is_router`; such a model has no stage 1.
         routes = getattr(find(settings["model"]["_target_"]), "is_router", False)
         if routes != (settings["stage1"] is not None):
-            raise UserError("model=router and stage1=<folder of a run> go together: a router weighs its heads")
+            raise UserError("model=router and stage1=<folder of a run> go together: a router weights its heads")
         loader = settings["loader"]
         if loader["unlabelled"] and not (routes and settings["model"].get("pooled", True) and loader["budget"]):
             raise UserError("loader.unlabelled needs model=router, model.pooled=true and a loader.budget of labels")
@@ -122,7 +122,7 @@ class Run:
             )
         if self.model.by_user and not self.data.names["user_id"]:
             print(
-                "note: the data name no users, so that every pair has a user of its own; map a column "
+                "note: the data name no users, so every pair counts as a separate user; map a column "
                 "(+data.columns.user_id=theirs), or for a planted population set data.users_per_group"
             )
         loader = {"_target_": "micro_lit.data.datamodule.PreferenceDataModule", **settings["loader"]}
@@ -210,7 +210,7 @@ class Run:
         except SystemExit as stop:
             if not self.trainer.interrupted:
                 raise
-            print(f"interrupted at step {self.trainer.global_step}; what there is lies in {self.folder}/")
+            print(f"interrupted at step {self.trainer.global_step}; the files so far are in {self.folder}/")
             if (last := checkpoints.last(self.folder)) is not None:
                 print(f"to go on: {command_with(text_setting('ckpt_path', last), without=['overwrite'])}")
             sys.exit(stop.code if stop.code == PREEMPTED else 130)

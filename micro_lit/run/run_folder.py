@@ -124,13 +124,13 @@ def _lock(descriptor: int, folder: Path) -> None:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is_running(os.pread(descriptor, 300, 0).decode(errors="replace")):
             raise UserError(
-                f"paths.run_dir={folder}: a run is writing there at this moment; let it end, or give another folder"
+                f"paths.run_dir={folder}: another run is writing there; wait until it ends, or give another folder"
             )
         if deadline is None:
-            print(f"waiting for the processes of a killed run to leave {folder}/", flush=True)
+            print(f"waiting for the workers of a killed run to exit; they still write to {folder}/", flush=True)
             deadline = time.monotonic() + PATIENCE
         if time.monotonic() > deadline:
-            raise UserError(f"paths.run_dir={folder}: the processes of a killed run still write there; let them end")
+            raise UserError(f"paths.run_dir={folder}: the workers of a killed run still write there; let them end")
         time.sleep(0.1)
 
 

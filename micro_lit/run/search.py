@@ -61,10 +61,10 @@ def search(
     if not space:
         raise UserError("nothing to search: give a setting several values, as in model.num_heads=choice(1,2,4,8)")
     fixed = [each for each in overrides if not each.is_sweep_override()]
-    told = [each.input_line for each in fixed if each.key_or_group not in silent]
+    relevant = [each.input_line for each in fixed if each.key_or_group not in silent]
     journal = Path(spec["storage"]).absolute()
     with _alone(journal):
-        study = _open(journal, spec, space, sorted(told))
+        study = _open(journal, spec, space, sorted(relevant))
         given = [each.input_line for each in fixed]
         _run(study, spec, space, given, jobs)
         _conclude(study, spec, given, folder, jobs)
@@ -133,7 +133,7 @@ class _NoLock:
         pass
 
 
-def _open(journal: Path, spec: Mapping[str, Any], space: Mapping[str, BaseDistribution], told: list[str]) -> Study:
+def _open(journal: Path, spec: Mapping[str, Any], space: Mapping[str, BaseDistribution], relevant: list[str]) -> Study:
     """The Optuna study of a journal: new, or started by an earlier command with the same settings."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if journal.exists():
@@ -144,7 +144,7 @@ def _open(journal: Path, spec: Mapping[str, Any], space: Mapping[str, BaseDistri
         "objective": spec["objective"],
         "direction": spec["direction"],
         "space": {name: optuna.distributions.distribution_to_json(each) for name, each in space.items()},
-        "settings": told,
+        "settings": relevant,
     }
     begun = study.user_attrs.get("search", known)
     for name, value in known.items():
@@ -176,15 +176,15 @@ def _run(
             return
         batch = [[*fixed, *_overrides(values)] for _, values in waiting]
         returned = jobs.run(batch, waiting[0][0])
-        for (told, values), overrides, result in zip(waiting, batch, returned, strict=True):
-            value = _measured(spec["objective"], jobs.folder(overrides, told)) if math.isfinite(result) else math.nan
+        for (asked, values), overrides, result in zip(waiting, batch, returned, strict=True):
+            value = _measured(spec["objective"], jobs.folder(overrides, asked)) if math.isfinite(result) else math.nan
             if math.isfinite(value):
-                study.tell(told, value)
+                study.tell(asked, value)
             else:
-                study.tell(told, state=TrialState.FAIL)
+                study.tell(asked, state=TrialState.FAIL)
             end = f"{spec['objective']} {value:.4f}" if math.isfinite(value) else "failed"
             shown = " ".join(_overrides(values))
-            print(f"trial {told} ({told + 1} of {spec['n_trials']}): {end}, {shown}", flush=True)
+            print(f"trial {asked} ({asked + 1} of {spec['n_trials']}): {end}, {shown}", flush=True)
         waiting = []
 
 

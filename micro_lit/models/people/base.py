@@ -51,7 +51,7 @@ class PeopleBT(MixtureBT):
 
     def evidence(self, judgment: Judgment) -> Float[Tensor, "B E"]:
         """[B, E] the numbers that codes are learned from, one row per labelled pair: log-odds, votes or the like."""
-        raise AssertionError("each model of people says what it learns from")
+        raise AssertionError("a subclass of PeopleBT must define evidence")
 
     def codes(self, evidence_NE: Float[Tensor, "N E"], user_N: Int64[Tensor, " N"], num_users: int) -> Tensor:
         """Codes of users 0 .. U - 1 from the evidence of labelled pairs, 0 for users without pairs.
@@ -66,7 +66,7 @@ class PeopleBT(MixtureBT):
         Returns:
             [U, C].
         """
-        raise AssertionError("each model of people says how it learns")
+        raise AssertionError("a subclass of PeopleBT must define codes")
 
     @torch.no_grad()
     def learn(self, pairs: Any, user_N: Int64[Tensor, " N"], num_users: int) -> Float[Tensor, "U C"]:
