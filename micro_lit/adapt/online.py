@@ -25,7 +25,7 @@ from micro_lit.adapt.weights import reweigh
 
 
 class HedgeState(NamedTuple):
-    """State of Hedge: prior [U, K], summed losses of each head in units of `ceiling` [U, K], number of steps [U]."""
+    """State of Hedge: prior [U, K], summed losses in [0, 1] of each head [U, K], number of steps [U]."""
 
     prior_UK: Array
     loss_UK: Array

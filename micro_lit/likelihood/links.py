@@ -61,7 +61,7 @@ class Link(ABC):
         Args:
             margins_BK: as in `log_prob`.
             log_weights_BK: as in `log_prob`.
-            label_smoothing: the probability that a label is wrong, from 0 to 0.5.
+            label_smoothing: the probability that a label is wrong.
         """
         loss_B = -self.log_prob(margins_BK, log_weights_BK)
         if label_smoothing == 0.0:

@@ -41,7 +41,7 @@ class WeightMetrics(Float64):
 
         mean_weight; effective: exp of the entropy of the mean weights, from 1 to K; entropy_of_mean: that entropy, in
         nats, low if a gate has collapsed to few heads; entropy_per_example: mean entropy of a row's weights, in nats,
-        high if the gate does not discriminate; dead: heads with a mean weight below a tenth of 1/K.
+        high if the weights of single rows are near-equal; dead: heads with a mean weight below a tenth of 1/K.
         """
         mean_weight_K = self.weight / self.count
         entropy = torch.special.entr(mean_weight_K).sum()

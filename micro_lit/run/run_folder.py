@@ -4,12 +4,12 @@ What a command does depends on what it finds in `paths.run_dir`:
 
 | found there | without ckpt_path | with ckpt_path |
 |---|---|---|
-| nothing | trains | trains, from that checkpoint if it names one |
 | nothing | trains | trains, from that checkpoint if one is given |
 | a finished run with equal settings and data | nothing: "finished before" | the same |
 | a finished run of another training length | refuses | resumes: a warm restart |
 | an unfinished run | refuses | resumes |
 | other settings or data | refuses | refuses and lists the differences |
+
 `overwrite=true` trains from the start whatever is there.
 """
 

@@ -110,7 +110,7 @@ class VPL(PeopleBT):
             return self.encoder(shown_BE)
 
     def losses(self, judgment: Judgment, pairs: Any) -> dict[str, Tensor]:
-        """The training loss terms. Ignores the given judgment's code and scores the pairs again with their users'."""
+        """The training loss terms. Scores the pairs again with their users' codes, not those of `judgment`."""
         shown_BE = judgment.context_BD
         user_B, num_users = number_users(pairs.label_N("user_id"))
         read_B, noise_uC = self._draw(len(pairs), num_users)
