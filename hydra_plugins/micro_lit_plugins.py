@@ -1,6 +1,6 @@
-"""Our sweeper and our launcher, in the one package in which Hydra looks for such.
+"""Hydra plug-ins: the Optuna sweeper and the submitit launcher. Hydra finds plug-ins only in the package hydra_plugins.
 
-Hydra imports this module at the start of every command, `--help` too: what is heavy is imported where it is used.
+Hydra imports this module at the start of every command, even for `--help`, so slow imports are inside functions.
 """
 
 import contextlib
@@ -24,9 +24,11 @@ EXTRA = "is not installed (pip install 'micro-lit[sweeps]')"
 
 
 class OptunaSweeper(Sweeper):
-    """A search whose trials are the jobs; `conf/hydra/sweeper/optuna.yaml` says what its settings are.
+    """Sweeper that runs an Optuna search with jobs as trials; settings: `conf/hydra/sweeper/optuna.yaml`.
 
-    params: settings to search, beside those of the command line. spec: see `micro_lit.run.search.search`.
+    Args:
+        params: settings to search, in addition to those of the command line.
+        spec: see `micro_lit.run.search.search`.
     """
 
     def __init__(self, params: DictConfig, **spec: Any) -> None:
@@ -57,25 +59,28 @@ class OptunaSweeper(Sweeper):
             sys.exit(f"error: {error}")
 
     def run(self, batch: Sequence[list[str]], first: int) -> list[float]:
-        """Runs a job for each list of overrides, numbered from `first` on. Returns what they returned."""
+        """Runs one job per list of overrides, numbered from `first`, and returns their return values."""
         self.validate_batch_is_legal(batch)
         return [job.return_value for job in self.launcher.launch(batch, initial_job_idx=first)]
 
     def folder(self, overrides: Sequence[str], number: int) -> Path:
-        """The folder of a job."""
+        """The output folder of a job."""
         from micro_lit.run import sweeps
 
         return sweeps.job_folder(self.hydra_context, self.config, overrides, number)
 
 
 class SubmititLauncher(Launcher):
-    """Every job a process of its own, queued on a cluster or at once on this machine; none that is killed ends another.
+    """Launcher that runs each job in its own process by submitit, on a cluster or on this machine.
 
-    cluster: `slurm`, where the jobs handed over at once are one array, or `local`. folder: of submitit's own files.
-    max_num_timeout: how often a job whose time is up may come back. parameters: of submitit, such as nodes, with the
-    prefix `slurm_` where only SLURM knows them.
+    A killed job does not affect the others. A job that is preempted or reaches its time limit saves its state and is
+    queued again.
 
-    A job that is told to stop, because its time is up or others go first, saves its state and is queued again.
+    Args:
+        cluster: `slurm`, where the jobs of a batch form one array, or `local`.
+        folder: folder for submitit's own files.
+        max_num_timeout: how often a job may be queued again after a time-out.
+        parameters: parameters of submitit, such as nodes; those that only SLURM has take the prefix `slurm_`.
     """
 
     def __init__(self, cluster: str, folder: str, max_num_timeout: int, **parameters: Any) -> None:
@@ -102,10 +107,10 @@ class SubmititLauncher(Launcher):
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
         overrides = [list(each) for each in job_overrides]
-        # On this machine they all run at once.
+        # With cluster=local all jobs run at once, so they share the CPUs.
         with threads.shared(len(overrides)) if self.cluster == "local" else contextlib.nullcontext():
             jobs = executor.map_array(self, overrides, numbers, [Singleton.get_state()] * len(overrides))
-        print(f"{len(jobs)} jobs started by {self.cluster}; what they say lies in {Path(self.jobs_folder).parent}/")
+        print(f"{len(jobs)} jobs started by {self.cluster}; their output is in {Path(self.jobs_folder).parent}/")
         try:
             return [self._returned(*each) for each in zip(jobs, overrides, numbers, strict=True)]
         except KeyboardInterrupt:
@@ -114,20 +119,20 @@ class SubmititLauncher(Launcher):
             raise
 
     def _returned(self, job: Any, overrides: list[str], number: int) -> JobReturn:
-        """Waits for what a job returns; for nan when its process ends without that."""
+        """Waits for the result of a job; nan if its process ended without one."""
         from micro_lit.run import sweeps
 
         try:
             return job.results()[0]
-        except Exception as error:  # what the cluster makes of a job that is gone
+        except Exception as error:  # the exception for a lost job depends on the cluster
             folder = sweeps.job_folder(self.hydra_context, self.config, overrides, number)
-            end = f"ended without a result, as one that is killed does; what it said lies in {job.paths.folder}/"
+            end = f"ended without a result, probably killed; its output is in {job.paths.folder}/"
             command = sweeps.command_of(self.hydra_context)
             sweeps.note_failure(folder, overrides, end, str(error), number, command)
             return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=math.nan)
 
     def __call__(self, overrides: list[str], number: int, singletons: dict[Any, Any]) -> JobReturn:
-        """One job, in the process that the cluster has started for it."""
+        """Runs one job, in the process that the cluster started for it."""
         from submitit import JobEnvironment
 
         Singleton.set_state(singletons)
@@ -145,7 +150,7 @@ class SubmititLauncher(Launcher):
             )
 
     def checkpoint(self, overrides: list[str], *arguments: Any) -> Any:
-        """What submitit queues again: the same job, which goes on from its last checkpoint and overwrites nothing."""
+        """Called by submitit to queue a job again: the same job, resumed from its last checkpoint."""
         from submitit.helpers import DelayedSubmission
 
         kept = [each for each in overrides if each.split("=")[0] not in ("overwrite", "ckpt_path")]
@@ -154,10 +159,10 @@ class SubmititLauncher(Launcher):
 
 @contextlib.contextmanager
 def _queued_again() -> Iterator[None]:
-    """While inside, the signal at which submitit queues a job again lets a run save its state first."""
+    """Context manager: on the signal at which submitit queues a job again, the run first saves its state."""
     from micro_lit.host.preemption import PREEMPTED
 
-    queue_again: Any = signal.getsignal(signal.SIGUSR2)  # submitit's, as is the next
+    queue_again: Any = signal.getsignal(signal.SIGUSR2)  # submitit's handler, as is the next
     ignore = signal.getsignal(signal.SIGTERM)
 
     def stop(number: int, frame: Any) -> None:

@@ -160,7 +160,7 @@ def test_a_disk_that_is_full_leaves_the_one_before(small):
     before = small.read_bytes()
     with (
         full_disk(small.name),
-        pytest.raises(UserError, match=r"cannot be written \(No space left on device\); the one before is kept"),
+        pytest.raises(UserError, match=r"cannot be written \(No space left on device\); the previous one is kept"),
     ):
         save({"state_dict": Small().state_dict()}, small)
     assert small.read_bytes() == before
@@ -175,7 +175,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_with_what_is_left(small, tm
         save({"state_dict": {}}, small / "last.ckpt")
     taken = small.with_name("b" * 250)
     taken.touch()
-    with pytest.raises(UserError, match=r"cannot be written \(File name too long\); the one before is kept"):
+    with pytest.raises(UserError, match=r"cannot be written \(File name too long\); the previous one is kept"):
         save({"state_dict": {}}, taken)
 
 
@@ -230,7 +230,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(settings):
     train.run(run)
     last = folder_of(run) / checkpoints.LAST
     before = last.read_bytes()
-    said = r"cannot be written \(No space left on device\); the one before is kept"
+    said = r"cannot be written \(No space left on device\); the previous one is kept"
     with full_disk(".ckpt"), pytest.raises(UserError, match=said):
         train.run(settings(*FEATURES, "trainer.max_epochs=2", f"ckpt_path={last}"))
     assert last.read_bytes() == before

@@ -120,7 +120,7 @@ def hold(tmp_path):
 
 def test_a_command_that_is_running_is_not_waited_for(hold, tmp_path, settings, capsys):
     hold("alone")
-    with pytest.raises(UserError, match="a run is writing there at this moment; let it end, or give another folder"):
+    with pytest.raises(UserError, match="another run is writing there; wait until it ends, or give another folder"):
         train.run(settings(*ONE))
     assert "waiting" not in capsys.readouterr().out
     assert not (tmp_path / "run" / "config.yaml").exists()
@@ -132,11 +132,11 @@ def test_the_processes_of_a_killed_command_are_waited_for(hold, tmp_path, capsys
     with monkeypatch.context() as patched:
         patched.setattr(run_folder, "PATIENCE", 0.0)
         with (
-            pytest.raises(UserError, match="the processes of a killed run still write there"),
+            pytest.raises(UserError, match="the workers of a killed run still write there"),
             run_folder.alone_in(tmp_path / "run"),
         ):
             pass
-    assert "waiting for the processes of a killed run" in capsys.readouterr().out
+    assert "waiting for the workers of a killed run" in capsys.readouterr().out
     # While this one waits, the child ends.
     monkeypatch.setattr(run_folder.time, "sleep", lambda seconds: process.stdin.close())
     with run_folder.alone_in(tmp_path / "run"):
@@ -395,7 +395,7 @@ def test_weights_alone_are_not_gone_on_from(settings):
     only = (*ONE, "+callbacks.best.save_weights_only=true")
     train.run(settings(*only))
     best = folder_of(settings(*only)) / checkpoints.BEST
-    with pytest.raises(UserError, match="holds weights alone"):
+    with pytest.raises(UserError, match="holds only weights"):
         train.run(settings(*only, "trainer.max_epochs=2", f"ckpt_path={best}"))
 
 

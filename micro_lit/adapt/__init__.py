@@ -1,4 +1,4 @@
-"""Adaptation: labelled margins in, mixture weights out."""
+"""Adaptation: computes mixture weights from the margins of labelled pairs."""
 
 from micro_lit.adapt.elicitation import Elicited, Strategy, at_random, disagreement, elicit, information_gain
 from micro_lit.adapt.fits import few_shot_logits, mixture_em

@@ -1,4 +1,4 @@
-"""What an adaptation gives, checked: one of a user's own may give anything.
+"""Checks the weights that an adaptation returns; custom adaptations may return anything.
 
 Dimension letters: N labelled pairs, U users, K heads.
 """
@@ -15,10 +15,10 @@ Method = Callable[[Array, Integers, Array], Array]
 
 
 def adapted(adapt: Method, name: str, margins_NK: Array, user_N: Integers, prior_UK: Array) -> Array:
-    """[U, K] the weights that an adaptation gives. Raises `UserError` where it fails, or they are no weights."""
+    """Runs an adaptation and returns its weights [U, K]. Raises `UserError` if it fails or returns invalid weights."""
     try:
         weights_UK = adapt(margins_NK, user_N, prior_UK)
-    except Exception as error:  # whatever the code of a user raises
+    except Exception as error:  # a user's code can raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"adaptation {name} ({name_of(adapt)}) failed ({reason})") from error
     wrong = ""
@@ -27,7 +27,7 @@ def adapted(adapt: Method, name: str, margins_NK: Array, user_N: Integers, prior
             f"an array of shape {np.shape(weights_UK)} for {prior_UK.shape[0]} subjects and {prior_UK.shape[1]} heads"
         )
     elif not np.isfinite(weights_UK).all() or (weights_UK < 0).any():
-        wrong = "weights below 0, or none that are numbers"
+        wrong = "weights that are negative or not finite"
     elif (off_U := np.abs(weights_UK.sum(axis=1) - 1) > WEIGHTS_TOLERANCE).any():
         wrong = f"weights that sum to {weights_UK[off_U][0].sum():.4g}"
     if wrong:

@@ -1,10 +1,10 @@
-"""Elicitation: which pair to ask a user next, so that few labels find the head that is theirs.
+"""Elicitation (active learning): selects the next pair to ask a user, to find the user's head with few labels.
 
-A user has one head, k with probability w_k as far as is known, and answers a pair with "first" with probability
-σ(Δ_k), Δ_k the reward of the first minus the reward of the second response. A strategy scores a pool of pairs that all
-users share: `strategy(margins_PK, weights_UK, **settings) -> scores_UP`, larger is asked first. Swapping the sides of a
-pair changes no score. `elicit` asks, sees the label, and moves the weights by Bayes' rule. Bad input raises
-`ValueError` (see `labels`).
+Model: a user has one head, head k with current probability w_k, and prefers the first response of a pair with
+probability σ(Δ_k), Δ_k the reward of the first minus the reward of the second response. A strategy scores a pool of
+pairs shared by all users: `strategy(margins_PK, weights_UK, **settings) -> scores_UP`; the largest score is asked
+first. Scores do not change when the two responses of a pair are swapped. `elicit` asks, reads the label, and updates
+the weights by Bayes' rule. Bad input raises `ValueError` (see `labels`).
 
 Dimension letters: P pairs of the pool, p pairs of a block, U users, K heads, N questions to a user, T = N + 1 moments,
 before the first question and after each.
@@ -25,33 +25,47 @@ Strategy = Callable[[Floats, Floats], Array]
 
 
 def information_gain(margins_PK: Floats, weights_UK: Floats) -> Array:
-    """[U, P] nats that the answer is expected to tell about the head: h(Σ_k w_k σ(Δ_k)) - Σ_k w_k h(σ(Δ_k)).
+    """Expected information about the head from the answer, in nats: h(Σ_k w_k σ(Δ_k)) - Σ_k w_k h(σ(Δ_k)).
 
-    h is the entropy of a coin. It is the mutual information of answer and head  [Lindley 1956; BALD, 1112.5745]: what
-    the mixture is unsure of, less what every head is unsure of itself. It is high where heads are sure and contradict
-    each other; 0 where all are sure of one side, where all toss a coin, and where one head has all the weight. It is at
-    most log 2, and at most the entropy of the weights. Right to about 1e-14 nats.
+    h is the entropy of a coin. The score is the mutual information of answer and head  [Lindley 1956; BALD, 1112.5745]:
+    the uncertainty of the mixture minus the mean uncertainty of its heads. It is high where heads are certain and
+    disagree. It is 0 where all are certain of one side, where all are at 1/2, and where one head has all the weight. It
+    is at most log 2, and at most the entropy of the weights. Accurate to about 1e-14 nats.
+
+    Args:
+        margins_PK: reward margins of the pool, in nats.
+        weights_UK: current weights of each user.
+
+    Returns:
+        [U, P], in nats.
     """
     return _in_blocks(_information_gain, margins_PK, weights_UK)
 
 
 def disagreement(margins_PK: Floats, weights_UK: Floats) -> Array:
-    """[U, P] the variance of the margins under the weights, Σ_k w_k (Δ_k - Σ_j w_j Δ_j)², in squared nats.
+    """Variance of the margins under the weights, Σ_k w_k (Δ_k - Σ_j w_j Δ_j)², in squared nats.
 
-    The cheap rival of `information_gain`: it asks where the heads' rewards differ most, whether or not the answer would
-    differ. Heads of margins 5 and 50 answer alike, so that little is learnt from the pair, but here it outscores one of
-    margins -2 and 2. Where all margins are small the two agree: the gain goes to an eighth of the variance.
+    A cheap alternative to `information_gain`: it prefers pairs whose rewards differ most between heads, even if the
+    answers would not differ. Heads with margins 5 and 50 answer alike, so the pair teaches little, but it outscores a
+    pair with margins -2 and 2. Where all margins are small the two agree: the gain tends to an eighth of the variance.
+
+    Args:
+        margins_PK: reward margins of the pool, in nats.
+        weights_UK: current weights of each user.
+
+    Returns:
+        [U, P], in squared nats.
     """
     return _in_blocks(_disagreement, margins_PK, weights_UK)
 
 
 def at_random(margins_PK: Floats, weights_UK: Floats, generator: np.random.Generator) -> Array:
-    """[U, P] scores that know nothing, uniform and drawn anew at each call: what any other strategy has to beat."""
+    """[U, P] uniform random scores, drawn at each call: the baseline for all other strategies."""
     return generator.random((len(weights_UK), len(margins_PK)))
 
 
 class Elicited(NamedTuple):
-    """asked_UN: rows of the pool in the order asked. weights_TUK: the weights before the first label and after each."""
+    """asked_UN: indices of pairs in the order asked. weights_TUK: weights before the first label and after each."""
 
     asked_UN: NDArray[np.int64]
     weights_TUK: Array
@@ -64,16 +78,24 @@ def elicit(
     strategy: Strategy,
     num_questions: int,
 ) -> Elicited:
-    """Asks every user `num_questions` pairs one after the other, each the one of best score under the weights so far.
+    """Asks every user `num_questions` pairs in sequence, each with the best score under the current weights.
 
-    margins_PK: labelled pairs, chosen minus rejected; the label of whoever is asked. Strategies get every pair with its
-        sides turned so that its first margin that is not 0 is above 0: which side was chosen is not to be seen.
-    allowed_UP: the pairs a user may be asked, each at most once. Fewer than `num_questions`: `ValueError`.
-    strategy: `information_gain`, `disagreement`, `partial(at_random, generator=...)` or another. Of equal scores the
-        first pair is asked. Without randomness users of one prior and one set of allowed pairs are asked the same.
+    All pairs are scored for all users at each step. Of equal scores the first pair is asked. Without randomness, users
+    with equal priors and equal allowed pairs are asked the same pairs.
 
-    The weights after n questions are `posterior` of the n labels; before the first, the prior to the last bit. All
-    pairs are scored for all users at each step.
+    Args:
+        margins_PK: labelled pairs, chosen minus rejected; the label is that of the user who is asked. Strategies
+            receive every pair oriented so that its first non-zero margin is positive, which hides the label.
+        allowed_UP: the pairs that each user may be asked, each at most once.
+        prior_UK: initial weights.
+        strategy: `information_gain`, `disagreement`, `partial(at_random, generator=...)` or a custom one.
+        num_questions: N.
+
+    Returns:
+        The weights after n questions equal `posterior` of the n labels; before the first, the prior to the last bit.
+
+    Raises:
+        ValueError: a user has fewer than `num_questions` allowed pairs, or the input is invalid.
     """
     num_users, num_pairs = len(prior_UK), len(margins_PK)
     _check(margins_PK, prior_UK)
@@ -112,7 +134,7 @@ def _check(margins_PK: Floats, weights_UK: Floats) -> None:
 
 
 def _in_blocks(score: Callable[[Array, Array], Array], margins_PK: Floats, weights_UK: Floats) -> Array:
-    """Scores of some pairs at a time: beside the scores themselves, memory does not grow with their number."""
+    """Scores pairs in blocks, so that memory beyond the result does not grow with their number."""
     _check(margins_PK, weights_UK)
     weights_UK = weights_UK / weights_UK.sum(axis=1, keepdims=True, dtype=np.float64)
     scores_UP = np.empty((len(weights_UK), len(margins_PK)))
@@ -124,27 +146,27 @@ def _in_blocks(score: Callable[[Array, Array], Array], margins_PK: Floats, weigh
 
 
 def _information_gain(margins_pK: Array, weights_UK: Array) -> Array:
-    tilt_pK = np.tanh(margins_pK / 2.0)  # σ(Δ) - σ(-Δ), which only changes sign with the sides
+    tilt_pK = np.tanh(margins_pK / 2.0)  # σ(Δ) - σ(-Δ): swapping the responses only changes the sign
     return np.maximum(_coin_entropy(_mean(weights_UK, tilt_pK)) - _mean(weights_UK, _coin_entropy(tilt_pK)), 0.0)
 
 
 def _coin_entropy(tilt: Array) -> Array:
-    """The entropy, in nats, of a coin whose sides' probabilities differ by `tilt`."""
+    """The entropy, in nats, of a coin whose two probabilities differ by `tilt`."""
     tilt = np.clip(tilt, -1.0, 1.0)
     return entr((1.0 + tilt) / 2.0) + entr((1.0 - tilt) / 2.0)
 
 
 def _disagreement(margins_pK: Array, weights_UK: Array) -> Array:
-    beyond_pK = margins_pK - margins_pK[:, :1]  # the same variance, and what all heads share is not there to cancel
+    beyond_pK = margins_pK - margins_pK[:, :1]  # the same variance, without cancellation of a common part
     return np.maximum(_mean(weights_UK, beyond_pK**2) - _mean(weights_UK, beyond_pK) ** 2, 0.0)
 
 
 def _mean(weights_UK: Array, values_pK: Array) -> Array:
-    """[U, p] Σ_k w_k x_k, summed in one order for all: equal pairs tie to the last bit, which BLAS does not promise."""
+    """[U, p] Σ_k w_k x_k, summed in a fixed order: equal pairs tie to the last bit, which BLAS does not guarantee."""
     return np.einsum("uk,pk->up", np.ascontiguousarray(weights_UK), np.ascontiguousarray(values_pK))
 
 
 def _turned(margins_PK: Array) -> Array:
-    """The pairs, sides swapped where the first margin that is not 0 is below 0."""
+    """The pairs, with responses swapped where the first non-zero margin is negative."""
     first_P1 = (margins_PK != 0).argmax(axis=1, keepdims=True)
     return np.where(np.take_along_axis(margins_PK, first_P1, axis=1) < 0, -margins_PK, margins_PK)

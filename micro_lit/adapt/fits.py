@@ -1,11 +1,11 @@
-"""Adaptation by fitting: the mixture weights that explain each user's labels best, optima of convex problems.
+"""Adaptation by fitting: mixture weights that fit the labels best, as optima of convex problems.
 
-The same signature and promises as in `weights`. A user's weights w minimise, on heads whose prior is above 0, in nats
+Signature and guarantees are as in `weights`. A user's weights w minimise, on heads whose prior is above 0, in nats
 
     Σ_i φ(a_i·w) + pull KL(w ‖ π) - pseudo Σ_k π_k log w_k,   w ≥ 0, Σ_k w_k = 1.
 
 Link `probability`: a_ik = σ(Δ_ik), φ(p) = -log p. Link `reward`: a_ik = Δ_ik, φ(Δ) = -log σ(Δ). Every term is convex
-in w, so arithmetic at any w bounds how far it is above the least value (`_Problem.at`); that is when the search ends.
+in w, so the gradient at any w bounds its distance from the minimum (`_Problem.at`); the search stops by this bound.
 
 Dimension letters: N labelled pairs, U users, K heads, u users of a block, n labels of a user.
 """
@@ -23,11 +23,11 @@ from micro_lit.adapt.labels import Array, Floats, Integers
 from micro_lit.likelihood import LinkName
 from micro_lit.ranges import Count, NonNegative
 
-NO_WEIGHT = -1e4  # a log-weight whose weight is 0
-LEAST = -600.0  # the least log-weight of an allowed head: its inverse weight is finite
-LEAST_START = 1e-6  # heads of less prior start here: from 0 there is no way back
-LARGEST_MOVE = 5.0  # of a log-weight in one step
-FORGETTING = 0.15  # share of the newest value in the running mean that no later value may exceed
+NO_WEIGHT = -1e4  # a log-weight whose exponential is 0
+LEAST = -600.0  # minimum log-weight of an allowed head: its inverse weight is finite
+LEAST_START = 1e-6  # minimum initial weight: a head at 0 could not regain weight
+LARGEST_MOVE = 5.0  # maximum change of a log-weight in one step
+FORGETTING = 0.15  # weight of the newest value in the running mean that new values may not exceed
 
 
 def few_shot_logits(
@@ -41,14 +41,24 @@ def few_shot_logits(
 ) -> Array:
     """Weights of least negative log-likelihood plus strength · KL(w ‖ π)  [LoRe, 2504.14439, at strength 0].
 
-    link: `probability` scores a label by Σ_k w_k σ(Δ_k), `reward` by σ(Σ_k w_k Δ_k), which is LoRe's.
-    strength: nats of loss that one nat of KL is worth. Without the pull few labels end in a corner, on one head.
-    tolerance: how far above its least value the objective may end, in nats; a share of it where it is above 1 nat.
-    max_steps: users who need more keep what they have, with a `RuntimeWarning` that says how far it is from the
-        optimum. That has been seen under link `reward` alone, with margins of thousands of nats. Infinite margins have
-        no mixed reward: `ValueError`.
+    At strength 0 the optimum may not be unique; the result then depends on the prior, where the search starts.
 
-    At strength 0 many weights may do equally well; which are found depends on the prior, where the search starts.
+    Args:
+        margins_NK: reward margins, chosen minus rejected, in nats.
+        user_N: user of each label.
+        prior_UK: prior weights π.
+        link: `probability` gives a label the probability Σ_k w_k σ(Δ_k), `reward` gives σ(Σ_k w_k Δ_k), as in LoRe.
+        strength: weight of the KL divergence. At 0 few labels lead to a corner of the simplex, a single head.
+        tolerance: allowed distance of the objective from its minimum, in nats; relative if the objective is above 1
+            nat.
+        max_steps: maximum number of steps. Users who need more keep the weights reached, with a `RuntimeWarning` that
+            states the distance from the optimum. Seen only with link `reward` and margins of thousands of nats.
+
+    Returns:
+        [U, K].
+
+    Raises:
+        ValueError: invalid input, or infinite margins with link `reward`, which have no mixed reward.
     """
     if link not in ("probability", "reward"):
         raise ValueError(f"link is {link!r}; allowed are 'probability' and 'reward'")
@@ -63,16 +73,18 @@ def mixture_em(
     tolerance: NonNegative = 1e-6,
     max_steps: Count = 2000,
 ) -> Array:
-    """Weights under which the labels are most probable when a user draws a head anew for each pair.
+    """Maximum-likelihood weights, or MAP weights, if a user draws a head independently for each pair.
 
-    Maximises Σ_i log Σ_k w_k σ(Δ_ik) + strength Σ_k π_k log w_k: a Dirichlet prior of parameters 1 + strength π_k,
-    which is worth `strength` labels; at 0, maximum likelihood. It is the point where EM stands still,
+    Maximises Σ_i log Σ_k w_k σ(Δ_ik) + strength Σ_k π_k log w_k. The second term is a Dirichlet prior with parameters
+    1 + strength π_k, worth `strength` labels; at 0, maximum likelihood. The optimum is the fixed point of EM,
 
         w_k = (Σ_i r_ik + strength π_k) / (n + strength),   r_ik ∝ w_k σ(Δ_ik).
 
-    EM itself takes a thousand steps where this search takes dozens. At strength 0 it is `few_shot_logits` at strength
-    0. `posterior` is for a user who keeps to one head, and ends there; this is for a mixed user, and ends with the
-    shares of the heads. tolerance, max_steps: as in `few_shot_logits`.
+    EM takes a thousand steps where this search takes dozens. At strength 0 it equals `few_shot_logits` at strength 0.
+    `posterior` assumes a user with one head, and converges to that head; this assumes a mixed user, and converges to
+    the proportions of the heads.
+
+    Args and Returns as in `few_shot_logits`, except `strength`: number of pseudo-labels of the prior.
     """
     return _fit(margins_NK, user_N, prior_UK, "probability", 0.0, strength, tolerance, max_steps)
 
@@ -114,7 +126,7 @@ def _fit(
 
 
 def _rows(margins_unK: Array, allowed_uK: NDArray[np.bool_], link: LinkName) -> Array:
-    """The a_ik, 0 for heads that are not allowed. Probabilities are divided by the pair's largest: none underflows."""
+    """The a_ik, 0 for heads not allowed. Probabilities are divided by the pair's largest to avoid underflow."""
     if link == "reward":
         return np.where(allowed_uK[:, None], margins_unK, 0.0)
     log_unK = np.where(allowed_uK[:, None], -labels.losses(margins_unK), -np.inf)
@@ -123,7 +135,7 @@ def _rows(margins_unK: Array, allowed_uK: NDArray[np.bool_], link: LinkName) -> 
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """The objective of every user of a block, as a function of log-weights [u, K]."""
+    """The objective of each user in a block, as a function of log-weights [u, K]."""
 
     rows_unK: Array
     real_un: NDArray[np.bool_]
@@ -145,17 +157,17 @@ class _Problem:
 
     @cached_property
     def floor_uK(self) -> Array:
-        """Log-weights that the optimum is above: it gives a head at least its share of the pseudo-labels."""
+        """Lower bounds of the optimum's log-weights: a head has at least its share of the pseudo-labels."""
         if not self.pseudo:
             return np.full(self.prior_uK.shape, LEAST)
         return self.log_prior_uK + np.log(self.pseudo / (self.real_un.sum(axis=1, keepdims=True) + self.pseudo))
 
     def at(self, log_weights_uK: Array) -> tuple[Array, Array, Array]:
-        """The objective [u], its gradient by w [u, K], and a bound [u] of its distance from the least value, in nats.
+        """The objective [u], its gradient by w [u, K], and a bound [u] on its distance from the minimum, in nats.
 
         Without a pull the bound is w·∇ - min_k ∇_k (Frank & Wolfe 1956). With one, let g be the other terms. As g is
-        convex, no v has less than g(w) + ∇g·(v - w) + pull KL(v ‖ π), whose least value over v is known. The objective
-        at w exceeds it by pull KL(w ‖ v), v ∝ π exp(-∇g/pull) where that is reached.
+        convex, no v has less than g(w) + ∇g·(v - w) + pull KL(v ‖ π), whose minimum over v is known. The objective at w
+        exceeds it by pull KL(w ‖ v), where v ∝ π exp(-∇g/pull) is the minimiser.
         """
         weights_uK = np.exp(log_weights_uK)
         mixed_un = (self.rows_unK @ weights_uK[..., None])[..., 0]
@@ -178,18 +190,18 @@ class _Problem:
         return value_u, gradient_uK, (weights_uK * gradient_uK).sum(axis=1) - least_u
 
     def normalised(self, log_weights_uK: Array) -> Array:
-        """Log-weights of allowed heads whose weights sum to one."""
+        """Log-weights normalised over the allowed heads, so that the weights sum to one."""
         log_weights_uK = np.where(self.allowed_uK, np.maximum(log_weights_uK, self.floor_uK), NO_WEIGHT)
         log_weights_uK -= log_weights_uK.max(axis=1, keepdims=True)
         return log_weights_uK - np.log(np.exp(log_weights_uK).sum(axis=1, keepdims=True))
 
 
 def _minimise(problem: _Problem, tolerance: float, max_steps: int) -> tuple[Array, Array]:
-    """[u, K] weights, and [u] the bound of their distance from the least value, in nats; 0 where that is tolerated.
+    """Weights [u, K], and the bound [u] on their distance from the minimum in nats; 0 where it is within tolerance.
 
-    Exponentiated gradient, log w <- log w - step · ∇, with the step sizes of Barzilai & Borwein (1988): the inverse of
-    the curvature that the last step met, in the metric Σ_k w_k s_k t_k of log-weights, their two formulas in turn. A
-    step that ends above a running mean of the values is taken back and quartered (Zhang & Hager 2004).
+    Exponentiated gradient, log w <- log w - step · ∇, with the step sizes of Barzilai & Borwein (1988): the inverse
+    curvature along the last step, in the metric Σ_k w_k s_k t_k of log-weights, with their two formulas in turn. A step
+    to a value above the running mean of the values is rejected, and its size quartered (Zhang & Hager 2004).
     """
     weights_uK, missed_u = np.empty(problem.prior_uK.shape), np.zeros(len(problem.prior_uK))
     users_u = np.arange(len(missed_u))
@@ -231,5 +243,5 @@ def _minimise(problem: _Problem, tolerance: float, max_steps: int) -> tuple[Arra
 
 
 def _centred(values_uK: Array, metric_uK: Array) -> Array:
-    """What adding a constant to log-weights or gradient does not change."""
+    """Removes the component along the constant vector, which has no effect on weights."""
     return values_uK - (metric_uK * values_uK).sum(axis=1, keepdims=True)

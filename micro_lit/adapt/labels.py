@@ -1,9 +1,9 @@
-"""Labelled margins and whose they are: what every adaptation takes in, checked, and taken apart user by user.
+"""Labelled margins and their users, the input of every adaptation: checks, and grouping by user.
 
-A label is the margin of every head on one pair, the reward of the chosen minus the reward of the rejected response, and
-the user who chose. Users may have any number of labels, none included, in any order of rows. A user is whatever weights
-are wanted for: a person, a criterion, or one of several draws of a budget. Margins beyond ±1e100 nats, infinite ones
-too, count as ±1e100.
+A label consists of a margin per head for one pair, the reward of the chosen minus that of the rejected response, and
+the user who chose. Users may have any number of labels, including none, in any row order. A "user" is whatever weights
+are computed for: a person, a criterion, or one of several draws of a budget. Margins beyond ±1e100 nats, including
+infinite ones, count as ±1e100.
 
 Dimension letters: N labelled pairs, U users, K heads, B pairs of a block, u users of a block, n labels of a user.
 """
@@ -19,19 +19,19 @@ Array = NDArray[np.float64]
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
 
-BLOCK_VALUES = 2**20  # numbers in an array of a block
+BLOCK_VALUES = 2**20  # maximum number of values in an array of a block
 LARGEST_MARGIN = 1e100
-SUM_TOLERANCE = 1e-5  # float32 weights and typed thirds pass
+SUM_TOLERANCE = 1e-5  # allows float32 weights and manually typed thirds
 
 
 def check(margins_NK: Floats, user_N: Integers, prior_UK: Floats) -> None:
-    """Raises `ValueError`, with the place and a remedy, unless the three fit together and the prior is one."""
+    """Raises `ValueError`, with place and remedy, if shapes do not match or the prior is not a distribution."""
     check_prior(prior_UK)
     check_margins(margins_NK, user_N, prior_UK)
 
 
 def check_prior(prior_UK: Floats) -> None:
-    """Raises `ValueError` unless every row holds weights of one or more heads, none negative, that sum to one."""
+    """Raises `ValueError` unless each row of the prior has at least one head, no negative weight, and sum one."""
     if prior_UK.ndim != 2 or prior_UK.shape[1] == 0:
         raise ValueError(f"the prior has shape {prior_UK.shape}; give a row a user and a column a head")
     bad_UK = ~(prior_UK >= 0)
@@ -48,7 +48,7 @@ def check_prior(prior_UK: Floats) -> None:
 
 
 def check_margins(margins_NK: Floats, user_N: Integers, prior_UK: Floats) -> None:
-    """Raises `ValueError` unless margins are numbers of the prior's heads, each of one of the prior's users."""
+    """Raises `ValueError` unless margins have a column per head of the prior, no NaN, and users within its rows."""
     num_users, num_heads = prior_UK.shape
     if margins_NK.ndim != 2 or margins_NK.shape[1] != num_heads:
         raise ValueError(
@@ -74,13 +74,13 @@ def check_margins(margins_NK: Floats, user_N: Integers, prior_UK: Floats) -> Non
 
 
 def check_setting(name: str, value: float, zero: bool = False) -> None:
-    """Raises `ValueError` unless the value is a finite number above 0; or 0, where that is allowed."""
+    """Raises `ValueError` unless the value is finite and positive; 0 is allowed if `zero`."""
     if not (np.isfinite(value) and (value > 0 or (zero and value == 0))):
         raise ValueError(f"{name} is {value}; give a number above 0{', or 0' if zero else ''}")
 
 
 def clipped(margins: Floats) -> Array:
-    """Margins in float64, none beyond ±`LARGEST_MARGIN`: sums and differences of them are finite."""
+    """Margins in float64, clipped to ±`LARGEST_MARGIN`, so that sums and differences are finite."""
     return np.clip(margins.astype(np.float64), -LARGEST_MARGIN, LARGEST_MARGIN)
 
 
@@ -90,7 +90,7 @@ def losses(margins: Floats) -> Array:
 
 
 def summed_losses(margins_NK: Floats, user_N: Integers, num_users: int) -> Array:
-    """[U, K] the losses -log σ(Δ) of every head, in nats, summed over each user's labels: all a posterior needs."""
+    """[U, K] the losses -log σ(Δ) of every head, in nats, summed over each user's labels; all a posterior needs."""
     loss_UK = np.zeros((num_users, margins_NK.shape[1]))
     order_N = np.argsort(user_N, kind="stable")
     size = max(1, BLOCK_VALUES // margins_NK.shape[1])
@@ -102,10 +102,10 @@ def summed_losses(margins_NK: Floats, user_N: Integers, num_users: int) -> Array
 
 
 def blocks(margins_NK: Floats, user_N: Integers, num_users: int) -> Iterator[tuple[Integers, Array, NDArray[np.bool_]]]:
-    """The labels of some users at a time, side by side: users [u], margins [u, n, K] and which of them are real [u, n].
+    """Yields padded blocks of users and their labels: users [u], margins [u, n, K], and a mask of real labels [u, n].
 
-    Users without labels are in no block. Those of a block have about as many labels: half or more of it is real, and
-    what is padding repeats a label of the user.
+    Users without labels are in no block. Users in a block have similar numbers of labels: at least half of it is real.
+    Padding repeats a label of the user.
     """
     count_U = np.bincount(user_N, minlength=num_users)
     row_N = np.argsort(user_N, kind="stable")

@@ -1,8 +1,8 @@
-"""Adaptation online: Hedge, one labelled pair at a time, with a promise that holds for any stream of labels.
+"""Online adaptation: the Hedge algorithm, one labelled pair at a time, with a regret bound for any label sequence.
 
-At step t head k loses ℓ_tk ∈ [0, 1], and the weights w_t, fixed before the label is seen, lose w_t·ℓ_t. Regret after T
-steps is Σ_t w_t·ℓ_t - min_k Σ_t ℓ_tk. Hedge plays w_tk ∝ π_k exp(-η_t Σ_{s<t} ℓ_sk). With step sizes η_t that do not
-grow, its regret to any head k is at most
+At step t head k has the loss ℓ_tk ∈ [0, 1], and the weights w_t, fixed before the label is seen, have the loss w_t·ℓ_t.
+The regret after T steps is Σ_t w_t·ℓ_t - min_k Σ_t ℓ_tk. Hedge uses w_tk ∝ π_k exp(-η_t Σ_{s<t} ℓ_sk). With step sizes
+η_t that do not increase, its regret to any head k is at most
 
     log(1/π_k) / η_T + Σ_{t≤T} η_t / 8.
 
@@ -25,14 +25,14 @@ from micro_lit.adapt.weights import reweigh
 
 
 class HedgeState(NamedTuple):
-    """All that Hedge keeps of the past: prior [U, K], each head's summed losses in [0, 1] [U, K], steps so far [U]."""
+    """State of Hedge: prior [U, K], summed losses in [0, 1] of each head [U, K], number of steps [U]."""
 
     prior_UK: Array
     loss_UK: Array
     steps_U: NDArray[np.int64]
 
     def to_json(self) -> dict[str, list]:
-        """Plain lists and numbers; `from_json` gives the same state back to the last bit."""
+        """JSON-compatible lists and numbers; `from_json` restores the same state to the last bit."""
         return {name: values.tolist() for name, values in self._asdict().items()}
 
     @classmethod
@@ -43,12 +43,13 @@ class HedgeState(NamedTuple):
 
 @dataclass(frozen=True)
 class OnlineHedge:
-    """Hedge on the losses -log σ(Δ), clipped at `ceiling` nats and divided by it, for many users side by side.
+    """Hedge on the losses -log σ(Δ), clipped at `ceiling` nats and divided by it, for many users in parallel.
 
-    horizon: how many labels each user will give, T. The step size sqrt(8 log K / T) then has regret at most
-        sqrt(T log K / 2) from equal priors  [Cesa-Bianchi & Lugosi 2006, theorem 2.2]. Without one, "anytime", step t
-        has size 2 sqrt(log K / t), and the regret is at most sqrt(t log K) at every t at once.
-    ceiling: nats. In nats of the clipped loss the regret and its bound are this many times as large.
+    Args:
+        horizon: number of labels that each user will give, T. The step size sqrt(8 log K / T) then has regret at most
+            sqrt(T log K / 2) from equal priors  [Cesa-Bianchi & Lugosi 2006, theorem 2.2]. None ("anytime"): step t has
+            size 2 sqrt(log K / t), and the regret is at most sqrt(t log K) at every t.
+        ceiling: maximum loss in nats. In nats of the clipped loss, regret and bound are multiplied by it.
     """
 
     horizon: int | None = None
@@ -60,21 +61,27 @@ class OnlineHedge:
             labels.check_setting("horizon", self.horizon)
 
     def start(self, prior_UK: Floats) -> HedgeState:
-        """The state before any label. Raises `ValueError` for what is no prior."""
+        """The state before any label. Raises `ValueError` for an invalid prior."""
         labels.check_prior(prior_UK)
         prior_UK = prior_UK.astype(np.float64)
         return HedgeState(prior_UK, np.zeros_like(prior_UK), np.zeros(len(prior_UK), dtype=np.int64))
 
     def weights(self, state: HedgeState) -> Array:
-        """[U, K] with which to judge each user's next pair; at the start the prior to the last bit."""
+        """[U, K] weights for each user's next pair; initially the prior, to the last bit."""
         return reweigh(
             state.prior_UK, self._step_size(state.steps_U + 1, state.prior_UK.shape[1])[:, None] * state.loss_UK
         )
 
     def update(self, state: HedgeState, margins_SK: Floats, user_S: Integers) -> HedgeState:
-        """The state after one more label of some users. Raises `ValueError`, and then nothing has changed.
+        """The state after one more label of some users.
 
-        margins_SK: chosen minus rejected, one row for each of `user_S`, in which no user comes twice.
+        Args:
+            state: current state; it is not modified.
+            margins_SK: margins, chosen minus rejected, one row per user in `user_S`.
+            user_S: users, each at most once.
+
+        Raises:
+            ValueError: invalid input, or more labels than the horizon.
         """
         labels.check_margins(margins_SK, user_S, state.prior_UK)
         if len(np.unique(user_S)) < len(user_S):
@@ -94,7 +101,7 @@ class OnlineHedge:
         return np.minimum(labels.losses(margins) / self.ceiling, 1.0)
 
     def play(self, state: HedgeState, margins_TUK: Floats) -> tuple[Array, HedgeState]:
-        """[T, U, K] the weights before each of T labels of every user, and the state after the last."""
+        """The weights before each of T labels of every user [T, U, K], and the state after the last label."""
         weights_TUK, everyone_U = np.empty(margins_TUK.shape), np.arange(len(state.prior_UK))
         for step, margins_UK in enumerate(margins_TUK):
             weights_TUK[step] = self.weights(state)
@@ -102,9 +109,12 @@ class OnlineHedge:
         return weights_TUK, state
 
     def bound(self, steps: int | Integers, num_heads: int, prior_weight: float | None = None) -> Array:
-        """What the regret after so many steps cannot exceed, in the unit of the losses; to draw beside `regret`.
+        """Upper bound of the regret after a number of steps, in units of the loss; to plot beside `regret`.
 
-        With a prior that is not equal weights it bounds the regret to a head of `prior_weight`, by default 1/K.
+        Args:
+            steps: number of steps, of any shape.
+            num_heads: K.
+            prior_weight: prior weight of the head that the regret is relative to, 1/K by default.
         """
         surprise = np.log(num_heads) if prior_weight is None else -np.log(prior_weight)
         steps = np.asarray(steps, dtype=np.float64)
@@ -121,7 +131,7 @@ class OnlineHedge:
 
 
 def online_hedge(margins_NK: Floats, user_N: Integers, prior_UK: Floats, ceiling: float = 2.0) -> Array:
-    """The weights of anytime `OnlineHedge` after each user's last label; their order does not matter."""
+    """The weights of anytime `OnlineHedge` after each user's last label; the order of labels does not matter."""
     labels.check(margins_NK, user_N, prior_UK)
     rule = OnlineHedge(ceiling=ceiling)
     loss_UK = np.zeros(prior_UK.shape)
@@ -130,8 +140,10 @@ def online_hedge(margins_NK: Floats, user_N: Integers, prior_UK: Floats, ceiling
 
 
 def regret(losses_TUK: Array, weights_TUK: Array) -> Array:
-    """[T, U] how much more the weights have lost than the best single head so far, by then: Σ w·ℓ - min_k Σ ℓ_k.
+    """[T, U] cumulative regret: excess loss of the weights over the best single head so far, Σ w·ℓ - min_k Σ ℓ_k.
 
-    losses_TUK: in [0, 1], from `OnlineHedge.losses`. weights_TUK: those held before each loss was seen.
+    Args:
+        losses_TUK: losses in [0, 1], from `OnlineHedge.losses`.
+        weights_TUK: weights before each loss was seen.
     """
     return np.cumsum((weights_TUK * losses_TUK).sum(axis=-1), axis=0) - np.cumsum(losses_TUK, axis=0).min(axis=-1)

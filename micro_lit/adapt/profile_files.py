@@ -1,4 +1,4 @@
-"""Which file keeps profiles: a store, or the store beside a file of JSON, which is read into it once."""
+"""Locates and opens the store of profiles for the setting `profile=`; imports a JSON file into a store once."""
 
 import hashlib
 from pathlib import Path
@@ -14,14 +14,14 @@ from micro_lit.host.sqlite_files import is_sqlite
 
 
 class Places(NamedTuple):
-    """Where profiles are kept, and the file of JSON that they begin with, if one was named."""
+    """Path of the store, and path of the JSON file to import, or None."""
 
     store: Path
     json: Path | None
 
 
 def locate(profile: Path) -> Places:
-    """me.json -> me.sqlite beside it. Any other name is that of the store, unless that file holds JSON already."""
+    """me.json -> me.sqlite beside it. Any other path is the store itself, unless that file holds JSON already."""
     if profile.suffix.lower() == ".json":
         return Places(profile.with_suffix(".sqlite"), profile)
     if profile.is_file() and not is_sqlite(profile) and profile.read_bytes().lstrip().startswith(b"{"):
@@ -30,12 +30,16 @@ def locate(profile: Path) -> Places:
 
 
 def open_store(profile: Path, start: Profiles | None, make: bool) -> ProfileStore:
-    """The store of a file that `profile=` names; prints which file is in use, and what was done to get it.
+    """Opens the store named by `profile=`; prints which file is used, and whether it was created or imported.
 
-    start: profiles of nobody, whose heads, rule and prior the file must have, and with which a new one begins; None:
-        whichever the file has. make: writes a store that is not there yet; else it is one in memory.
+    Args:
+        profile: path of a store or of a JSON file.
+        start: empty profiles whose heads, rule and prior the file must match, and with which a new store starts; None:
+            accept those of the file.
+        make: create a missing store on disk; otherwise use one in memory.
 
-    Raises `UserError` for a file that is no such store, is damaged or does not fit.
+    Raises:
+        UserError: the file is not a store, is damaged, or does not match `start`.
     """
     path, source = locate(profile)
     try:
@@ -61,7 +65,7 @@ def open_store(profile: Path, start: Profiles | None, make: bool) -> ProfileStor
 
 
 def export(store: ProfileStore, profile: Path, path: Path) -> None:
-    """Writes all profiles to a file of JSON; over the one that was imported, too. Raises `UserError`."""
+    """Writes all profiles to a JSON file, possibly the imported one. Raises `UserError`."""
     try:
         store.export(path)
         source = locate(profile).json
@@ -73,7 +77,7 @@ def export(store: ProfileStore, profile: Path, path: Path) -> None:
 
 
 def digest(path: Path) -> str:
-    """Of the bytes of a file."""
+    """BLAKE2b digest of a file's bytes."""
     return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 

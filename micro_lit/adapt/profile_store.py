@@ -1,8 +1,8 @@
-"""A store of profiles: one SQLite file that any number of processes read and learn into, each label once.
+"""A store of profiles: an SQLite file that several processes may read and update, with each label learned once.
 
-Of each user it keeps the starting state (zeros, or what an older file of profiles held) and the current one; each label
-has a row of its own. The current state is the starting one after all labels of the user, in their order, to the last
-bit. The mathematics is that of `Profiles`. A label that `learn` has returned for is on the disk.
+For each user it stores the initial state (zeros, or the state imported from a JSON file) and the current state. Each
+label has its own row. The current state is, to the last bit, the initial one updated by all labels of the user in their
+order. The mathematics is that of `Profiles`. A label is synced to disk when `learn` returns.
 
 Dimension letters: N labels, K heads.
 """
@@ -42,7 +42,7 @@ CREATE TABLE labels (
 CREATE INDEX labels_by_digest ON labels (user, digest);
 CREATE INDEX labels_by_id ON labels (user, label_id) WHERE label_id IS NOT NULL;
 """
-UNWIPED = "unwiped"  # the fact that says: someone was removed, and the bytes may still be in the file
+UNWIPED = "unwiped"  # fact that marks a removed user whose bytes may still be in the file
 
 Repeated = Literal["skip", "count"]
 
@@ -50,7 +50,7 @@ Repeated = Literal["skip", "count"]
 class Labels(NamedTuple):
     """N labels in the order they were given.
 
-    digests: of each label's content; equal for equal labels. label_ids: names of the labels themselves, or None.
+    digests: digest of each label's content; equal for equal labels. label_ids: identifiers of the labels, or None.
     """
 
     users: Sequence[str]
@@ -60,10 +60,10 @@ class Labels(NamedTuple):
 
 
 class Taught(NamedTuple):
-    """What became of N labels. `new_N` are those that were learned, `learned` has a row for each of them.
+    """The result of learning N labels. `new_N` marks those that were learned; `learned` has one row for each of them.
 
-    changed_N: known by their label_id, but of other content than the label that was learned under it. before, after:
-        profiles of the users of the labels.
+    changed_N: labels with a known label_id whose content differs from the label learned under it. before, after:
+        profiles of the labels' users.
     """
 
     new_N: NDArray[np.bool_]
@@ -74,13 +74,14 @@ class Taught(NamedTuple):
 
 
 class ProfileStore:
-    """An open store. It belongs to the process and the thread that opened it; close it, or use it in `with`.
+    """An open store, for use in the process and thread that opened it. Close it, or use it as a context manager.
 
-    Every method raises `UserError`, one line with the file and a remedy, when the file cannot be read or written, is
-    damaged, or no store of this version.
+    Every method raises `UserError`, one line with file and remedy, if the file cannot be read or written, is damaged,
+    or is not a store of this version.
 
     Args:
-        adapt: the adaptation that the rule names, where it is none of ours.
+        path: path of the store.
+        adapt: the adaptation that the store's rule names, if it is a custom one.
     """
 
     def __init__(self, path: Path, adapt: Method | None = None) -> None:
@@ -99,9 +100,12 @@ class ProfileStore:
 
     @classmethod
     def create(cls, path: Path, start: Profiles, source: str | None = None) -> "ProfileStore":
-        """Makes and opens a store that begins with the users of `start`; one that is there by then stays as it is.
+        """Creates and opens a store with the users of `start`; an existing store is opened unchanged.
 
-        source: the digest of the file of JSON that `start` was read from.
+        Args:
+            path: path of the store.
+            start: initial profiles.
+            source: digest of the JSON file that `start` was read from.
         """
 
         def fill(partial: Path) -> None:
@@ -112,7 +116,7 @@ class ProfileStore:
         with in_one_line(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             left = [other for suffix in ("-wal", "-journal") if (other := Path(f"{path}{suffix}")).exists()]
-            # Looked for in this order: another process that has just made the store may have made them.
+            # Check `left` before `path`: another process that has just created the store may have created these.
             if left and not path.exists():
                 raise UserError(
                     f"{path}: not there, but {left[0].name} is, and it may hold labels; bring the file back "
@@ -127,7 +131,7 @@ class ProfileStore:
 
     @classmethod
     def in_memory(cls, start: Profiles) -> "ProfileStore":
-        """A store that leaves no file."""
+        """A store in memory, without a file."""
         store = cls.__new__(cls)
         store.adapt = start.adapt
         store.path, store._connection = Path(":memory:"), sqlite3.connect(":memory:", isolation_level=None)
@@ -146,12 +150,12 @@ class ProfileStore:
 
     @property
     def users(self) -> list[str]:
-        """Who has a profile, in the order of their first labels."""
+        """Users with a profile, in the order of their first labels."""
         with in_one_line(self.path):
             return [name for (name,) in self._connection.execute("SELECT name FROM users ORDER BY number")]
 
     def profiles(self, users: Sequence[str] | None = None) -> Profiles:
-        """The profiles of some users, or of all, in memory. Those without a profile have none there either."""
+        """Reads the profiles of some users, or of all, into memory. Users without a profile stay without one."""
         columns = "SELECT name, start_count, start_state, count, state, checksum FROM users"
         with in_one_line(self.path):
             if users is None:
@@ -175,31 +179,34 @@ class ProfileStore:
         return profiles
 
     def _margins(self, user: str) -> Array:
-        """[n, K] of all labels of a user, in their order."""
+        """[n, K] margins of all labels of a user, in their order."""
         query = "SELECT margins FROM labels WHERE user = (SELECT number FROM users WHERE name = ?) ORDER BY number"
         with in_one_line(self.path):
             rows = [np.frombuffer(margins, dtype="<f8") for (margins,) in self._connection.execute(query, (user,))]
         return np.array(rows).reshape(-1, len(self.prior_K))
 
     def learn(self, labels: Labels, repeated: Repeated = "skip") -> Taught:
-        """Learns labels, all or none: they are on the disk when it returns. See `learning`."""
+        """Learns labels in one transaction, synced to disk on return. See `learning`."""
         with self.learning(labels, repeated) as taught:
             return taught
 
     @contextmanager
     def learning(self, labels: Labels, repeated: Repeated = "skip") -> Iterator[Taught]:
-        """What labels teach: it counts once the block under `with` has ended, and not at all if that raises an error.
+        """Context manager that learns labels: commits when the block ends, rolls back if it raises.
 
-        No other process learns meanwhile: those that try wait, and go on from here.
+        Other processes that want to learn wait, and then continue from the new state.
 
         Args:
-            labels: of any users, who need no profile yet. One that the same user gave before is left out, also when it
-                stands twice in `labels`.
-            repeated: which are the same. "skip": those of one digest or of one label_id. "count": those of one
-                label_id; whatever has none is new.
+            labels: labels of any users, with or without a profile. A label that the same user gave before, also one
+                earlier in `labels`, is skipped.
+            repeated: which labels are repeats. "skip": those with a known digest or a known label_id. "count": only
+                those with a known label_id; labels without one are new.
+
+        Yields:
+            The result of learning.
 
         Raises:
-            ValueError: margins are none; nothing has changed.
+            ValueError: invalid margins; nothing has changed.
         """
         with transaction(self._connection, self.path):
             with in_one_line(self.path):
@@ -212,7 +219,7 @@ class ProfileStore:
             yield Taught(new_N, changed_N, learned, before, after)
 
     def forget(self, user: str) -> int:
-        """Removes a user and all labels of theirs, and their bytes from the file. Returns how many labels it had."""
+        """Deletes a user and all their labels, also their bytes in the file. Returns their number of labels."""
         with transaction(self._connection, self.path), in_one_line(self.path):
             found = self._connection.execute("SELECT number, count FROM users WHERE name = ?", (user,)).fetchone()
             if found is None:
@@ -226,7 +233,7 @@ class ProfileStore:
         return count
 
     def export(self, path: Path) -> None:
-        """Writes all profiles as `Profiles.save` does, without labels. Raises `OSError`."""
+        """Writes all profiles as `Profiles.save` does. Raises `OSError`; `UserError` for custom rules."""
         if self.rule not in RULES:
             raise UserError(
                 f"{self.path}: kept by the rule {self.rule}, whose weights follow from labels; these are not exported"
@@ -234,7 +241,7 @@ class ProfileStore:
         self.profiles().save(path)
 
     def knows_json(self, digest: str) -> bool:
-        """Whether a file of JSON is one that was imported here or written from here."""
+        """Whether a JSON file, by its digest, was imported here or exported from here."""
         with in_one_line(self.path):
             return bool(self._connection.execute("SELECT 1 FROM json_files WHERE digest = ?", (digest,)).fetchone())
 
@@ -243,7 +250,7 @@ class ProfileStore:
             self._connection.execute("INSERT OR IGNORE INTO json_files VALUES (?)", (digest,))
 
     def _check(self) -> None:
-        """Raises `UserError` for what is no sound store; else sets the facts that hold for all of it."""
+        """Raises `UserError` unless this is an intact store; otherwise reads heads, rule and prior."""
         application, version = (
             self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
         )
@@ -257,13 +264,13 @@ class ProfileStore:
         if sound != "ok":
             raise UserError(f"{self.path}: damaged ({sound.splitlines()[0]}); {REMEDY}")
         facts = dict(self._connection.execute("SELECT name, value FROM facts"))
-        told = [facts.get(name) for name in ("heads", "rule", "prior")]
+        rules = [facts.get(name) for name in ("heads", "rule", "prior")]
         counted = self._connection.execute(
             "SELECT 1 FROM users AS u WHERE count != start_count + (SELECT COUNT(*) FROM labels WHERE user = u.number)"
         ).fetchone()
-        if facts.get("checksum") != _checksum(*told) or counted:
+        if facts.get("checksum") != _checksum(*rules) or counted:
             raise UserError(f"{self.path}: it does not fit its checksums: edited or damaged; {REMEDY}")
-        self.heads, self.rule, prior = told
+        self.heads, self.rule, prior = rules
         self.prior_K: Array = np.array(json.loads(prior))
         if UNWIPED in facts:
             self._wipe()
@@ -272,7 +279,7 @@ class ProfileStore:
         return Profiles(self.prior_K, self.heads, self.rule, self.adapt)
 
     def _compare(self, labels: Labels, repeated: Repeated) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which labels are new, and which are known by their id but of other content."""
+        """Masks of the labels that are new, and of those with a known label_id but changed content."""
         new_N, changed_N = (np.zeros(len(labels.users), dtype=bool) for _ in range(2))
         digest_of: dict[tuple[str, str], bytes] = {}
         given: set[tuple[str, bytes]] = set()
@@ -339,8 +346,8 @@ def _fill(connection: sqlite3.Connection, start: Profiles, source: str | None) -
         f"BEGIN; PRAGMA application_id={APPLICATION}; PRAGMA user_version={VERSION}; {TABLES} COMMIT"
     )
     connection.execute("BEGIN")
-    told = (start.heads, start.rule, json.dumps(start.prior_K.tolist()))
-    facts = zip(("heads", "rule", "prior", "checksum"), (*told, _checksum(*told)), strict=True)
+    rules = (start.heads, start.rule, json.dumps(start.prior_K.tolist()))
+    facts = zip(("heads", "rule", "prior", "checksum"), (*rules, _checksum(*rules)), strict=True)
     connection.executemany("INSERT INTO facts VALUES (?, ?)", facts)
     if source is not None:
         connection.execute("INSERT INTO json_files VALUES (?)", (source,))
@@ -351,11 +358,11 @@ def _fill(connection: sqlite3.Connection, start: Profiles, source: str | None) -
 
 
 def _state(profiles: Profiles, user: str) -> tuple[int, bytes]:
-    """How many labels a user has; and what each head has lost, and the weights, as float64."""
+    """A user's number of labels, and as float64 bytes the losses of each head and of the weights."""
     kept = profiles.kept(user)
     return int(kept.count_S[0]), np.append(kept.loss_SK[0], kept.lost_S).astype("<f8").tobytes()
 
 
 def _checksum(*values: Any) -> str:
-    """Of text, numbers and bytes as SQLite gives them back."""
+    """Checksum of text, numbers and bytes as SQLite returns them."""
     return hashlib.blake2b(ascii(values).encode(), digest_size=16).hexdigest()

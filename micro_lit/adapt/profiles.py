@@ -1,8 +1,8 @@
-"""Profiles: what is learned of each user online, many users side by side, in memory and in a file.
+"""Profiles: online adaptation of many users in parallel, in memory and in a JSON file.
 
-A profile is weights over heads and a count of labels, with what it takes to go on from there: what each head has lost
-so far, and what the weights have. All users start from one prior. Labels come one at a time, nobody knows how many.
-Any function that scores pairs may be a head: `micro_lit.personalise.learning` puts the trained model itself first.
+A profile consists of weights over heads and a number of labels, with the state needed to continue: the summed losses of
+each head and of the weights. All users start from one prior. Labels arrive one at a time; their number is not known in
+advance. Any function that scores pairs may be a head: `micro_lit.personalise.learning` puts the trained model first.
 
 Dimension letters: N labels, S some users, U users with a profile, K heads.
 """
@@ -32,56 +32,56 @@ PROFILE_KEYS = ("labels", "weights", "losses", "lost")
 REMEDY = (
     "give the file and the run that belong together, restore a copy of the file, or start a new one under another name"
 )
-TOLERANCE = 1e-9  # of weights: another machine may round the last bit of exp otherwise
+TOLERANCE = 1e-9  # of weights: on another machine the last bit of exp may differ
 
 Users = str | Sequence[str]
 
 
 class Posterior:
-    """w_k ∝ π_k Π σ(Δ_k), as `weights.posterior`; what its weights lose is -log Σ_k w_k σ(Δ_k).
+    """w_k ∝ π_k Π σ(Δ_k), as `weights.posterior`; the loss of the weights is -log Σ_k w_k σ(Δ_k).
 
-    That is the loss of the mixture itself, and over any labels, however many, it is at most log(1/π_k) nats more than
-    that of head k: the losses telescope to -log Σ_k π_k Π σ(Δ_k). Of a user who is none of the heads it grows sure of
-    one all the same: without a head that does well for everybody, it can end worse than it began.
+    That is the loss of the mixture itself. Over any number of labels it is at most log(1/π_k) nats more than that of
+    head k: the losses telescope to -log Σ_k π_k Π σ(Δ_k). It becomes certain of one head even for a user who matches no
+    head: unless one head suits all users, it can end worse than it began.
     """
 
-    nats = 1.0  # in a unit of loss
+    nats = 1.0  # nats per unit of loss
 
     def losses(self, margins: Floats) -> Array:
         """-log σ(Δ), in nats."""
         return labels.losses(margins)
 
     def weights(self, state: HedgeState) -> Array:
-        """[U, K] with which to judge each user's next pair."""
+        """[U, K] weights for each user's next pair."""
         return reweigh(state.prior_UK, state.loss_UK)
 
     def lost(self, weights_SK: Array, losses_SK: Array) -> Array:
-        """[S] what weights lose where heads have lost so much."""
+        """[S] loss of the weights, given the losses of the heads."""
         return -logsumexp(-losses_SK, b=weights_SK, axis=1)
 
     def bound(self, counts: Integers, num_heads: int, prior_weight: float) -> Array:
-        """What the regret to a head of this prior weight cannot exceed after so many labels."""
+        """Upper bound of the regret to a head with this prior weight after so many labels."""
         return np.full(counts.shape, -np.log(prior_weight))
 
 
 class Hedge(OnlineHedge):
-    """`OnlineHedge` for streams of unknown length; what its weights lose is Σ_k w_k ℓ_k of the clipped losses ℓ.
+    """`OnlineHedge` for sequences of unknown length; the loss of the weights is Σ_k w_k ℓ_k of the clipped losses ℓ.
 
-    It learns more slowly, stays less sure of one head, and what its regret cannot exceed grows with the labels.
+    It learns more slowly and stays less certain of one head; its regret bound grows with the number of labels.
     """
 
     @property
     def nats(self) -> float:
-        """In a unit of loss."""
+        """Nats per unit of loss."""
         return self.ceiling
 
     def lost(self, weights_SK: Array, losses_SK: Array) -> Array:
-        """[S] what weights lose where heads have lost so much."""
+        """[S] loss of the weights, given the losses of the heads."""
         return (weights_SK * losses_SK).sum(axis=1)
 
 
 class Unknown(Posterior):
-    """Of an adaptation of a user's own: losses are those of the mixture; nothing is promised."""
+    """Rule for a custom adaptation: losses are those of the mixture; there is no regret bound (NaN)."""
 
     def bound(self, counts: Integers, num_heads: int, prior_weight: float) -> Array:
         return np.full(counts.shape, np.nan)
@@ -91,12 +91,11 @@ RULES: dict[str, Posterior | Hedge] = {"posterior": Posterior(), "hedge": Hedge(
 
 
 class Learned(NamedTuple):
-    """What held at each of N labels, in the order they were given.
+    """The state at each of N labels, in the order they were given.
 
-    weights_NK: of its user before the label was seen. label_N: which label of its user it was, from 1.
-    regret_N: of its user after it, in nats: what the weights have lost so far beyond what the best single head has, by
-        the loss of the rule. bound_N: what the rule promises that it does not exceed; NaN
-        where it promises nothing.
+    weights_NK: weights of its user before the label was seen. label_N: its number among the user's labels, from 1.
+    regret_N: regret of its user after it, in nats: excess loss of the weights over the best single head so far, by the
+        loss of the rule. bound_N: the rule's upper bound of it; NaN if there is none.
     """
 
     weights_NK: Array
@@ -106,9 +105,9 @@ class Learned(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What is kept of S users: the summed losses of each head, how many labels, and what the weights have lost.
+    """The stored state of S users: summed losses of each head, number of labels, summed losses of the weights.
 
-    Losses are in the unit of the rule.
+    Losses are in units of the rule.
     """
 
     loss_SK: Array
@@ -117,13 +116,16 @@ class Kept(NamedTuple):
 
 
 class Profiles:
-    """Profiles of any number of users of K heads.
+    """Profiles of any number of users over K heads.
 
-    `users` are names, one or several; one without a profile stands for a user without labels.
+    Methods take `users`, one name or several; a user without a profile counts as one without labels.
 
-    prior_K: weights before any label. heads: fingerprint of the heads (`micro_lit.compare.judges.fingerprint`), so that
-        profiles in a file are never used with other heads. rule: how weights follow from labels, one of `RULES`,
-        or the name of `adapt`, an adaptation of one's own. Its weights follow from all labels, which are kept for it.
+    Args:
+        prior_K: weights before any label.
+        heads: fingerprint of the heads (`micro_lit.compare.judges.fingerprint`), so that profiles in a file are never
+            used with other heads.
+        rule: how weights follow from labels: one of `RULES`, or the name of `adapt`.
+        adapt: a custom adaptation. It is applied to all labels of a user, whose margins are stored for it.
     """
 
     def __init__(self, prior_K: Floats, heads: str, rule: str = "posterior", adapt: Method | None = None) -> None:
@@ -135,46 +137,53 @@ class Profiles:
         self.prior_K = prior_K.astype(np.float64)
         self.heads, self.rule = heads, rule
         self._row_of: dict[str, int] = {}
-        # Row 0 is that of whoever has no profile.
+        # Row 0 stands for all users without a profile.
         self._loss_UK = np.zeros((1, len(prior_K)))
         self._count_U, self._lost_U = np.zeros(1, dtype=np.int64), np.zeros(1)
 
     @property
     def users(self) -> list[str]:
-        """Who has a profile, in the order of their first labels."""
+        """Users with a profile, in the order of their first labels."""
         return list(self._row_of)
 
     def counts(self, users: Users) -> NDArray[np.int64]:
-        """[S] how many labels each has given."""
+        """[S] number of labels of each user."""
         return self._count_U[self._rows(users)]
 
     def weights(self, users: Users) -> Array:
-        """[S, K] with which to judge each user's next pair; without labels the prior to the last bit."""
+        """[S, K] weights for each user's next pair; without labels the prior, to the last bit."""
         if self.adapt is None:
             return self._rule.weights(self._state(users))
         return self._adapted([self.margins(user) for user in _names(users)])
 
     def margins(self, user: str) -> Array:
-        """[n, K] of all labels of a user, where an adaptation of one's own needs them."""
+        """[n, K] margins of all labels of a user; stored only for a custom adaptation."""
         return self._margins.get(user, np.empty((0, len(self.prior_K))))
 
     def keep_margins(self, user: str, margins_nK: Array) -> None:
-        """Sets all labels of a user."""
+        """Sets the margins of all labels of a user, in their order."""
         self._margins[user] = margins_nK
 
     def rewards(self, users: Users, rewards_SK: Floats) -> Array:
-        """[S] Σ_k w_k r_k of a response for each user, to compare with other responses to the same prompt."""
+        """[S] Σ_k w_k r_k of a response for each user, comparable with other responses to the same prompt."""
         return (self.weights(users) * rewards_SK).sum(axis=1)
 
     def log_prob(self, users: Users, margins_SK: Floats) -> Array:
-        """[S] log Σ_k w_k σ(Δ_k), in nats: how probable it is that each user prefers the chosen response of a pair."""
+        """[S] log Σ_k w_k σ(Δ_k) in nats: log-probability that each user prefers the chosen response of a pair."""
         return log_prob(margins_SK, self.weights(users))
 
     def learn(self, users: Users, margins_NK: Floats) -> Learned:
-        """Takes in labels one after the other, each with its user: any number of any users, who need no profile yet.
+        """Learns labels in sequence. Splitting the labels over several calls gives bit-equal profiles.
 
-        margins_NK: rewards of the chosen minus the rejected responses. Raises `ValueError` for what are none, and then
-        nothing has changed. Profiles end the same to the last bit however labels are cut into calls.
+        Args:
+            users: the user of each label, with or without a profile.
+            margins_NK: rewards of the chosen minus the rejected responses.
+
+        Returns:
+            Weights before each label, and regret after it.
+
+        Raises:
+            ValueError: invalid margins; nothing has changed.
         """
         code: dict[str, int] = {}
         user_N = np.array([code.setdefault(user, len(code)) for user in _names(users)], dtype=np.int64)
@@ -193,7 +202,7 @@ class Profiles:
             lost_U[user_S] += rule.lost(weights_SK, losses_NK[row_S])
             state.loss_UK[user_S] += losses_NK[row_S]
             state.steps_U[user_S] += 1
-            # A head of prior 0 can have no weight: to it no regret is promised.
+            # A head of prior 0 never gets weight, so there is no regret bound relative to it.
             loss_SK = np.where(self.prior_K > 0, state.loss_UK[user_S], np.inf)
             label_N[row_S], best_N[row_S] = state.steps_U[user_S], loss_SK.argmin(axis=1)
             regret_N[row_S] = lost_U[user_S] - loss_SK.min(axis=1)
@@ -204,7 +213,7 @@ class Profiles:
         return Learned(weights_NK, label_N, rule.nats * regret_N, rule.nats * bound_N)
 
     def _before_each(self, names: Sequence[str], user_N: Integers, margins_NK: Floats) -> Array:
-        """[N, K] weights by an adaptation of one's own before each label, which is kept. Labels before are users."""
+        """[N, K] weights by the custom adaptation before each label; stores the labels. Each prefix acts as a user."""
         weights_NK = np.empty(margins_NK.shape)
         for code, user in enumerate(names):
             row_n = np.flatnonzero(user_N == code)
@@ -215,7 +224,7 @@ class Profiles:
         return weights_NK
 
     def _adapted(self, margins: Sequence[Array]) -> Array:
-        """[S, K] weights by an adaptation of one's own after so many lists of labels, in blocks that fit memory."""
+        """[S, K] weights by the custom adaptation for each list of labels, computed in blocks that fit memory."""
         weights_SK, start = np.empty((len(margins), len(self.prior_K))), 0
         while start < len(margins):
             end, size = start + 1, margins[start].size
@@ -229,12 +238,12 @@ class Profiles:
         return weights_SK
 
     def kept(self, users: Users) -> Kept:
-        """What `keep` takes, of each user; zeros for one without a profile."""
+        """The stored state of each user, as `keep` takes it; zeros for a user without a profile."""
         row_S = self._rows(users)
         return Kept(self._loss_UK[row_S], self._count_U[row_S], self._lost_U[row_S])
 
     def keep(self, names: Sequence[str], kept: Kept) -> None:
-        """Sets the profiles of some users, each named once; those without one get one."""
+        """Sets the profiles of some users, each named once; creates missing profiles."""
         new = [user for user in names if user not in self._row_of]
         if new:
             first = len(self._loss_UK)
@@ -245,7 +254,7 @@ class Profiles:
         self._loss_UK[row_S], self._count_U[row_S], self._lost_U[row_S] = kept
 
     def save(self, path: Path) -> None:
-        """Writes a file of JSON in one step: it is there whole or not at all. Raises `OSError`."""
+        """Writes a JSON file atomically. Raises `OSError`."""
         columns = (self._count_U[1:], self.weights(self.users), self._loss_UK[1:], self._lost_U[1:])
         rows = zip(*(column.tolist() for column in columns), strict=True)
         content = {
@@ -262,9 +271,14 @@ class Profiles:
 
     @classmethod
     def load(cls, path: Path, heads: str | None = None) -> "Profiles":
-        """Profiles as they were saved, to the last bit, for use with `heads`; None: with whichever they are of.
+        """Reads profiles as saved, to the last bit.
 
-        Raises `ValueError`, with the file, what is wrong and a remedy, when it is damaged, edited or of other heads.
+        Args:
+            path: JSON file written by `save`.
+            heads: fingerprint that the profiles must have; None accepts any.
+
+        Raises:
+            ValueError: the file is damaged, edited or has other heads; with file, cause and remedy.
         """
         try:
             content = json.loads(path.read_text(), parse_constant=_refuse_constant)
@@ -315,15 +329,15 @@ class Profiles:
 
 
 def log_prob(margins_NK: Floats, weights_NK: Floats) -> Array:
-    """[N] log Σ_k w_k σ(Δ_k), in nats, each label under weights of its own."""
+    """[N] log Σ_k w_k σ(Δ_k), in nats, with separate weights for each label."""
     margins_NK, log_weights_NK = torch.from_numpy(labels.clipped(margins_NK)), torch.from_numpy(weights_NK).log()
     return ProbabilityLink().log_prob(margins_NK, log_weights_NK).numpy()
 
 
 def checksum(content: Mapping[str, Any]) -> str:
-    """Of all that a file of profiles says beside it, however it is laid out."""
-    told = {name: value for name, value in content.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of the content without its `checksum`, independent of the layout of the file."""
+    kept = {name: value for name, value in content.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _names(users: Users) -> Sequence[str]:
@@ -331,7 +345,7 @@ def _names(users: Users) -> Sequence[str]:
 
 
 def _rounds(user_N: Integers) -> list[Integers]:
-    """The rows of everyone's first label, then those of everyone's second, and so on."""
+    """Rows of all users' first labels, then of all second labels, and so on."""
     order_N, count_U = np.argsort(user_N, kind="stable"), np.bincount(user_N)
     round_N = np.empty_like(user_N)
     round_N[order_N] = np.arange(len(user_N)) - np.repeat(np.cumsum(count_U) - count_U, count_U)
@@ -347,7 +361,7 @@ def _check_keys(found: Any, keys: Sequence[str], what: str) -> None:
 
 
 def _numbers(value: Any, shape: tuple[int, ...] | None, what: str) -> Array:
-    """JSON's numbers as an array. Raises `ValueError` unless they are finite, none below 0, of the shape, if given."""
+    """JSON numbers as an array. Raises `ValueError` unless finite, non-negative and of the given shape, if any."""
     try:
         numbers = np.array(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:

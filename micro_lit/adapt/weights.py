@@ -1,12 +1,12 @@
-"""Adaptation in closed form: from each user's labels and a prior over heads to mixture weights.
+"""Adaptation in closed form: mixture weights from each user's labels and a prior over heads.
 
 Every method here and in `fits` is `method(margins_NK, user_N, prior_UK, **settings) -> weights_UK`. `margins_NK` are
-rewards of the chosen minus the rejected responses under frozen heads, `user_N` says whose label each row is, and
-`prior_UK` has a row for every user: one row and `user_N` all 0 is one target, a row repeated is one prior for all. Rows
-of the result sum to one. A user without labels keeps the prior to the last bit; a head of prior 0 keeps weight 0; the
-order of labels does not matter; K = 1 gives weight 1. Bad input raises `ValueError` (see `labels`).
+rewards of the chosen minus the rejected responses under frozen heads, `user_N` is the user of each row, and `prior_UK`
+has a row per user: one row with `user_N` all 0 is a single target, a repeated row a common prior. Rows of the result
+sum to one. A user without labels keeps the prior to the last bit; a head of prior 0 keeps weight 0; the order of labels
+does not matter; K = 1 gives weight 1. Bad input raises `ValueError` (see `labels`).
 
-With ℓ_ik = -log σ(Δ_ik) nats and n labels of a user, all but the oracle are one formula with three temperatures:
+With ℓ_ik = -log σ(Δ_ik) nats and n labels of a user, all but the oracle are one formula with different temperatures:
 
     w_k ∝ π_k exp(-Σ_i ℓ_ik / T),   T = ∞ `prior`,  T = temperature `posterior` and `hyre`,  T = n·tau `hedge`.
 
@@ -35,12 +35,12 @@ def uniform(margins_NK: Floats, user_N: Integers, prior_UK: Floats) -> Array:
 
 
 def posterior(margins_NK: Floats, user_N: Integers, prior_UK: Floats, temperature: float = 1.0) -> Array:
-    """w_k ∝ π_k Π_i σ(Δ_ik)^(1/temperature): how probable it is that all labels of a user came from head k.
+    """w_k ∝ π_k Π_i σ(Δ_ik)^(1/temperature): the probability that all labels of a user came from head k.
 
-    At temperature 1 it is Bayes' rule for a user who has one head and keeps to it. Above 1 labels count for less.
+    At temperature 1 it is Bayes' rule for a user with one fixed head. Above 1 labels have less influence.
 
-    Used online it is also safe: the mixture Σ_k w_k σ(Δ_k), with w from the labels before, loses at most log(1/π_k)
-    nats more than head k over any stream, however long (the losses telescope to -log Σ_k π_k exp(-Σ_i ℓ_ik)).
+    It also has a regret bound when used online: the mixture Σ_k w_k σ(Δ_k), with w from the earlier labels, loses at
+    most log(1/π_k) nats more than head k over any sequence (the losses telescope to -log Σ_k π_k exp(-Σ_i ℓ_ik)).
     """
     labels.check(margins_NK, user_N, prior_UK)
     labels.check_setting("temperature", temperature)
@@ -54,12 +54,12 @@ def hyre(margins_NK: Floats, user_N: Integers, prior_UK: Floats, temperature: fl
 
 
 def hedge(margins_NK: Floats, user_N: Integers, prior_UK: Floats, tau: float = 0.1) -> Array:
-    """w_k ∝ π_k exp(-mean_i ℓ_ik / tau): stage 2 when a user's labels share one vector of weights.
+    """w_k ∝ π_k exp(-mean_i ℓ_ik / tau): stage 2 of MiCRo if a user's labels share one weight vector.
 
     MiCRo (2505.24846, §3.3) minimises Σ_i [w_i·ℓ_i + tau KL(w_i ‖ ω_i)]. With w_i = w and ω_i = π for all n labels of a
     user it is n (w·ℓ̄ + tau KL(w ‖ π)), ℓ̄ the mean loss, and a Lagrange multiplier for Σ_k w_k = 1 gives the formula.
-    Only the mean of the losses counts: as n grows the weights settle instead of moving to one head. At tau = 1/n it is
-    `posterior`. tau in nats; the paper sets 1e-3 and 1e-4, which leaves the head of the least loss alone.
+    Only the mean of the losses counts: as n grows the weights converge instead of moving to one head. At tau = 1/n it
+    is `posterior`. tau is in nats; the paper sets 1e-3 and 1e-4, which leaves only the head of least loss.
     """
     labels.check(margins_NK, user_N, prior_UK)
     labels.check_setting("tau", tau)
@@ -69,21 +69,26 @@ def hedge(margins_NK: Floats, user_N: Integers, prior_UK: Floats, tau: float = 0
 
 
 def best_head_oracle(test_margins_NK: Floats, user_N: Integers, prior_UK: Floats) -> Array:
-    """ORACLE: all weight on the head that loses least on the TEST rows handed in.
+    """ORACLE: all weight on the head of least loss on the given TEST rows.
 
-    It has seen the labels it is judged by. It is no rival of any method: print it as an oracle, apart from them. Heads
-    that tie share the weight as their prior does, the limit of `hedge` as tau goes to 0.
+    It uses the labels it is evaluated on. Never compare it with methods: print it separately, as an oracle. Heads that
+    tie share the weight in proportion to their prior, the limit of `hedge` as tau goes to 0.
     """
     labels.check(test_margins_NK, user_N, prior_UK)
     return reweigh(prior_UK, labels.summed_losses(test_margins_NK, user_N, len(prior_UK)), 0.0)
 
 
 def hedge_targets(margins_NK: Floats, weights_NK: Floats, tau: float = 0.1) -> Array:
-    """[N, K] w*_ik ∝ ω_ik exp(-ℓ_ik / tau): a target of its own for each labelled pair  [MiCRo, 2505.24846, §3.3].
+    """[N, K] w*_ik ∝ ω_ik exp(-ℓ_ik / tau): a separate target for each labelled pair  [MiCRo, 2505.24846, §3.3].
 
-    weights_NK: ω, the current router's weights. A router is fitted to the targets by cross-entropy. One that gives all
-    labels of a user the same weights fits their mean, and repeated at tau = 1 that is EM: it ends in `fits.mixture_em`
-    at strength 0. So targets a pair and `hedge` differ: many heads for the labels of a user, or one.
+    A router is fitted to the targets by cross-entropy. A router with the same weights for all labels of a user fits
+    their mean; iterated at tau = 1 that is EM, and converges to `fits.mixture_em` at strength 0. So per-pair targets
+    and `hedge` differ: they explain a user's labels by many heads, or by one.
+
+    Args:
+        margins_NK: reward margins, chosen minus rejected, in nats.
+        weights_NK: ω, the current router's weights.
+        tau: temperature in nats.
     """
     labels.check(margins_NK, np.arange(len(margins_NK)), weights_NK)
     labels.check_setting("tau", tau)
@@ -96,10 +101,10 @@ def hedge_targets(margins_NK: Floats, weights_NK: Floats, tau: float = 0.1) -> A
 
 
 class Sharpness(NamedTuple):
-    """How near weights are to one head alone, from (1/K, K) for equal weights to (1, 1) for one head.
+    """Concentration of weights, from (1/K, K) for equal weights to (1, 1) for a single head.
 
-    largest: mean over rows of the largest weight. effective: mean over rows of exp(entropy), the number of heads that
-    equal weights of that entropy would use.
+    largest: mean over rows of the largest weight. effective: mean over rows of exp(entropy), the effective number of
+    heads.
     """
 
     largest: float
@@ -107,7 +112,7 @@ class Sharpness(NamedTuple):
 
 
 def sharpness(weights_NK: Floats) -> Sharpness:
-    """How sharp targets or weights are, over their rows. At MiCRo's tau of 1e-3 the targets are nearly one-hot."""
+    """The mean concentration of the rows of targets or weights. At MiCRo's tau of 1e-3 targets are nearly one-hot."""
     labels.check_prior(weights_NK)
     return Sharpness(float(weights_NK.max(axis=1).mean()), float(np.exp(entr(weights_NK).sum(axis=1)).mean()))
 
@@ -115,7 +120,7 @@ def sharpness(weights_NK: Floats) -> Sharpness:
 def reweigh(prior_UK: Floats, loss_UK: Array, temperature: float | Array = 1.0) -> Array:
     """[U, K] w_k ∝ π_k exp(-loss_k / temperature); at temperature 0 its limit, the heads of least loss.
 
-    temperature: one number, or [U, 1]. Where all heads lose the same the prior is returned to the last bit.
+    temperature: a number, or [U, 1]. Where all heads have equal loss the prior is returned to the last bit.
     """
     loss_UK = np.where(prior_UK > 0, loss_UK, np.inf)
     excess_UK = loss_UK - loss_UK.min(axis=1, keepdims=True)
@@ -124,8 +129,8 @@ def reweigh(prior_UK: Floats, loss_UK: Array, temperature: float | Array = 1.0) 
         log_weights_UK = np.log(prior_UK, dtype=np.float64) - evidence_UK
     weights_UK = np.exp(log_weights_UK - log_weights_UK.max(axis=1, keepdims=True))
     weights_UK /= weights_UK.sum(axis=1, keepdims=True)
-    told_apart_U1 = ((excess_UK > 0) & (prior_UK > 0)).any(axis=1, keepdims=True)
-    return np.where(told_apart_U1, weights_UK, prior_UK)
+    differs_U1 = ((excess_UK > 0) & (prior_UK > 0)).any(axis=1, keepdims=True)
+    return np.where(differs_U1, weights_UK, prior_UK)
 
 
 def _even(prior_UK: Floats) -> Array:

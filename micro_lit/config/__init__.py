@@ -1,4 +1,4 @@
-"""The one place where a composed config becomes plain, validated settings, and where objects are made of them."""
+"""Composes Hydra configs, validates them into plain settings, and builds objects from them."""
 
 from micro_lit.config import hydra_nodes
 from micro_lit.config.building import build, check_objects

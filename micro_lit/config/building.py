@@ -1,4 +1,4 @@
-"""Objects of a config: made in one function of nodes with a `_target_` that the allow-list and the rules accept."""
+"""Builds the objects of a config from nodes with a `_target_`, checked against the allow-list and the rules."""
 
 import functools
 import inspect
@@ -11,11 +11,17 @@ from micro_lit.errors import UserError
 
 
 def build(node: Mapping[str, Any], **arguments: Any) -> Any:
-    """Makes the object that a validated node describes; `arguments` are passed on as they are.
+    """Builds the object that a node with a `_target_` describes.
 
-    A node with `_partial_: true` gives a function that waits for the rest of its arguments.
+    Args:
+        node: validated settings; nested nodes are built first.
+        arguments: further arguments, passed on unchanged.
 
-    Raises `UserError` when the node, or one inside it, gives what its object does not take.
+    Returns:
+        The object; with `_partial_: true`, a partial function that takes the remaining arguments.
+
+    Raises:
+        UserError: a node has arguments that its object does not accept.
     """
     check_objects(node)
     found, settings = find(node["_target_"]), _settings(node)
@@ -30,7 +36,7 @@ def build(node: Mapping[str, Any], **arguments: Any) -> Any:
     except UserError:
         raise
     except Exception as error:
-        # A class that hands **settings on shows its mistakes only now; what libraries raise is about our settings.
+        # Classes that pass on **settings detect errors only now; library exceptions are about the user's settings.
         ours = node["_target_"].startswith("micro_lit.")
         if ours and not (isinstance(error, TypeError) and "keyword argument" in str(error)):
             raise
@@ -43,7 +49,7 @@ def _settings(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _make(node: Any) -> Any:
-    """A setting with the objects inside it made. Hydra's `instantiate` would interpolate resolved text once more."""
+    """Builds the objects inside a setting. Hydra's `instantiate` is not used: it interpolates resolved text again."""
     if isinstance(node, list):
         return [_make(child) for child in node]
     if not isinstance(node, Mapping):
@@ -54,10 +60,10 @@ def _make(node: Any) -> Any:
 
 
 def check_objects(node: Mapping[str, Any]) -> None:
-    """Imports what every `_target_` in a node names and checks the settings given for it, without a call.
+    """Imports every `_target_` in a node and checks its settings against the signature, without calling it.
 
     Raises:
-        UserError: a target does not exist, is of no allowed kind, or does not take a setting.
+        UserError: a target does not exist, is not allowed, or does not accept a setting.
     """
     for key, inner in objects(node):
         find(inner["_target_"])
@@ -66,7 +72,7 @@ def check_objects(node: Mapping[str, Any]) -> None:
 
 @functools.cache
 def _signature(target: str) -> Signature:
-    """The rules of an object: from rules.json, or from the annotations of a class of another package."""
-    from micro_lit.config.annotations import signature_of  # pydantic takes time to import
+    """The rules of an object: from rules.json, or from the annotations of a class outside this library."""
+    from micro_lit.config.annotations import signature_of  # pydantic is slow to import
 
     return frozen_signature(target) or signature_of(find(target), target)

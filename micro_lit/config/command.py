@@ -1,4 +1,4 @@
-"""Commands: a function of settings becomes `python -m micro_lit.<name>`."""
+"""Commands: turns a function of settings into `python -m micro_lit.<name>`."""
 
 import contextlib
 import functools
@@ -24,9 +24,12 @@ from micro_lit.host.preemption import stoppable
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[Settings], Any]], Callable[[], None]]:
-    """Makes a command of a function of settings: composes, validates, runs; any failure becomes one line.
+    """Decorator factory: composes and validates settings and runs the function; failures are printed in one line.
 
-    The function under the command stays importable as it is, and returns what it measured.
+    The undecorated function remains importable and returns its results.
+
+    Args:
+        config_name: name of the command's YAML file, without suffix.
     """
 
     def decorate(run: Callable[[Settings], Any]) -> Callable[[], None]:
@@ -39,7 +42,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[Settings], Any]], Calla
                     return run(to_settings(config, config_name))
             except Exception as error:
                 if in_sweep() and HydraConfig.get().callbacks:
-                    raise  # to `sweeps.Sweep`, which goes on with the other jobs
+                    raise  # to `sweeps.Sweep`, which continues with the other jobs
                 failures.end(error)
 
         @functools.wraps(run)
@@ -55,27 +58,27 @@ def entry_point(config_name: str) -> Callable[[Callable[[Settings], Any]], Calla
 
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
-    """While inside, any failure ends the process with one line; a reader that has closed the pipe ends it silently."""
+    """Ends the process with one line on any failure, and silently if the reader of a pipe has closed it."""
     try:
         try:
             yield
         finally:
             sys.stdout.flush()
     except SystemExit as stop:
-        # Lightning turns a Ctrl-C into its own exit.
+        # Lightning replaces a Ctrl-C by its own exit.
         if stop.code == 1 and isinstance(stop.__context__, KeyboardInterrupt):
             failures.end(stop.__context__)
         raise
     except BrokenPipeError:
-        # What is left in the buffer would fail once more at the end of the interpreter.
+        # Otherwise flushing the remaining buffer at interpreter exit would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(failures.PIPE_CLOSED)
     except BaseException as error:
-        failures.end(_before_the_command(error))
+        failures.end(_as_user_error(error))
 
 
-def _before_the_command(error: BaseException) -> BaseException:
-    """Hydra refuses some overrides with an assertion or a `ValueError` of its own: a mistake in them, not a fault."""
+def _as_user_error(error: BaseException) -> BaseException:
+    """Converts an exception raised inside Hydra, which is caused by invalid overrides, to a `UserError`."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
@@ -89,7 +92,7 @@ def _before_the_command(error: BaseException) -> BaseException:
 
 @contextlib.contextmanager
 def _full_errors() -> Iterator[None]:
-    """While inside, Hydra raises what goes wrong instead of printing it."""
+    """Makes Hydra raise exceptions instead of printing them."""
     name = "HYDRA_FULL_ERROR"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -102,9 +105,9 @@ def _full_errors() -> Iterator[None]:
 
 
 def _check_arguments(config_name: str) -> None:
-    """Ends the process with status 2 and one line where an option of the command line is none of Hydra's.
+    """Exits with status 2 and one line if a command-line option is not one of Hydra's.
 
-    Abbreviations are none: Hydra would read `--experiment` as `--experimental-rerun`, which runs code from a file.
+    Abbreviations are refused: Hydra would read `--experiment` as `--experimental-rerun`, which runs code from a file.
     """
 
     def refuse(message: str) -> NoReturn:
@@ -119,7 +122,7 @@ def _check_arguments(config_name: str) -> None:
 
 
 def _hint(message: str, config_name: str) -> str:
-    """What to type instead of `--setting value` or `--group=option`."""
+    """The correct form for `--setting value` or `--group=option`, appended to the error message."""
     _, _, named = message.partition("unrecognized arguments: --")
     if not named:
         return ""
@@ -133,7 +136,7 @@ def _hint(message: str, config_name: str) -> str:
 
 
 def _redact_hydras_files() -> None:
-    """Leaves no secret of the command line in the files that Hydra has just written."""
+    """Redacts the secrets of the command line in the files that Hydra has just written."""
     node = HydraConfig.get()
     written = [Path(node.sweep.dir, "multirun.yaml")] if in_sweep() else []
     if node.output_subdir is not None:

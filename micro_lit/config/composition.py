@@ -1,4 +1,4 @@
-"""Composing a config: Hydra's tree and overrides in, plain and validated settings out."""
+"""Composes a config from Hydra's tree and overrides into plain, validated settings."""
 
 import hashlib
 import re
@@ -27,9 +27,16 @@ from micro_lit.errors import UserError
 
 
 def compose(config_name: str, overrides: list[str]) -> Settings:
-    """The settings that `python -m micro_lit.<config_name> <overrides>` would run with.
+    """The settings with which `python -m micro_lit.<config_name> <overrides>` would run.
 
-    Inside another command the folders in which that one finds YAML files count too, unless overrides name their own.
+    Inside another command, its folders of YAML files are searched too, unless `overrides` set hydra.searchpath.
+
+    Args:
+        config_name: name of the command's YAML file, without suffix.
+        overrides: overrides in Hydra's grammar.
+
+    Raises:
+        UserError: invalid settings.
     """
     folders = _folders_of_the_command()
     if folders and not any(each.startswith("hydra.searchpath=") for each in overrides):
@@ -46,7 +53,7 @@ def compose(config_name: str, overrides: list[str]) -> Settings:
 
 
 def _folders_of_the_command() -> list[str]:
-    """Where the command that runs finds YAML files beside ours: `--config-dir` and `hydra.searchpath`."""
+    """Folders of YAML files of the running command, from `--config-dir` and `hydra.searchpath`."""
     if not HydraConfig.initialized():
         return []
     return [
@@ -57,10 +64,10 @@ def _folders_of_the_command() -> list[str]:
 
 
 def to_settings(config: DictConfig, config_name: str) -> Settings:
-    """Resolves a config to plain containers and validates it. Raises `UserError` naming the dotted key."""
-    if gone := [key for key in _keys(config_name) if key not in list(config)]:  # one without a value is there
+    """Resolves a config to plain containers and validates it. Raises `UserError` with the dotted key."""
+    if gone := [key for key in _keys(config_name) if key not in list(config)]:  # keys without a value are in the list
         raise UserError(
-            f"{', '.join(gone)}: may not be taken out (~{gone[0]}); choose another option of the group instead"
+            f"{', '.join(gone)}: cannot be removed (~{gone[0]}); choose another option of the group instead"
         )
     try:
         missing = sorted(OmegaConf.missing_keys(config))
@@ -78,10 +85,10 @@ NOTHING = ({"_target_": None, "_partial_": True}, {"_target_": None, "_partial_"
 
 
 def _without_nothing(node: Any) -> Any:
-    """Replaces each node that is one of `NOTHING` by null.
+    """Replaces nodes that are one of `NOTHING` by null.
 
-    A YAML file holds such a node where no function or object is set, so that a command line sets its `_target_`
-    without a plus. `_partial_` is said, so that a `_target_` that somebody has set to null is refused.
+    YAML files contain such a node where no function or object is set, so that the command line can set its `_target_`
+    without a plus. `_partial_` is explicit, so that a `_target_` that a user has set to null is still refused.
     """
     if isinstance(node, list):
         return [_without_nothing(child) for child in node]
@@ -93,7 +100,7 @@ def _without_nothing(node: Any) -> Any:
 
 
 def _keys(config_name: str) -> list[str]:
-    """The keys that every config of a command has: those of its file and of its groups, but for loggers, callbacks."""
+    """The required keys of a command's config: those of its file and of its groups, except loggers and callbacks."""
     file = yaml.safe_load((config_dir() / f"{config_name}.yaml").read_text(encoding="utf-8"))
     groups = [name for each in file["defaults"] if isinstance(each, dict) for name in each]
     places = [name.split("@")[-1].split(".")[0] for name in groups if not name.startswith("override ")]
@@ -106,11 +113,15 @@ def in_sweep() -> bool:
 
 
 def command_with(*settings: str, without: Sequence[str] = ()) -> str:
-    """The command that runs now as somebody would type it, with these settings in the place of those of their keys.
+    """The running command as a user would type it, with some settings replaced.
 
-    That of a job of a sweep is the job alone. without: keys of settings that are left out.
+    In a job of a sweep, it is the command of that job alone.
+
+    Args:
+        settings: overrides that replace those with the same key.
+        without: keys of overrides to leave out.
     """
-    if not HydraConfig.initialized():  # called from Python, or in a process that a command has started
+    if not HydraConfig.initialized():  # called from Python, or in a worker process
         return f"the same command with {shlex.join(settings)}"
     node = HydraConfig.get()
     typed = node.overrides.task if in_sweep() else sys.argv[1:]
@@ -120,32 +131,32 @@ def command_with(*settings: str, without: Sequence[str] = ()) -> str:
 
 
 def text_setting(key: str, value: str | Path) -> str:
-    """`key=value` as Hydra reads it back: quoted where the text holds what has a meaning there."""
+    """`key=value` in Hydra's grammar, quoted if the value contains special characters."""
     plain = re.fullmatch(r"[\w./:@%+-]+", text := str(value))
     return f"{key}={text}" if plain else "{}='{}'".format(key, text.replace("\\", "\\\\").replace("'", "\\'"))
 
 
 def quoted(text: str) -> str:
-    """A value that an override takes as it is, whatever its characters."""
-    # Hydra reads backslashes as they are, but before a quote.
+    """Quotes any text as a value of an override."""
+    # Hydra interprets backslashes only before a quote.
     return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
 
 
 def _resumed_dir(checkpoint: str | None, new: str, *, _root_: DictConfig) -> str:
-    """Where a run writes: a folder that was named, that of the run it resumes, or a new one."""
+    """The folder that a run writes to: the one given, that of the run it resumes, or a new one."""
     if _root_._get_node("paths")._get_node("run_dir")._value() != "${run_dir:}":
         return _root_.paths.run_dir
     return new if checkpoint in (None, "last") else str(run_folder_of(Path(checkpoint)))
 
 
 def run_folder_of(checkpoint: Path) -> Path:
-    """The run folder that a checkpoint lies in, as an absolute path: the nearest folder above with a config.yaml."""
+    """The run folder of a checkpoint, as an absolute path: the nearest parent folder with a config.yaml."""
     path = checkpoint.absolute()
     return next((above for above in path.parents if (above / "config.yaml").is_file()), path.parent.parent)
 
 
 def _unique(pattern: str) -> str:
-    """Time and some random letters: a name that no other command has, started in the same second or not."""
+    """A unique name: time and random letters, so that commands started in the same second differ."""
     return f"{time.strftime(pattern)}-{secrets.token_hex(3)}"
 
 
@@ -160,16 +171,16 @@ def _sweep_name() -> str | None:
 
 
 def _job_folder(overrides: str) -> str:
-    """What sets a job apart, as the name of its folder inside a sweep."""
+    """The folder name of a sweep's job, from its overrides."""
     name = redact(overrides).replace("/", "-").replace("+", "")
-    if HIDDEN in name:  # jobs that differ in a secret alone stay apart
+    if HIDDEN in name:  # a digest keeps jobs apart that differ only in a secret
         name = f"{name.replace(HIDDEN, 'hidden')}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
-    # The length that file systems allow; two long names stay two.
+    # Shortened to the length that file systems allow; the digest keeps long names apart.
     return name if len(name.encode()) <= 200 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _if_planted(value: int, *, _root_: DictConfig) -> int | None:
-    """A value for data of a planted population; null for other data, whose size says more."""
+    """The value for data of a planted population; null for other data, whose default depends on their size."""
     return None if OmegaConf.select(_root_, "data.population") is None else value
 
 

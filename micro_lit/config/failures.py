@@ -1,4 +1,4 @@
-"""What a command prints when it fails: one line, whatever the exception."""
+"""Converts any exception of a command to a one-line error message and an exit status."""
 
 import os
 import re
@@ -14,29 +14,29 @@ from micro_lit.config.renamed import explain
 from micro_lit.config.spelling import keys_of, suggestion
 from micro_lit.errors import UserError
 
-# Set to 1, it has every failed command print the traceback before the line.
+# Environment variable: set to 1, failed commands print the traceback before the error line.
 TRACEBACK = "MICRO_LIT_TRACEBACK"
 
-# Exit statuses: EX_SOFTWARE of sysexits.h, and what a shell gives for SIGINT and SIGPIPE.
+# Exit statuses: EX_SOFTWARE of sysexits.h, and the shell's statuses for SIGINT and SIGPIPE.
 INTERNAL, INTERRUPTED, PIPE_CLOSED = 70, 130, 141
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.IGNORECASE)
 
 
 class Failure(NamedTuple):
-    """The one line of a failed command, and its exit status."""
+    """Error message in one line, and exit status of a failed command."""
 
     line: str
     status: int = 1
 
 
 def describe(error: BaseException) -> Failure:
-    """The line and the exit status of any exception but `SystemExit`."""
+    """The error message and exit status for any exception except `SystemExit`."""
     if _interrupted(error):
         return Failure("interrupted", INTERRUPTED)
     if isinstance(error, UserError):
         return Failure(f"error: {_one_line(error)}", error.status)
-    if isinstance(error, MissingConfigException):  # an OSError too
+    if isinstance(error, MissingConfigException):  # before OSError, which it extends
         return Failure(f"error: {_missing_config(error)}")
     if isinstance(error, HydraException):
         return Failure(f"error: {_hydra(error)}")
@@ -57,7 +57,7 @@ def describe(error: BaseException) -> Failure:
 
 
 def end(error: BaseException) -> NoReturn:
-    """Ends the process as a failed command ends: its line on stderr, the traceback before it where that was asked for.
+    """Prints the error line on stderr, preceded by the traceback if requested, and ends the process.
 
     Raises:
         SystemExit: with the status of `describe`.
@@ -69,13 +69,13 @@ def end(error: BaseException) -> NoReturn:
 
 
 def show_traceback(error: BaseException) -> None:
-    """Prints the traceback of an exception where `MICRO_LIT_TRACEBACK=1` asks for it."""
+    """Prints the traceback of an exception if `MICRO_LIT_TRACEBACK=1` is set."""
     if os.environ.get(TRACEBACK) == "1":
         traceback.print_exception(error)
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Whether a Ctrl-C is behind an exception: a module that is interrupted while it loads makes another of it."""
+    """Whether a Ctrl-C caused an exception: modules interrupted during import raise other exceptions instead."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True
@@ -95,7 +95,7 @@ def _missing_config(error: MissingConfigException) -> str:
 
 
 def _hydra(error: HydraException) -> str:
-    """What Hydra says, and what to type instead."""
+    """Hydra's message, with what to type instead."""
     if isinstance(error, OverrideParseException):
         key, equals, value = error.override.partition("=")
         if not equals:
@@ -114,7 +114,7 @@ def _hydra(error: HydraException) -> str:
 
 
 def _unknown(key: str, added: str) -> str:
-    """What to type instead of a setting that is not there."""
+    """The error message for an unknown setting, with a suggestion."""
     is_group = (config_dir() / key.replace(".", "/")).is_dir()
     near = None if is_group else suggestion(key, keys_of(config_dir()) - {key})
     meant = f"did you mean {near}? --cfg job lists all" if near else "check the spelling (--cfg job lists all)"
@@ -122,7 +122,7 @@ def _unknown(key: str, added: str) -> str:
 
 
 def _first_lines(error: Exception) -> str:
-    """What a message of Hydra says, without its search path, its links and what omegaconf adds about types."""
+    """Hydra's message without its search path, links and omegaconf's type information."""
     lines = []
     for line in str(error).splitlines():
         if line.startswith("Config search path"):

@@ -1,15 +1,16 @@
-"""What Hydra makes of a config itself, before any function of ours runs: checked as soon as a config is composed.
+"""Checks the parts of a config that Hydra itself executes, as soon as a config is composed.
 
-Hydra instantiates `hydra.callbacks`, `hydra.launcher` and `hydra.sweeper`, hands `hydra.job_logging` and
+Hydra instantiates `hydra.callbacks`, `hydra.launcher` and `hydra.sweeper`, passes `hydra.job_logging` and
 `hydra.hydra_logging` to `logging.config.dictConfig`, imports `pkg://` search paths and sets environment variables.
-Every config that it uses, of a command and of each job of a sweep, in workers too, comes from one method, which is
-wrapped here. Importing a module runs its code, so names are checked before anything is imported.
+All this happens before any function of this library runs. Every config, of a command and of each job of a sweep, also
+in workers, comes from one method of Hydra, which is wrapped here. Importing a module runs its code, so names are
+checked before anything is imported.
 
-What is checked is the text of the YAML before interpolation: what an interpolation gives may change, and Hydra
-interpolates some results a second time.
+The checks apply to the YAML text before interpolation: the result of an interpolation may change, and Hydra
+interpolates some results again.
 
-`packages` of the composed config count, whether the command line or one of its YAML files names them, as they do for
-every other object: whoever runs the YAML of somebody else looks there for the word `packages`.
+`packages` of the composed config are allowed here as for all other objects, whether they come from the command line or
+from a YAML file. Search YAML files of other people for the word `packages` before running them.
 """
 
 import functools
@@ -44,19 +45,19 @@ LOGGING = re.compile(r"(logging(\.handlers)?|colorlog(\.[a-z]\w*)*)\.[A-Za-z]\w*
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 LOG_FOLDERS = ("${hydra.runtime.output_dir}/", "${hydra.run.dir}/", "${hydra.sweep.dir}/")
 LOG_NAME = "${hydra.job.name}"
-DEBUG_LOG = f"hydra-{LOG_NAME}.log"  # of Hydra's own hydra_logging=hydra_debug
+DEBUG_LOG = f"hydra-{LOG_NAME}.log"  # file name in Hydra's own hydra_logging=hydra_debug
 
-# Resolvers that always give text.
+# Resolvers that always return text.
 TEXT_RESOLVERS = ("now", "unique", "oc.env", "job_folder", "run_dir", "resumed_dir", "sweep_name", "python_version")
 INTERPOLATION = re.compile(r"\$\{([^${}:]*)(:?)")
 
 
 class Refused(SystemExit):
-    """Ends the command with one line; Hydra would make a traceback of any other exception."""
+    """Exits with a one-line message; Hydra would print a traceback for any other exception."""
 
 
 def install() -> None:
-    """Wraps the method from which Hydra gets every config. Raises `ImportError` when Hydra no longer has it."""
+    """Wraps the method from which Hydra gets every config. Raises `ImportError` if Hydra no longer has it."""
     load = getattr(ConfigLoaderImpl, "load_configuration", None)
     if load is None or not {"config_name", "overrides"} <= inspect.signature(load).parameters.keys():
         raise ImportError("hydra-core has no ConfigLoaderImpl.load_configuration; this version of it is not supported")
@@ -80,7 +81,7 @@ def install() -> None:
 
     @functools.wraps(list_options)
     def listed(self: ConfigLoaderImpl, group_name: str, *arguments: Any, **named: Any) -> list[str]:
-        # `--help` lists each group several times, and Hydra copies everything loaded so far for each of them.
+        # Faster `--help`: it lists each group several times, and Hydra copies all loaded configs each time.
         if len(arguments) > 1 or named.keys() - {"results_filter"}:
             return list_options(self, group_name, *arguments, **named)
         return self.repository.get_group_options(group_name, *arguments, **named)
@@ -89,7 +90,7 @@ def install() -> None:
 
 
 def _rename(config: DictConfig) -> None:
-    """Puts the names of today in the place of classes of ours that moved."""
+    """Replaces former names of moved classes by their current names."""
     with flag_override(config, ["struct", "readonly"], False):
         for key, node in objects(OmegaConf.to_container(config.hydra, resolve=False), "hydra"):
             new = with_public_targets({"_target_": node["_target_"]})["_target_"]
@@ -98,7 +99,7 @@ def _rename(config: DictConfig) -> None:
 
 
 def check(config: DictConfig) -> None:
-    """Raises `UserError` for the first part of a composed config that would run code, or write outside its folder."""
+    """Raises `UserError` for the first part of a composed config that could run code or write outside its folder."""
     tree = OmegaConf.to_container(config, resolve=False)
     hydra = tree.get("hydra")
     if not isinstance(hydra, Mapping):
@@ -150,11 +151,11 @@ def _check_object(key: str, node: Any, base: type, packages: Sequence[str], tree
             raise UserError(f"{inner_key}={target!r} is not allowed: it is no {base.__name__} of {root}")
     for inner_key, value in _texts(node, key):
         if not _stays_text(value, tree, ()):
-            raise UserError(f"{inner_key}={value!r} is not allowed; give a value, or ${{key}} of one, in clear")
+            raise UserError(f"{inner_key}={value!r} is not allowed; give a literal value, or ${{key}} of one")
 
 
 def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Every text in a tree, with its dotted key."""
+    """All texts in a tree, each with its dotted key."""
     children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
     for name, child in children:
         if isinstance(child, str):
@@ -163,9 +164,9 @@ def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _stays_text(text: str, tree: Mapping[str, Any], seen: tuple[str, ...]) -> bool:
-    """Whether a text, interpolated once or twice, gives text or a number at most: never a node with a `_target_`.
+    """Whether a text, interpolated once or twice, stays text or a number, and never becomes a node with a `_target_`.
 
-    Only `${a.b.c}` of values that stay text themselves, and resolvers that give text.
+    Allows only `${a.b.c}` of values that satisfy this themselves, and resolvers that return text.
     """
     if text.count("$") != text.count("${") or ("$" in text and "\\" in text):
         return False
@@ -185,7 +186,7 @@ def _stays_text(text: str, tree: Mapping[str, Any], seen: tuple[str, ...]) -> bo
 
 
 def check_logging(key: str, node: Any) -> None:
-    """Raises `UserError` for the part of a logging config that may run code, or write outside the folder of the run."""
+    """Raises `UserError` for a part of a logging config that may run code or write outside the run folder."""
     if node in (None, "???"):
         return
     if not isinstance(node, Mapping | list):
@@ -211,7 +212,7 @@ def _check_logging_class(key: str, target: Any) -> None:
     if isinstance(target, str) and LOGGING.fullmatch(target):
         found = locate(target)
         kinds = (logging.Handler, logging.Filter, logging.Formatter)
-        # A QueueHandler takes the dotted names of a queue and a listener, and calls what they name.
+        # A QueueHandler imports and calls a queue and a listener given by dotted names.
         if (
             inspect.isclass(found)
             and issubclass(found, kinds)
@@ -225,7 +226,7 @@ def _check_logging_class(key: str, target: Any) -> None:
 
 
 def _check_log_file(key: str, name: Any) -> None:
-    """A log may overwrite a file with text that its format holds, so that it must not be any file."""
+    """Restricts log files to the run folder: their format controls the text written, so no other file may be named."""
     if name == DEBUG_LOG:
         return
     folder = next((each for each in LOG_FOLDERS if isinstance(name, str) and name.startswith(each)), None)
@@ -235,7 +236,7 @@ def _check_log_file(key: str, name: Any) -> None:
 
 
 def _check_environment(hydra: Mapping[str, Any]) -> None:
-    """Only what `env_copy` takes from the environment of the command: PYTHONPATH and others run code in a job."""
+    """Allows only variables copied by `env_copy` from the command's environment: PYTHONPATH and others can run code."""
     job = hydra.get("job")
     wanted = job.get("env_set") if isinstance(job, Mapping) else None
     if not isinstance(wanted, Mapping):
@@ -249,18 +250,18 @@ def _check_environment(hydra: Mapping[str, Any]) -> None:
 
 
 def _check_names(config: DictConfig, tree: Mapping[str, Any]) -> None:
-    """Names that Hydra joins to folders which it makes before our function runs."""
+    """Checks names that Hydra joins to folders, which it creates before our function runs."""
     if "name" in tree:
         check_name("name", _now(config, "name"))
     for key in ("hydra.job.name", "hydra.output_subdir", "hydra.sweep.subdir"):
         value = _now(config, key)
-        # A single job without overrides of its own lies in the folder of its sweep.
+        # A single job without overrides uses the folder of its sweep.
         if value is not None and not is_inside(value, empty=key == "hydra.sweep.subdir"):
             raise UserError(f"{key}={value!r} is not allowed; give {ALLOWED}")
 
 
 def _now(config: DictConfig, key: str) -> Any:
-    """The value of a key as Hydra will interpolate it; before a job has a number, what of it is literal."""
+    """The value of a key after Hydra's interpolation; before a job has a number, only its literal parts."""
     command = HydraConfig.instance().cfg
     HydraConfig.instance().cfg = config
     try:
@@ -277,14 +278,14 @@ def _now(config: DictConfig, key: str) -> Any:
 
 
 def _check_search_path(loader: ConfigLoaderImpl, config_name: str | None, overrides: Sequence[str]) -> None:
-    """Refuses modules as search paths before Hydra imports them, whoever names them: a folder does as well."""
+    """Refuses modules as search paths before Hydra imports them, whoever names them; folders are allowed."""
     primary = None if config_name is None else _primary(loader, config_name)
     hydra = {} if primary is None else primary.get("hydra") or {}
     found = [hydra.get("searchpath") if isinstance(hydra, Mapping) else hydra]
     try:
         parsed = OverridesParser.create().parse_overrides([each for each in overrides if "searchpath" in each])
     except HydraException:
-        return  # which Hydra itself shows next
+        return  # Hydra itself reports this error next
     found += [each.value() for each in parsed if each.key_or_group == "hydra.searchpath"]
     for path in (path for paths in found for path in (paths if isinstance(paths, list) else [paths])):
         scheme, _, place = str(path).rpartition("://")
@@ -294,10 +295,10 @@ def _check_search_path(loader: ConfigLoaderImpl, config_name: str | None, overri
 
 
 def _primary(loader: ConfigLoaderImpl, config_name: str) -> Mapping[str, Any] | None:
-    """The YAML that a command begins with, before interpolation."""
+    """The primary YAML file of a command, before interpolation."""
     try:
         found = loader.repository.load_config(config_path=config_name)
-    except Exception:  # whatever a file that is no config makes of the readers: Hydra itself shows it next
+    except Exception:  # an invalid file can raise anything; Hydra itself reports it next
         return None
     plain = None if found is None else OmegaConf.to_container(found.config, resolve=False)
     return plain if isinstance(plain, Mapping) else None

@@ -1,4 +1,4 @@
-"""Names that become part of a path stay inside their folder."""
+"""Checks that names used in paths do not lead out of their folder."""
 
 import os
 import re
@@ -12,12 +12,12 @@ ALLOWED = (
     "a name that stays inside its folder: no .. or leading / in it, no control character, at most 255 bytes a part"
 )
 
-# Arguments of callbacks, loggers and profilers that become part of a path.
+# Arguments of callbacks, loggers and profilers that are used in a path.
 PARTS = ("filename", "name", "version", "sub_dir")
 
 
 def is_inside(name: Any, empty: bool = False) -> bool:
-    """Whether a name, joined to a folder, leads to a file or folder in it. empty: the folder itself will do too."""
+    """Whether a name, joined to a folder, stays inside it. empty: also accept the folder itself."""
     if empty and name in ("", None):
         return True
     if not isinstance(name, str | int | float) or not str(name).isprintable():
@@ -34,7 +34,7 @@ def check_name(key: str, name: Any) -> None:
 
 
 def check_names(settings: Mapping[str, Any]) -> None:
-    """Raises `UserError` for the first setting that becomes part of a path and leads out of its folder."""
+    """Raises `UserError` for the first setting that is used in a path and leads out of its folder."""
     if "name" in settings:
         check_name("name", settings["name"])
     candidates = settings.get("candidates")
@@ -52,7 +52,7 @@ def check_names(settings: Mapping[str, Any]) -> None:
 
 
 def _strings(node: Any, key: str) -> Iterator[tuple[str, str, str]]:
-    """Every text in a tree of settings, with its dotted key and the last part of that."""
+    """All texts in a tree of settings, each with its dotted key and the last part of the key."""
     children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
     for name, child in children:
         if isinstance(child, str):

@@ -1,8 +1,8 @@
-"""Redaction: texts without the secrets that they may hold.
+"""Redaction: replaces secrets in texts.
 
-What leaves the machine goes through `redact`, and so does what a run writes into its folder. A secret is found by the
-name of a setting, of a variable of the environment or of a part of a URL, and by the known forms of keys. A bare number
-in base 16 is none: digests, revisions and seeds look alike.
+Everything that leaves the machine or is written to a run folder goes through `redact`. A secret is recognised by the
+name of its setting, environment variable or URL parameter, and by known formats of keys. A bare hexadecimal number is
+not treated as a secret: digests, revisions and seeds look the same.
 """
 
 import os
@@ -16,7 +16,7 @@ import yaml
 from micro_lit.host.files import write_text
 
 HIDDEN = "***"
-SHORTEST = 8  # characters of a value in the environment, or of a word after a colon: `true` is no secret
+SHORTEST = 8  # minimum length of a secret in the environment, or of a word after a colon: `true` is no secret
 
 SECRET = (
     r"(?:(?:api|access|private)?key|token|password|passwd|passphrase|secret|credential|signature|authorization|auth)s?"
@@ -25,7 +25,7 @@ NAME = re.compile(rf"(?<![a-z]){SECRET}(?![a-z])", re.IGNORECASE)
 # name=value, name:value, "name": value, as in overrides, commands, YAML, JSON and headers.
 ASSIGNED = re.compile(r"(?<![\w.@/-])([\w.@/-]++)([\"']?\s*[=:]\s*)")
 VALUE = re.compile(r"\"[^\"]*\"|'[^']*'|(?:bearer|basic|token)\s+[^\s,;\"']+|[^\s,;&\"'(){}\[\]]+", re.IGNORECASE)
-PLAIN = re.compile(r"[-+.\d]*|\*{3}|true|false|null|none", re.IGNORECASE)  # values that are no secrets
+PLAIN = re.compile(r"[-+.\d]*|\*{3}|true|false|null|none", re.IGNORECASE)  # values that are not secrets
 FORMS = (
     (re.compile(r"(://)[^/?#\s\"']+(?=@)"), rf"\1{HIDDEN}"),  # user:password@ in a URL
     (re.compile(rf"([?&;#](?:[\w-]*(?<![a-z]))?(?:{SECRET}|sig)=)[^&;#\s\"']+", re.IGNORECASE), rf"\1{HIDDEN}"),
@@ -43,26 +43,26 @@ FORMS = (
 
 
 def redact(node: Any) -> Any:
-    """A text, or mappings and lists of texts, with *** for every part that may be a secret.
+    """Replaces every part of a text that may be a secret by ***, also in nested mappings and lists.
 
     Args:
-        node: such as settings; what is no text, mapping, list or tuple stays as it is.
+        node: for example settings; anything but texts, mappings, lists and tuples is returned unchanged.
 
     Returns:
-        The same shape. Redacting it again changes nothing.
+        The same structure. Redacting it again changes nothing.
     """
     return _redact(node, False, _of_environment())
 
 
 def redact_yaml(path: Path) -> None:
-    """Redacts a YAML file in place, whole or not at all; a file without secrets is not touched. Raises `OSError`."""
+    """Redacts a YAML file in place, atomically; a file without secrets is not touched. Raises `OSError`."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if (hidden := redact(content)) != content:
         write_text(path, yaml.safe_dump(hidden, sort_keys=False))
 
 
 def hidden_in(settings: Mapping[str, Any]) -> list[str]:
-    """The settings, as dotted keys, of which a part is hidden: nothing can be built from these."""
+    """Dotted keys of settings with a redacted part; no object can be built from them."""
     found = []
     for name, value in settings.items():
         if isinstance(value, Mapping):
@@ -77,7 +77,7 @@ def _redact(node: Any, named_so: bool, known: list[str]) -> Any:
         found: dict[Any, Any] = {}
         for name, child in node.items():
             key = _without(name, known) if isinstance(name, str) else name
-            while key in found:  # two names that differ in their secrets alone stay two
+            while key in found:  # keep names apart that differ only in their secrets
                 key += "*"
             found[key] = _redact(child, named_so or _says_secret(str(name)), known)
         return found
@@ -94,7 +94,7 @@ def _without(text: str, known: list[str]) -> str:
     for form, instead in FORMS:
         text = form.sub(instead, text)
     parts, end = [], 0
-    assigns = "=" in text or ":" in text  # long texts without are common, and searched in no time
+    assigns = "=" in text or ":" in text  # skips the search in long texts without either
     while assigns and (match := ASSIGNED.search(text, end)):
         parts.append(text[end : match.end()])
         end = match.end()
@@ -106,7 +106,7 @@ def _without(text: str, known: list[str]) -> str:
 
 
 def _may_be_secret(sign: str, value: str) -> bool:
-    """Whether what stands after the name of a secret is one, and no number, and no word of a sentence."""
+    """Whether the text after the name of a secret is one, rather than a number or a word of a sentence."""
     if PLAIN.fullmatch(value.strip("\"'")):
         return False
     in_words = sign.strip() != sign and sign[0] not in "\"'" and value[0] not in "\"'" and " " not in value
@@ -114,7 +114,7 @@ def _may_be_secret(sign: str, value: str) -> bool:
 
 
 def _of_environment() -> list[str]:
-    """Values of the variables that are named like secrets, the longest first; a path that exists is none."""
+    """Values of environment variables with a name of secrets, longest first; existing paths are excluded."""
     named = {value for name, value in os.environ.items() if len(value) >= SHORTEST and _says_secret(name)}
     return sorted((value for value in named if not (os.path.isabs(value) and os.path.exists(value))), key=len)[::-1]
 

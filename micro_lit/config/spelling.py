@@ -8,16 +8,16 @@ from typing import Any
 
 import yaml
 
-# How alike two keys are, from 0 to 1: difflib's ratio.
+# Minimum similarity of two keys, from 0 to 1: difflib's ratio.
 ALIKE = 0.75
 
 _PACKAGE = re.compile(r"^# @package (\S+)", re.MULTILINE)
 
 
 def suggestion(key: str, known: Collection[str]) -> str | None:
-    """The known key that a misspelt one most likely stands for; None when nothing is alike.
+    """The known key most similar to a misspelt one; None if there is none.
 
-    A key without its group is one too: `num_heads` stands for `model.num_heads`.
+    Also finds keys given without their group: `num_heads` suggests `model.num_heads`.
     """
     name = key.rpartition(".")[2]
     same = sorted(each for each in known if each.rpartition(".")[2] == name)

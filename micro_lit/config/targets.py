@@ -1,4 +1,4 @@
-"""The allow-list of a config: which classes and functions a node with a `_target_` may name."""
+"""The allow-list of configs: the classes and functions that a `_target_` may name."""
 
 import importlib
 import inspect
@@ -9,16 +9,16 @@ import hydra
 
 from micro_lit.errors import UserError
 
-# `_target_` may name these and nothing else; `packages=[...]` adds the user's own.
+# Allowed prefixes of `_target_`; `packages=[...]` adds those of the user.
 ALLOWED_TARGETS = ("micro_lit.", "torch.optim.", "torch.nn.", "pytorch_lightning.")
 
-# Of micro_lit: the public classes of these packages, and the public functions of these. Packages that take code or
-# settings of code are left out, as is `compare`, which composes settings of its own.
+# Packages of micro_lit whose public classes, or public functions, are allowed. Packages that accept code or its
+# settings are left out, and so is `compare`, which composes its own settings.
 CLASSES = ("data", "features", "likelihood", "metrics", "models", "run", "track")
 FUNCTIONS = ("adapt", "data")
 
-# Of the other packages: classes of these modules. Left out are `LightningCLI` and Lightning's `WandbLogger`, which
-# passes on what it is given (`logger=wandb` is ours).
+# Modules of other packages whose classes are allowed. `LightningCLI` is left out, and so is Lightning's `WandbLogger`,
+# which passes on any arguments (`logger=wandb` is ours).
 THEIRS = (
     "torch.optim",
     "torch.nn",
@@ -31,12 +31,12 @@ THEIRS = (
     "pytorch_lightning.trainer.trainer.Trainer",
 )
 
-# Hydra's `_args_`, `_recursive_` and `_convert_` would pass by the check of names and signatures.
+# Hydra's `_args_`, `_recursive_` and `_convert_` are excluded: they would bypass the check of names and signatures.
 SPECIAL = ("_target_", "_partial_")
 
 
 def objects(node: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every node that names a `_target_`, with its dotted key, the outer before the inner."""
+    """All nodes with a `_target_`, each with its dotted key, outer nodes before inner ones."""
     if isinstance(node, Mapping) and "_target_" in node:
         yield key, node
     children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
@@ -45,13 +45,13 @@ def objects(node: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]
 
 
 def is_public(target: Any) -> bool:
-    """Whether this is a dotted name of which no part is private."""
+    """Whether this is a dotted name without a private part."""
     parts = target.split(".") if isinstance(target, str) else [""]
     return all(part.isidentifier() and not part.startswith("_") for part in parts)
 
 
 def check_target(key: str, target: Any, packages: Sequence[str]) -> None:
-    """Raises `UserError` unless a target is a public name of an allowed package. Nothing is imported."""
+    """Raises `UserError` unless a target is a public name in an allowed package. Imports nothing."""
     allowed = (*ALLOWED_TARGETS, *(f"{package}." for package in packages))
     if not is_public(target):
         raise UserError(
@@ -66,7 +66,7 @@ def check_target(key: str, target: Any, packages: Sequence[str]) -> None:
 
 
 def check_node(key: str, node: Mapping[str, Any], packages: Sequence[str]) -> None:
-    """Raises `UserError` unless a node with a `_target_` names an allowed one and uses no other key of Hydra's."""
+    """Raises `UserError` unless a node has an allowed `_target_` and no other special key of Hydra than `_partial_`."""
     check_target(f"{key}._target_", node["_target_"], packages)
     for name in node:
         if not isinstance(name, str) or (name.startswith("_") and name not in SPECIAL):
@@ -78,9 +78,9 @@ def check_node(key: str, node: Mapping[str, Any], packages: Sequence[str]) -> No
 
 
 def find(target: str) -> Any:
-    """Imports what a validated target names. Raises `UserError` unless it is a class, or function, of an allowed kind.
+    """Imports a validated target. Raises `UserError` unless it is an allowed class or function.
 
-    A path may lead through the imports of a module; what it ends at must be of an allowed package itself.
+    The dotted name may go through re-exports of a module; the object itself must be defined in an allowed package.
     """
     found = locate(target)
     package = target.split(".")[0]
@@ -99,7 +99,7 @@ def find(target: str) -> Any:
 
 
 def _is_public_of_ours(found: Any) -> bool:
-    """Whether a package of micro_lit that configs may name lists this class or function among its public names."""
+    """Whether a class or function is public in a package of micro_lit that configs may use."""
     package = found.__module__.split(".")[1]
     packages = CLASSES if inspect.isclass(found) else FUNCTIONS if inspect.isfunction(found) else ()
     if package not in packages:
@@ -113,7 +113,7 @@ def _is_class_of_theirs(found: Any, place: str) -> bool:
 
 
 def locate(target: str) -> Any:
-    """Imports what a dotted name stands for. Raises `UserError` when it cannot be imported."""
+    """Imports the object with a dotted name. Raises `UserError` if it cannot be imported."""
     try:
         return hydra.utils.get_object(target)
     except (ImportError, ValueError) as error:

@@ -1,7 +1,7 @@
-"""Irreducible error: what a predictor of a given kind can never do better than.
+"""Floors (irreducible error): the least loss that any predictor of a given kind can reach.
 
-Of known populations exactly or from a sample (`groups`, `bradley_terry`), of real people from repeated raters
-(`raters`).
+For known populations, exact or estimated from a sample (`groups`, `bradley_terry`); for real people, estimated from
+repeated raters (`raters`).
 """
 
 from micro_lit.floors.bradley_terry import (

@@ -11,10 +11,12 @@ from micro_lit.host.files import write_text
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Prints floors as tables and writes them to floors.json in the run folder; returns what it holds.
+    """Prints floors as tables and writes them to floors.json in the run folder; returns its content.
 
-    A planted population has exact floors; any set whose pairs several raters judged has those of its raters. Raises
-    `UserError` for what the user can mend, such as real data with one rater a pair.
+    Planted populations have exact floors; data sets whose pairs several raters judged have floors of their raters.
+
+    Raises:
+        UserError: a mistake that the user can correct, such as real data with one rater per pair.
     """
     from rich.console import Console
 

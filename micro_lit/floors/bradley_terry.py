@@ -1,7 +1,7 @@
-"""Floors of single Bradley-Terry models: convex problems, solved with a certificate.
+"""Floors of single Bradley-Terry models: convex problems, solved to a tolerance with a certificate.
 
-`mass_N=None` makes the pairs a sample (`micro_lit.floors.estimates`). Input that is no population raises `ValueError`.
-NumPy in float64; what is large is worked through in blocks of rows.
+`mass_N=None` makes the pairs a sample (`micro_lit.floors.estimates`). Invalid input raises `ValueError`. NumPy in
+float64; large inputs are processed in blocks of rows.
 
 Dimension letters: N pairs, K groups, D features, I items, A items that are asked, T contexts, E pairs of items that are
 asked, each once whatever its order.
@@ -23,14 +23,14 @@ MAX_NEWTON_STEPS = 100
 
 
 class NotConverged(ArithmeticError):
-    """A convex solve did not reach its tolerance; the message holds the gradient norm it stopped at."""
+    """A convex solver did not reach its tolerance; the message contains the final gradient norm."""
 
 
 class Solution(NamedTuple):
-    """The best predictor of a convex class and its floor, with a certificate.
+    """The best predictor of a convex class and its floor, with a certificate of optimality.
 
     gradient_norm: Euclidean norm of the gradient of the expected loss at `parameters`. The problem is convex, so the
-        loss there is above the least one by at most this times the distance to the optimum.
+        loss there exceeds the minimum by at most this times the distance to the optimum.
     """
 
     parameters: Array
@@ -41,7 +41,7 @@ class Solution(NamedTuple):
 
 def bt_cross_entropy(probability: Array, margin: Array) -> Array:
     """Expected loss, in nats, of the Bradley-Terry prediction σ(margin) when the truth is `probability`."""
-    from micro_lit.likelihood import WINNER  # torch takes seconds to import, and --help needs none
+    from micro_lit.likelihood import WINNER  # imports torch, which takes seconds and which --help does not need
 
     return (1.0 - probability) * margin - WINNER.array_log_prob(margin)
 
@@ -51,15 +51,20 @@ def linear_bt(
 ) -> Solution:
     """The reward vector θ_D whose single Bradley-Terry model σ(θ · (φ_first - φ_second)) has the least expected loss.
 
-    differences_ND: φ_first - φ_second. probability_N: that the first response wins, the group summed out.
+    Newton's method on a convex problem. On a sample of N pairs the minimum is below the loss of the same θ on new
+    pairs, and below the floor, by tr(H⁻¹J)/(2N) to first order. J is the second moment of a pair's gradient
+    (σ - p)(φ_first - φ_second), H the Hessian of the mean loss. The floor includes this correction (Takeuchi 1976),
+    which needs many more pairs than features. If H is singular, directions absent from the data do not count. If labels
+    are separable the optimum is at infinity: the loss at θ is then correct to the tolerance, but θ is arbitrary.
 
-    On a sample of N pairs the least loss is below what the same θ loses on new pairs, and below the floor, by
-    tr(H⁻¹J)/(2N) to first order. J is the second moment of a pair's gradient (σ - p)(φ_first - φ_second), H the Hessian
-    of the mean loss. The floor includes this correction (Takeuchi 1976); it wants many more pairs than features. Where
-    the features leave H singular, the directions that no pair sees do not count.
+    Args:
+        differences_ND: φ_first - φ_second.
+        probability_N: probability that the first response wins, summed over groups.
+        mass_N: mass of each pair; None for a sample.
+        tolerance: maximum gradient norm.
 
-    Newton's method on a convex problem; raises `NotConverged` when the gradient norm stays above `tolerance`. Where
-    labels are separable the optimum lies at infinity: the loss at θ is then right to the tolerance, θ itself arbitrary.
+    Raises:
+        NotConverged: the gradient norm stays above `tolerance`.
     """
     check(probability_N, mass_N)
     num_pairs = len(probability_N)
@@ -98,12 +103,17 @@ def bt_projection(
 ) -> Solution:
     """Scores r_I whose Bradley-Terry model σ(r_i - r_j) is closest, in expected loss, to a matrix of probabilities.
 
-    probability_II[i, j] is the probability that item i is preferred to j, with p_ij + p_ji = 1 wherever it is asked;
-    mass_II[i, j] how often the pair is asked, symmetric, summing to one; the diagonal has no say.
-    num_pairs: when the mass is only the shares of an i.i.d. sample of so many pairs, their number. The floor is then an
-        estimate, corrected for optimism as in `linear_bt`.
-    The scores have mean zero over every set of items that comparisons connect; an item that is never asked gets 0.
-    Raises `NotConverged` as `linear_bt` does.
+    Scores have mean zero within each connected component of compared items; an item that is never asked has score 0.
+
+    Args:
+        probability_II: probability that item i is preferred to j, with p_ij + p_ji = 1 wherever the pair is asked.
+        mass_II: probability that the pair is asked; symmetric, with sum one; the diagonal is ignored.
+        tolerance: maximum gradient norm.
+        num_pairs: if the masses are frequencies in an i.i.d. sample, its number of pairs. The floor is then an
+            estimate, corrected for optimism as in `linear_bt`.
+
+    Raises:
+        NotConverged: as in `linear_bt`.
     """
     edges = _edges_of_matrix(probability_II, mass_II)
     if num_pairs is not None and num_pairs < 2:
@@ -128,13 +138,25 @@ def conditional_bt(
 ) -> Solution:
     """The best single Bradley-Terry model whose score may be any function of context and item, from a list of pairs.
 
-    context_N: number of the context, from 0. first_N, second_N: the two items, below `num_items`. probability_N: that
-    the first wins. A pair listed several times, in either order, counts by its mean: the loss is linear in it.
+    Solves one `bt_projection` per context. The floor is over all contexts; on a sample it is corrected for optimism as
+    in `linear_bt`, which needs many more pairs than all contexts together have items. A pair listed several times, in
+    either order, counts by its mean: the loss is linear in it.
 
-    One `bt_projection` a context. The parameters are scores [T, I]: mean zero over every set of items that comparisons
-    in the context connect, and 0 for an item that is never asked there. The floor is over all contexts; on a sample it
-    is corrected for optimism as in `linear_bt`, which wants many more pairs than the contexts together have items.
-    gradient_norm and steps are the largest of any context's own problem. Raises `NotConverged` with the context.
+    Args:
+        context_N: number of the context, from 0.
+        first_N: first item, below `num_items`.
+        second_N: second item.
+        probability_N: probability that the first item wins.
+        num_items: I.
+        mass_N: mass of each pair; None for a sample.
+        tolerance: maximum gradient norm, in each context.
+
+    Returns:
+        Scores [T, I], with mean zero within each connected component of items compared in the context, and 0 for items
+        never asked there. gradient_norm and steps are the maxima over contexts.
+
+    Raises:
+        NotConverged: with the context.
     """
     check(probability_N, mass_N)
     _check_items(context_N, first_N, second_N, num_items, len(probability_N))
@@ -165,9 +187,9 @@ def conditional_bt(
 
 
 class _Edges(NamedTuple):
-    """Pairs of items that are asked, each in one order.
+    """Pairs of items that are asked, each in one order only.
 
-    spread_E: variance of the probability over the listed pairs that became one.
+    spread_E: variance of the probability over the listed pairs that were merged into one.
     """
 
     first_E: Integers
@@ -181,7 +203,7 @@ class _Fit(NamedTuple):
     score_I: Array
     gradient_norm: float
     steps: int
-    quotient: float  # tr(H⁻¹J); 0 where nothing is sampled
+    quotient: float  # tr(H⁻¹J); 0 without sampling
 
 
 def _edges_of_matrix(probability_II: Array, mass_II: Array) -> _Edges:
@@ -225,7 +247,7 @@ def _edges_of_pairs(
     num_items: int,
     mass_N: Array | None,
 ) -> tuple[Integers, _Edges]:
-    """The context of each edge, in rising order, and the edges; their mass sums to one over all contexts."""
+    """The context of each edge, ascending, and the edges; the masses sum to one over all contexts."""
     share_N = np.full(len(probability_N), 1.0 / len(probability_N)) if mass_N is None else mass_N
     low_N, high_N = np.minimum(first_N, second_N), np.maximum(first_N, second_N)
     wins_N = np.where(first_N < second_N, probability_N, 1.0 - probability_N)
@@ -240,7 +262,7 @@ def _edges_of_pairs(
 
 
 def _fit_scores(edges: _Edges, num_items: int, tolerance: float, sampled: bool) -> _Fit:
-    """The Bradley-Terry scores of least expected loss; the mass of the edges sums to one."""
+    """The Bradley-Terry scores of least expected loss; the masses of the edges sum to one."""
     asked_A, place_2E = np.unique(np.concatenate([edges.first_E, edges.second_E]), return_inverse=True)
     edges = edges._replace(first_E=place_2E[: len(edges.first_E)], second_E=place_2E[len(edges.first_E) :])
     first_E, second_E, probability_E, mass_E, spread_E = edges
@@ -253,10 +275,10 @@ def _fit_scores(edges: _Edges, num_items: int, tolerance: float, sampled: bool) 
         hessian_AA = _laplacian(edges, mass_E * predicted_E * (1.0 - predicted_E), len(score_A))
         return float(mass_E @ bt_cross_entropy(probability_E, margin_E)), gradient_A, hessian_AA
 
-    # From zero, where the curvature is largest. A start at the groups' mean reward looks closer, but where
-    # probabilities are near 0 and 1 the loss is flat there, and Newton's steps do not find back.
+    # Start at zero, where the curvature is largest. The groups' mean reward seems a closer start, but if probabilities
+    # are near 0 and 1 the loss is flat there, and Newton's method does not recover.
     score_A, gradient_norm, steps = _minimise(newton_terms, np.zeros(len(asked_A)), tolerance)
-    # The loss does not see a constant added to all scores that comparisons connect.
+    # The loss does not change if a constant is added to all scores of a connected component.
     graph_AA = coo_array((mass_E, (first_E, second_E)), shape=(len(score_A), len(score_A)))
     part_A = connected_components(graph_AA, directed=False)[1]
     score_I = np.zeros(num_items)
@@ -266,7 +288,7 @@ def _fit_scores(edges: _Edges, num_items: int, tolerance: float, sampled: bool) 
         predicted_E = expit(score_A[first_E] - score_A[second_E])
         hessian_AA = _laplacian(edges, mass_E * predicted_E * (1.0 - predicted_E), len(score_A))
         moment_AA = _laplacian(edges, mass_E * ((predicted_E - probability_E) ** 2 + spread_E), len(score_A))
-        # With one score of each part held fixed, H has an inverse, and tr(H⁻¹J) is the same.
+        # With one score of each component fixed, H is invertible, and tr(H⁻¹J) is unchanged.
         held = np.unique(part_A, return_index=True)[1]
         hessian_AA, moment_AA = (np.delete(np.delete(m_AA, held, 0), held, 1) for m_AA in (hessian_AA, moment_AA))
         quotient = float(_solve(hessian_AA, moment_AA).trace())
@@ -291,7 +313,7 @@ def _second_moment(differences_ND: Array, weight_N: Array) -> Array:
 
 
 def _minimise(newton_terms: NewtonTerms, start: Array, tolerance: float) -> tuple[Array, float, int]:
-    """Newton's method with step halving: the point, the norm of the gradient there, and the number of steps.
+    """Newton's method with step halving. Returns the point, its gradient norm, and the number of steps.
 
     newton_terms maps a point to loss, gradient and Hessian.
     """
@@ -317,10 +339,10 @@ def _minimise(newton_terms: NewtonTerms, start: Array, tolerance: float) -> tupl
 
 
 def _solve(hessian_DD: Array, right_DC: Array) -> Array:
-    """H⁻¹ times columns that lie in the directions H sees.
+    """H⁻¹ times columns that lie in the range of H.
 
-    Other directions have neither curvature nor a right side: the ridge, relative to a diagonal of 1, keeps rounding
-    from being divided by rounding there, and is too small to matter elsewhere.
+    In other directions both sides are zero: the ridge, relative to a diagonal of 1, avoids the division of rounding
+    errors by rounding errors there, and is too small to matter elsewhere.
     """
     scale_D1 = _unit_scale(hessian_DD)
     scaled_DD = scale_D1 * hessian_DD * scale_D1.T
@@ -329,7 +351,7 @@ def _solve(hessian_DD: Array, right_DC: Array) -> Array:
 
 
 def _unit_scale(hessian_DD: Array) -> Array:
-    """A column that, multiplied into rows and columns, brings the diagonal to 1 where it is not 0."""
+    """A column that, multiplied into rows and columns, scales the non-zero diagonal entries to 1."""
     diagonal_D = hessian_DD.diagonal()
     return np.where(diagonal_D > 0, diagonal_D, 1.0)[:, None] ** -0.5
 

@@ -1,8 +1,8 @@
-"""What the floors of known populations are made of: pairs with probabilities and, maybe, masses.
+"""Shared parts of floors of known populations: estimates, input checks, and iteration in blocks.
 
-A population is a table of pairs with, for each pair, the probability σ_k that group k prefers the first response, the
-group weights γ_k, and the mass of the pair: the probability that it is asked. With a mass a number is an exact sum.
-Without one (`mass_N=None`) the pairs are an i.i.d. sample, and the number is an estimate with its standard error.
+A population is a table of pairs. Each pair has the probability σ_k that group k prefers the first response, the group
+weights γ_k, and a mass: the probability that the pair is asked. With masses a result is an exact sum. Without them
+(`mass_N=None`) the pairs are an i.i.d. sample, and the result is an estimate with its standard error.
 
 Dimension letters: N pairs, K groups.
 """
@@ -18,11 +18,11 @@ Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 BLOCK_VALUES = 2**20
-SUM_TOLERANCE = 1e-5  # float32 weights and typed thirds pass
+SUM_TOLERANCE = 1e-5  # allows float32 weights and manually typed thirds
 
 
 class Estimate(NamedTuple):
-    """A number in nats and its standard error: 0.0 where the mass of every pair is known and the number is exact."""
+    """A number in nats and its standard error; 0.0 if all masses are known and the number is exact."""
 
     value: float
     se: float
@@ -34,27 +34,27 @@ def binary_entropy(probability: Array) -> Array:
 
 
 def mean_estimate(value_N: Array, mass_N: Array | None, optimism: float = 0.0) -> Estimate:
-    """The mean of a quantity over pairs. `optimism`, what an in-sample mean flatters by, is added on a sample alone."""
+    """The mean of a quantity over pairs. `optimism`, the bias of an in-sample mean, is added only for a sample."""
     if mass_N is not None:
         return Estimate(float(mass_N @ value_N), 0.0)
     return Estimate(float(value_N.mean()) + optimism, float(value_N.std(ddof=1)) / len(value_N) ** 0.5)
 
 
 def blocks(num_rows: int, width: int) -> Iterator[slice]:
-    """Slices of rows that hold about BLOCK_VALUES values each."""
+    """Slices of rows with about BLOCK_VALUES values each."""
     size = max(1, BLOCK_VALUES // max(1, width))
     return (slice(start, start + size) for start in range(0, num_rows, size))
 
 
 def check(probabilities: Array, mass_N: Array | None, weights_NK: Array | None = None) -> None:
-    """Raises `ValueError` that names the row and what to do. probabilities: [N, K] with weights, else [N]."""
+    """Raises `ValueError` for an invalid population. probabilities: [N, K] with weights, else [N]."""
     num_pairs = len(probabilities)
     letters = ("N",) if weights_NK is None else ("N", "K")
     if probabilities.ndim != len(letters):
         raise ValueError(f"the probabilities have shape {probabilities.shape}; they need the axes {', '.join(letters)}")
     if probabilities.size == 0:
         raise ValueError(f"there are no pairs: the probabilities have shape {probabilities.shape}; give at least one")
-    # A probability with the groups summed out may round to above 1.
+    # A probability summed over groups may round to slightly above 1.
     most = 1.0 + SUM_TOLERANCE if weights_NK is None else 1.0
     if not (probabilities.min() >= 0 and probabilities.max() <= most):
         place = np.argwhere(~((probabilities >= 0) & (probabilities <= most)))[0]

@@ -1,7 +1,8 @@
-"""Floors and gaps of a population whose groups are known: means over pairs of a function of weights and probabilities.
+"""Floors and gaps of a population with known groups: means over pairs of functions of weights and probabilities.
 
-`weights_NK` may have one row for all pairs; `mass_N=None` makes the pairs a sample (`micro_lit.floors.estimates`).
-Input that is no population raises `ValueError`. NumPy in float64; what is large is worked through in blocks of rows.
+Arguments of all functions: `weights_NK`, group weights γ, one row per pair or one for all; `probabilities_NK`, the
+probability σ_k that group k prefers the first response; `mass_N`, or None for a sample (`micro_lit.floors.estimates`).
+Results are in nats. Invalid input raises `ValueError`. NumPy in float64; large inputs are processed in blocks of rows.
 
 Dimension letters: N pairs, B pairs of a block, K groups.
 """
@@ -24,17 +25,17 @@ def marginal_floor(weights_NK: Array, probabilities_NK: Array, mass_N: Array | N
 
 
 def mutual_information(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> Estimate:
-    """F1 - F0 = I(group; label | prompt, pair): what only knowing the person can win.
+    """F1 - F0 = I(group; label | prompt, pair): the most that knowing the person can reduce the loss.
 
-    The difference is taken pair by pair, so its standard error is smaller than those of the two floors suggest.
+    The difference is computed for each pair, so its standard error is smaller than those of the two floors suggest.
     """
     return _mean_over_pairs(lambda *pair: _marginal(*pair) - _oracle(*pair), weights_NK, probabilities_NK, mass_N)
 
 
 def pinsker_bound(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> Estimate:
-    """2 E[Σ_k γ_k (σ_k - p̄)²], a lower bound of F1 - F0 and so of every such predictor's distance from F0.
+    """2 E[Σ_k γ_k (σ_k - p̄)²], a lower bound of F1 - F0, so of the distance from F0 of every predictor without group.
 
-    For each pair F1 - F0 is Σ_k γ_k KL(σ_k ‖ p̄), and Pinsker's inequality says KL(σ ‖ p̄) ≥ 2 (σ - p̄)². It is never
+    For each pair F1 - F0 is Σ_k γ_k KL(σ_k ‖ p̄), and Pinsker's inequality is KL(σ ‖ p̄) ≥ 2 (σ - p̄)². It is never
     below `variance_bound`: γ_k ≥ ρ, and the mean is the point with the least sum of squared distances, so
     Σ_k γ_k (σ_k - p̄)² ≥ ρ Σ_k (σ_k - p̄)² ≥ ρ K Var_k[σ_k].
     """
@@ -44,8 +45,8 @@ def pinsker_bound(weights_NK: Array, probabilities_NK: Array, mass_N: Array | No
 def variance_bound(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> Estimate:
     """2 ρ K E[Var_k σ_k], the useful form of MiCRo's Theorem 3.2 (arXiv 2505.24846): a lower bound of F1 - F0.
 
-    Var has equal weights 1/K. ρ is the least weight of any group on any pair that is asked; on a sample, the least in
-    it, which the standard error takes for the truth.
+    Var has equal weights 1/K. ρ is the least weight of any group on any pair that is asked. On a sample it is the least
+    in the sample; the standard error ignores its uncertainty.
     """
     spread = _mean_over_pairs(
         lambda _, probabilities_BK: probabilities_BK.var(axis=1), weights_NK, probabilities_NK, mass_N
@@ -57,14 +58,14 @@ def variance_bound(weights_NK: Array, probabilities_NK: Array, mass_N: Array | N
 def printed_bound(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> Estimate:
     """2 ρ K Var_k[E σ_k]: Theorem 3.2 of MiCRo (arXiv 2505.24846) as printed. It is 0 for every population.
 
-    Its expectation, over i.i.d. response pairs, stands inside the variance. Both orders of a pair are then equally
-    likely, and σ_k of one is 1 - σ_k of the other, so E σ_k = 1/2 for every group. The pairs must come in both orders:
-    with the chosen response always first this is another number, and no bound.
+    The expectation over i.i.d. response pairs is inside the variance. Both orders of a pair are then equally likely,
+    and σ_k of one is 1 - σ_k of the other, so E σ_k = 1/2 for every group. The pairs must include both orders: with the
+    chosen response always first, the result is a different number and no bound.
 
     On a sample let s be the mean of the σ over pairs, Σ their covariance and Var_k(s) = sᵀPs. On average sᵀPs is too
-    large by tr(PΣ)/N. That is taken off, so the estimate may be negative. Its variance is
-    4 μᵀPΣPμ/N + 2 tr((PΣ)²)/N², μ the true mean. With s for μ the first term is too large by 4 tr((PΣ)²)/N². That
-    is taken off as well, down to 0, so the standard error is safe near 0: up to √2 too large.
+    large by tr(PΣ)/N. This is subtracted, so the estimate may be negative. Its variance is
+    4 μᵀPΣPμ/N + 2 tr((PΣ)²)/N², μ the true mean. With s in place of μ the first term is too large by 4 tr((PΣ)²)/N².
+    This is subtracted as well, down to 0, so the standard error is conservative near 0: up to √2 too large.
     """
     check(probabilities_NK, mass_N, weights_NK)
     num_pairs, num_groups = probabilities_NK.shape
@@ -85,7 +86,7 @@ def printed_bound(weights_NK: Array, probabilities_NK: Array, mass_N: Array | No
 
 
 def _marginal_probability(weights_BK: Array, probabilities_BK: Array) -> Array:
-    # Weights whose sum rounds to above 1 would make an entropy of -inf.
+    # Weights whose sum rounds to above 1 would give an entropy of -inf.
     return np.minimum((weights_BK * probabilities_BK).sum(axis=1), 1.0)
 
 

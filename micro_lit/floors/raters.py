@@ -1,10 +1,11 @@
-"""Irreducible error of real data: what several raters of the same pairs say about the best a stranger can predict.
+"""Irreducible error of real data, estimated from several raters of the same pairs, for predictors without user input.
 
-Let p be the share of all raters who prefer the first response of a pair, and v = p(1 - p). A predictor that does not
-know the person has a Brier score (y - p̂)² of at least E[v], a negative log-likelihood (nats) of at least E[h(p)] and an
-accuracy of at most E[max(p, 1 - p)]. Nobody knows p, but two raters disagree with probability 2v: so E[v] has an
-unbiased estimate. The other two have none; they are enclosed between bounds that do. Means are over votes, so that they
-stand beside a model's scores of the same rows. The raters of a pair are taken as drawn from one population.
+Let p be the fraction of all raters who prefer the first response of a pair, and v = p(1 - p). A predictor that does not
+know the person has a Brier score (y - p̂)² of at least E[v], a negative log-likelihood (nats) of at least E[h(p)], and
+an accuracy of at most E[max(p, 1 - p)]. p is unknown, but two raters disagree with probability 2v, so E[v] has an
+unbiased estimate. The other two have none; they are enclosed between bounds that have one. Means are over votes, so
+that they are comparable with a model's scores on the same rows. The raters of a pair are assumed to be a random sample
+of one population.
 
 All functions are pure, in NumPy float64. Dimension letters: N votes, P pairs, R raters, B replicates of a bootstrap
 (b in a chunk), K bounds, F floors.
@@ -29,14 +30,14 @@ BOUNDS = ("nll_lower", "nll_upper", "accuracy_lower", "accuracy_upper")
 FLOORS = ("agreement", "brier", "nll_lower", "nll_plug_in", "nll_upper", "accuracy_lower", "accuracy_upper")
 
 MOST = 0.25  # the largest v, at p = 1/2
-TINY = 1e-9  # the least distance from 0 and 1/4 of a mean of v
-MARGIN = 1e-4  # the least distance from 1/4 at which a polynomial touches
-DRAWN = 1.0 - math.exp(-1.0)  # the share of raters that a replicate draws at least once
-CHUNK = 2**20  # numbers in an array of a bootstrap
+TINY = 1e-9  # minimum distance of a mean of v from 0 and 1/4
+MARGIN = 1e-4  # minimum distance from 1/4 of the point at which a polynomial touches
+DRAWN = 1.0 - math.exp(-1.0)  # fraction of raters drawn at least once in a bootstrap replicate
+CHUNK = 2**20  # values in an array of a bootstrap
 
 
 class Interval(NamedTuple):
-    """A floor, its standard error over pairs, and 95 % intervals of two bootstraps."""
+    """A floor, its standard error over pairs, and the 95 % intervals of two bootstraps."""
 
     value: float
     se: float
@@ -46,11 +47,11 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Votes:
-    """Votes on pairs that at least two different raters judged, one vote of each rater on a pair.
+    """Votes on pairs that at least two different raters judged, one vote per rater and pair.
 
-    Of `rows` votes given, `single` lie in pairs with one rater and `repeated` are of a rater who had judged that pair
-    before: they are left out. Codes count from 0 in the order of the codes given. `row_N` says where each vote stood
-    among those given, to pick a model's scores of the same votes.
+    Of `rows` input votes, `single` are on pairs with one rater, and `repeated` are by a rater who had judged that pair
+    before; both are left out. Codes are renumbered from 0 in the order of the input codes. `row_N` is the input index
+    of each vote, to select a model's scores of the same votes.
     """
 
     pair_N: NDArray[np.int64]
@@ -64,7 +65,7 @@ class Votes:
 
 @dataclass(frozen=True, eq=False)
 class RaterFloors:
-    """The floors of `FLOORS` and the votes they rest on; `covered` is the share of the rows given in repeated pairs."""
+    """The floors of `FLOORS` and their votes; `covered` is the fraction of input rows on pairs with two raters."""
 
     rows: int
     pairs: int
@@ -76,12 +77,16 @@ class RaterFloors:
 
 
 def gather(pair_N: Integers, first_wins_N: NDArray, rater_N: Integers | None = None) -> Votes:
-    """The votes that floors can be learned from.
+    """Selects the votes from which floors can be estimated.
 
-    pair_N, rater_N: integer codes in any range. A negative pair is unknown and counts as single; a negative rater is
-    unnamed and taken as a rater of its own, as every vote is without `rater_N`. first_wins_N: whether the first
-    response was preferred; "first" is the same response in all votes on a pair. Raises `ValueError` when lengths
-    differ, when there are no votes, and when no pair has two raters.
+    Args:
+        pair_N: integer code of the pair, in any range. A negative code is unknown and counts as a single vote.
+        first_wins_N: whether the first response was preferred; "first" is the same response in all votes on a pair.
+        rater_N: integer code of the rater, in any range. A negative code is an unnamed rater, different from all
+            others; without `rater_N` all raters are unnamed.
+
+    Raises:
+        ValueError: lengths differ, there are no votes, or no pair has two raters.
     """
     rows = len(pair_N)
     lengths = [len(values) for values in (pair_N, first_wins_N, rater_N) if values is not None]
@@ -114,19 +119,25 @@ def gather(pair_N: Integers, first_wins_N: NDArray, rater_N: Integers | None = N
 
 
 def floor_terms(wins_P: Integers, losses_P: Integers) -> dict[str, Array]:
-    """For each of `FLOORS` the term of every pair; their mean, weighted by the votes of a pair, is the floor.
+    """The terms of all pairs for each of `FLOORS`; their mean, weighted by the votes of each pair, is the floor.
 
-    wins_P, losses_P: how many raters preferred the first and the second response. Raises `ValueError` for a pair of
-    fewer than two votes. With w wins in n votes:
+    With w wins in n votes:
 
     - agreement, brier: 1 - 2v̂ and v̂ = w(n-w)/(n(n-1)), unbiased.
     - nll_lower, nll_upper, accuracy_lower, accuracy_upper: the polynomials of `bounds`, with v̂ for v and
-      w(w-1)(n-w)(n-w-1)/(n(n-1)(n-2)(n-3)) for v², both unbiased: parabolas for pairs of four votes or more, lines for
-      the others. Where noise gives means that no p could have, the bound is that of the nearest possible ones. That
-      polynomials are chosen on the same votes costs a bias of order 1/P.
-    - nll_plug_in: h(w/n) + (outcomes seen - 1)/(2n) (Miller 1955). No bound: h(w/n) is too low (Jensen) and the
-      correction is for many votes; with few it often lies below nll_lower, which holds. Likewise the majority's share
-      max(w, n-w)/n is too high an accuracy, and not given.
+      w(w-1)(n-w)(n-w-1)/(n(n-1)(n-2)(n-3)) for v², both unbiased: parabolas for pairs with four votes or more, lines
+      for the others. If noise gives means that no p can have, the bound is that of the nearest possible means. Choosing
+      the polynomials on the same votes causes a bias of order 1/P.
+    - nll_plug_in: h(w/n) + (outcomes seen - 1)/(2n) (Miller 1955). Not a bound: h(w/n) is too low (Jensen) and the
+      correction assumes many votes; with few votes it is often below nll_lower, which holds. Likewise the majority's
+      fraction max(w, n-w)/n overestimates the accuracy, and is not reported.
+
+    Args:
+        wins_P: number of raters who preferred the first response.
+        losses_P: number of raters who preferred the second response.
+
+    Raises:
+        ValueError: a pair has fewer than two votes.
     """
     count_P = wins_P + losses_P
     if (count_P < 2).any():
@@ -139,7 +150,7 @@ def floor_terms(wins_P: Integers, losses_P: Integers) -> dict[str, Array]:
 
 
 def weighted_mean(terms_P: Array, count_P: NDArray) -> Estimate:
-    """Σ n s / Σ n for terms s of pairs with n votes; its standard error by linearisation, with pairs independent."""
+    """Σ n s / Σ n for terms s of pairs with n votes; standard error by linearisation, with pairs independent."""
     pairs, rows = len(terms_P), count_P.sum()
     value = count_P @ terms_P / rows
     squares = np.square(count_P * (terms_P - value)).sum() * pairs / max(pairs - 1, 1)
@@ -147,9 +158,12 @@ def weighted_mean(terms_P: Array, count_P: NDArray) -> Estimate:
 
 
 def excess(scores_P: Array, terms_P: Array, count_P: NDArray) -> Estimate:
-    """A model's mean score minus a floor, on the same votes: the luck of the labels that both share cancels.
+    """A model's mean score minus a floor, on the same votes: noise of the labels common to both cancels.
 
-    scores_P: its scores summed over the votes of each pair (`Votes.row_N`); terms_P: the floor's terms; count_P: votes.
+    Args:
+        scores_P: the model's scores summed over the votes of each pair (`Votes.row_N`).
+        terms_P: the floor's terms.
+        count_P: number of votes.
     """
     return weighted_mean(scores_P / count_P - terms_P, count_P)
 
@@ -157,10 +171,15 @@ def excess(scores_P: Array, terms_P: Array, count_P: NDArray) -> Estimate:
 def rater_floors(votes: Votes, replicates: int = 1000, seed: int = 0) -> RaterFloors:
     """All floors, with percentile intervals of two bootstraps, each centred on the value; polynomials are kept fixed.
 
-    Over pairs, as if votes on different pairs were independent. Over raters, when they are named: the votes of a rater
-    are drawn together, which adds what they have in common. Only different raters of a pair are compared, so a pair
-    left without two of them (four, where bounds are parabolas) is out of the replicate, and those left weigh more in
-    its stead. Where raters have few pairs in common that interval is too wide, but for the plug-in's.
+    Over pairs: assumes that votes on different pairs are independent. Over raters, if they are named: the votes of a
+    rater are drawn together, which includes their dependence. Only different raters of a pair are compared. So a pair
+    left with fewer than two of them (four, for parabolas) is dropped from the replicate, and the remaining pairs have
+    more weight instead. If raters have few pairs in common this interval is too wide, except for the plug-in.
+
+    Args:
+        votes: see `gather`.
+        replicates: number of bootstrap replicates.
+        seed: seed of the bootstraps.
     """
     rows, pairs = len(votes.pair_N), int(votes.pair_N.max()) + 1
     raters = None if votes.rater_N is None else int(votes.rater_N.max()) + 1
@@ -181,9 +200,10 @@ def rater_floors(votes: Votes, replicates: int = 1000, seed: int = 0) -> RaterFl
 
 
 def contrary(agreement: float, pairs: int) -> bool:
-    """Whether raters agree less often than chance, beyond two standard errors: then they are no sample of one crowd.
+    """Whether raters agree less than chance, by more than two standard errors: they are no sample of one population.
 
-    Two raters drawn alike agree with probability p² + (1 - p)² ≥ 1/2; the error is that of as many coins as pairs.
+    Two raters of one population agree with probability p² + (1 - p)² ≥ 1/2. The standard error is that of one fair coin
+    per pair.
     """
     return agreement < 0.5 - 1.0 / math.sqrt(pairs)
 
@@ -193,8 +213,8 @@ def _warnings(
 ) -> Iterator[str]:
     if contrary(floors["agreement"].value, pairs):
         yield (
-            "Raters agree less often than chance: those of a pair were not drawn alike (a label for each of several "
-            "criteria?), and none of these floors holds."
+            "Raters agree less often than chance: the raters of a pair are no sample of one population (a label for "
+            "each of several criteria?), and none of these floors holds."
         )
     if raters_per_pair < 3:
         yield f"Pairs have {raters_per_pair:.1f} raters on average: NLL and accuracy bounds are wide, rely on Brier."
@@ -216,25 +236,28 @@ def _gap(v: float) -> float:
 
 
 def _entropy(v: float) -> float:
-    minority = 2.0 * v / (1.0 + _gap(v))  # (1 - gap)/2, without its rounding error at small v
+    minority = 2.0 * v / (1.0 + _gap(v))  # (1 - gap)/2 without its rounding error at small v
     return float(entr(minority) + entr(1.0 - minority))
 
 
-# What is bounded, as a function of v, and its slope inside (0, 1/4); both are concave.
+# The functions of v that are bounded, and their slopes inside (0, 1/4); both are concave.
 ENTROPY = (_entropy, lambda v: 2.0 * math.atanh(_gap(v)) / _gap(v))
 MAJORITY = (lambda v: (1.0 + _gap(v)) / 2.0, lambda v: -1.0 / _gap(v))
 
 
 def bounds(first: float, second: float | None, margin: float = MARGIN) -> Array:
-    """Polynomials a0 + a1 v + a2 v² that enclose h(p) and max(p, 1-p) on all of [0, 1/4]: a row for each of `BOUNDS`.
+    """Polynomials a0 + a1 v + a2 v² that enclose h(p) and max(p, 1-p) on [0, 1/4]: one row for each of `BOUNDS`.
 
-    first, second: the means of v and v², 0 < first < 1/4 and first² <= second <= first/4. Without `second`, a2 is zero.
-    margin: how near to 1/4 a polynomial may touch max(p, 1-p), whose slope is infinite there.
-
-    No such polynomial is sharper at these means. Lines are the chord and the tangent at `first`. For a parabola q that
+    No such polynomial is tighter at these means. Lines are the chord and the tangent at `first`. For a parabola q that
     touches f at x and meets it at an end of [0, 1/4], f(v) - q(v) = f'''(ξ)/6 · (v - end)(v - x)². As h''' > 0, end 0
-    gives the lower bound and end 1/4 the upper; max(p, 1-p) has f''' < 0. Sharpest is the x at which a v with no values
-    but x and that end has the two means (Karlin & Studden 1966: principal representations).
+    gives the lower bound and end 1/4 the upper; max(p, 1-p) has f''' < 0. The tightest has the x for which a
+    distribution on x and that end has the two means (Karlin & Studden 1966: principal representations).
+
+    Args:
+        first: mean of v, 0 < first < 1/4.
+        second: mean of v², first² <= second <= first/4. None: a2 is zero.
+        margin: minimum distance from 1/4 of the point at which a polynomial touches max(p, 1-p), whose slope is
+            infinite there.
     """
 
     def chord(curve) -> list[float]:
@@ -255,7 +278,7 @@ def bounds(first: float, second: float | None, margin: float = MARGIN) -> Array:
 
 
 class _Estimates(NamedTuple):
-    """[P, b] estimates of v, v² and h(p), and whether two and four raters are left."""
+    """[P, b] estimates of v, v² and h(p), and whether at least two and four raters are left."""
 
     first: Array
     second: Array
@@ -265,9 +288,9 @@ class _Estimates(NamedTuple):
 
 
 def _estimate(wins: Array, wins2: Array, losses: Array, losses2: Array, votes3: Array, votes4: Array) -> _Estimates:
-    """From power sums Σ c, Σ c², ... of raters' whole-number weights c; at c = 1 the formulas of `floor_terms`.
+    """Computes estimates from power sums Σ c, Σ c², ... of raters' integer weights c; c = 1 gives `floor_terms`.
 
-    The elementary symmetric polynomials e2 and e4 (Newton's identities) weigh pairs and foursomes of different raters.
+    The elementary symmetric polynomials e2 and e4 (Newton's identities) weight sets of two and four different raters.
     """
     votes, votes2 = wins + losses, wins2 + losses2
     e2 = (votes**2 - votes2) / 2.0
@@ -276,7 +299,7 @@ def _estimate(wins: Array, wins2: Array, losses: Array, losses2: Array, votes3: 
     first = wins * losses / np.where(two, 2.0 * e2, np.inf)
     second = (wins**2 - wins2) * (losses**2 - losses2) / np.where(four, 24.0 * e4, np.inf)
     share = wins / np.maximum(votes, 1.0)
-    # Weighted votes say as much about the share as (Σ c)² / Σ c² votes of weight one (Kish).
+    # Weighted votes contain as much information about the share as (Σ c)² / Σ c² votes of weight one (Kish).
     correction = ((wins > 0) & (losses > 0)) * votes2 / np.maximum(2.0 * votes**2, 1.0)
     return _Estimates(first, second, entr(share) + entr(1.0 - share) + correction, two, four)
 
@@ -292,7 +315,7 @@ def _polynomials(estimates: _Estimates, count_P: Integers) -> Array:
         second, _ = weighted_mean(estimates.second[chosen_P, 0], count_P[chosen_P])
         possible = min(max(first, TINY), MOST - TINY)
         possible_second = min(max(second, possible**2), possible * MOST)
-        # Nearer to 1/4 than the noise of the mean, the slope of max(p, 1-p) would only multiply that noise.
+        # Closer to 1/4 than the noise of the mean, the steep slope of max(p, 1-p) would only amplify that noise.
         margin = min(max(se, MARGIN), MOST / 2.0)
         coefficients_K3 = bounds(possible, possible_second if parabolas else None, margin)
         coefficients_K3[:, 0] += coefficients_K3[:, 1:] @ [possible - first, possible_second - second]
@@ -308,7 +331,7 @@ def _terms(estimates: _Estimates, coefficients_3KP1: Array) -> dict[str, Array]:
 
 
 def _draws(units: int, replicates: int, largest: int, generator: np.random.Generator) -> Iterator[Array]:
-    """How often each unit is drawn, [b, units], in chunks of replicates that make [b, largest] about CHUNK numbers."""
+    """Yields how often each unit is drawn, [b, units], in chunks such that [b, largest] has about CHUNK values."""
     size = max(1, CHUNK // largest)
     for start in range(0, replicates, size):
         chunk = min(size, replicates - start)
@@ -319,7 +342,7 @@ def _draws(units: int, replicates: int, largest: int, generator: np.random.Gener
 def _resample_pairs(
     terms: dict[str, Array], count_P: Integers, replicates: int, generator: np.random.Generator
 ) -> dict[str, Array]:
-    """For each floor the values of the replicates, [B]."""
+    """The replicates of each floor, [B]."""
     weighted_PF = np.stack(list(terms.values()), axis=1) * count_P[:, None]
     draws = _draws(len(count_P), replicates, len(count_P), generator)
     means_BF = np.concatenate([(drawn_bP @ weighted_PF) / (drawn_bP @ count_P)[:, None] for drawn_bP in draws])
@@ -327,7 +350,7 @@ def _resample_pairs(
 
 
 def _resample_raters(votes: Votes, replicates: int, generator: np.random.Generator) -> dict[str, Array]:
-    """For each floor the values of the replicates, [B]; NaN where no pair is left."""
+    """The replicates of each floor, [B]; NaN if no pair is left."""
     pairs, raters = int(votes.pair_N.max()) + 1, int(votes.rater_N.max()) + 1
     wins_PR, losses_PR = (
         csr_array((np.ones(side_N.sum()), (votes.pair_N[side_N], votes.rater_N[side_N])), shape=(pairs, raters))
@@ -342,8 +365,8 @@ def _resample_raters(votes: Votes, replicates: int, generator: np.random.Generat
     count_P = np.bincount(votes.pair_N)
     coefficients_3KP1 = _polynomials(estimate(np.ones((raters, 1))), count_P)
     parabolas_P1, others_P1 = (count_P >= 4)[:, None], (count_P - 1)[:, None]
-    # A vote counts if one (three) of the others on its pair are drawn as well. Divided by the chance of that, pairs
-    # keep their weight whatever the number of their raters.
+    # A vote counts if one (three) of the others on its pair are also drawn. Dividing by the probability of that keeps
+    # the weight of a pair independent of its number of raters.
     chance_two_P1 = binom.sf(0, others_P1, DRAWN)
     chance_bound_P1 = binom.sf(np.where(parabolas_P1, 2, 0), others_P1, DRAWN)
     chunks = []

@@ -1,1 +1,1 @@
-"""The machine: files, databases, processes, signals, threads and devices. Nothing of reward models."""
+"""Utilities for the host machine: files, SQLite, processes, signals, threads, devices. Independent of reward models."""

@@ -1,4 +1,4 @@
-"""The device that encodes texts and judges pairs outside of a Trainer: a GPU where there is one."""
+"""The device that encodes texts and scores pairs outside of a Trainer: the GPU if there is one."""
 
 import contextlib
 import os
@@ -9,10 +9,10 @@ from torch import nn
 
 
 def device() -> torch.device:
-    """The GPU of this process among those of a run, or the CPU.
+    """The GPU of this process by its local rank, or the CPU.
 
-    cuBLAS is asked once in a process whether equal products get equal bits, at the first product: what comes before a
-    Trainer, which sets this variable for itself, would answer for it, and its training be refused.
+    Sets CUBLAS_WORKSPACE_CONFIG, which cuBLAS reads once per process, at its first product. A Trainer sets it too, but
+    a product computed earlier would fix the non-deterministic mode, and deterministic training would then fail.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -22,9 +22,9 @@ def device() -> torch.device:
 
 @contextlib.contextmanager
 def judging(model: nn.Module) -> Iterator[torch.device]:
-    """While inside, a model whose backbone runs a transformer is on the GPU, if there is one; others stay.
+    """Context manager: moves a model whose backbone runs a transformer to the GPU, if there is one; others stay.
 
-    Gives the device of the model: that of the pairs it is to judge.
+    Yields the device of the model, to which the pairs to be scored must be moved.
     """
     before = model.device
     if model.backbone.is_trained and before.type == "cpu":
@@ -37,7 +37,7 @@ def judging(model: nn.Module) -> Iterator[torch.device]:
 
 @contextlib.contextmanager
 def repeatable(where: torch.device) -> Iterator[None]:
-    """While inside, sums over indices on a GPU are taken in one order, whatever a Trainer has set: equal bits."""
+    """Context manager: makes sums over indices on a GPU deterministic (bit-equal), whatever a Trainer has set."""
     enabled = torch.are_deterministic_algorithms_enabled()
     if where.type != "cuda" or enabled:
         yield

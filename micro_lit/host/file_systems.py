@@ -1,10 +1,10 @@
-"""Which kind of file system a folder lies on."""
+"""Type of the file system of a folder."""
 
 import re
 from pathlib import Path
 
 MOUNTS = Path("/proc/self/mounts")
-# Of several machines at once, or of a program that may fetch files from elsewhere.
+# File systems shared by several machines, or served by a program that may fetch files from elsewhere (FUSE).
 NETWORK = re.compile(
     r"nfs.*|cifs|smb.*|9p|fuse|fuse\..*|virtiofs|afs|ceph|lustre|gpfs|beegfs|glusterfs|gfs2|ocfs2|orangefs|pvfs2|wekafs"
     r"|panfs|davfs.*|coda|ncpfs|vboxsf|vmhgfs|prl_fs|drvfs"
@@ -12,9 +12,9 @@ NETWORK = re.compile(
 
 
 def network_file_system(folder: Path) -> str | None:
-    """The type of the file system of a folder, as nfs4, if it is one of a network; else None.
+    """The type of a folder's file system, such as nfs4, if it is a network file system; else None.
 
-    None, too, where the system does not list its mounts in /proc.
+    Also None where the system does not list its mounts in /proc.
     """
     try:
         mounts = MOUNTS.read_text(errors="surrogateescape")
@@ -25,16 +25,16 @@ def network_file_system(folder: Path) -> str | None:
 
 
 def file_system(folder: Path, mounts: str) -> str | None:
-    """The type of the file system that an absolute path lies on.
+    """The type of the file system of an absolute path; None if no mount contains it.
 
     Args:
-        folder: without links.
-        mounts: lines of /proc/mounts: device, mount point, type, options. Of two on one point the later one counts.
+        folder: path without symbolic links.
+        mounts: lines of /proc/mounts: device, mount point, type, options. The last mount on a mount point counts.
     """
     found, longest = None, -1
     for line in mounts.splitlines():
         _, point, kind, *_ = line.split(" ")
-        # Spaces and such in a mount point are written as \040.
+        # /proc/mounts escapes spaces and other characters in mount points as octal, such as \040.
         place = Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), point))
         if folder.is_relative_to(place) and len(place.parts) >= longest:
             found, longest = kind, len(place.parts)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic file writes."""
 
 import contextlib
 import fcntl
@@ -11,34 +11,33 @@ from typing import Any
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes a file so that `path` holds the old content or the new one, whatever ends the process.
+    """Writes a file atomically: `path` holds either the old or the new content, even if the process is killed.
 
-    Any number of processes may write the same path at once: each fills a file of its own beside it, and the last to
-    finish wins. The bytes and the new name are on the disk when this returns. What killed writers of the same path have
-    left is removed.
+    Several processes may write the same path at once: each writes its own temporary file, and the last to finish wins.
+    Content and name are synced to disk on return. Temporary files of killed writers of the same path are removed.
 
     Args:
-        path: in a folder that exists.
-        write: fills the file whose path it is given; that path ends in `.partial`, and its folder is that of `path`.
+        path: target path, in an existing folder.
+        write: fills the temporary file whose path it is given; the path ends in `.partial`, in the folder of `path`.
 
     Raises:
-        OSError: the file cannot be written; `path` is as it was, and nothing is left beside it.
+        OSError: the file cannot be written; `path` is unchanged, and no temporary file is left.
     """
     _write(path, write, os.replace)
 
 
 def write_new(path: Path, write: Callable[[Path], Any]) -> None:
-    """As `write_whole`, for a file that does not exist yet: of several processes the first to finish wins.
+    """Writes a new file atomically, see `write_whole`. Of several processes, the first to finish wins.
 
     Raises:
-        FileExistsError: there is such a file by now; it is as it was.
+        FileExistsError: the file exists already; it is unchanged.
         OSError: the file cannot be written.
     """
     _write(path, write, _link)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file in UTF-8, whole or not at all. Raises `OSError`."""
+    """Writes a UTF-8 text file atomically. Raises `OSError`."""
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
@@ -56,7 +55,7 @@ def _write(path: Path, write: Callable[[Path], Any], put: Callable[[Path, Path],
 
 
 def _link(partial: Path, path: Path) -> None:
-    """Gives a file its name, unless the name is taken. A file system without hard links gets a copy."""
+    """Gives the temporary file its final name unless it exists; copies it on file systems without hard links."""
     try:
         os.link(partial, path)
     except FileExistsError:
@@ -69,9 +68,11 @@ def _link(partial: Path, path: Path) -> None:
 
 
 def remove_partials(folder: Path, name: str = "") -> None:
-    """Removes the temporary files of writers that were killed; those of writers at work stay.
+    """Removes temporary files of killed writers; those of running writers are locked and stay.
 
-    name: of the file that they wrote; all files without it.
+    Args:
+        folder: folder to clean.
+        name: only temporary files of this file name; by default all.
     """
     for partial in folder.glob(f"{glob.escape(name)}.*.partial" if name else "*.partial"):
         with contextlib.suppress(OSError):  # a writer holds its lock, or has just finished
@@ -85,7 +86,7 @@ def remove_partials(folder: Path, name: str = "") -> None:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Removes what a killed process or a full disk has left of the last line of a file to which lines are added."""
+    """Removes an incomplete last line, left by a killed process or a full disk, from an append-only file."""
     with path.open("rb+") as file:
         file.truncate(file.read().rfind(b"\n") + 1)
 
@@ -97,14 +98,14 @@ def _partial(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _locked_partial(path: Path) -> Iterator[Path]:
-    """An empty temporary file beside `path`, locked: the lock ends with the process, however that ends."""
+    """Creates a locked, empty temporary file beside `path`. The lock is released when the process ends."""
     while True:
         partial = _partial(path)
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            with contextlib.suppress(OSError):  # a file system without locks: then nobody removes it either
+            with contextlib.suppress(OSError):  # without file locks, other processes do not remove it either
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_open_as(descriptor, partial):  # nobody has removed it between the two lines above
+            if _is_open_as(descriptor, partial):  # not removed by another process between open and flock
                 yield partial
                 return
         finally:
@@ -112,7 +113,7 @@ def _locked_partial(path: Path) -> Iterator[Path]:
 
 
 def _is_open_as(descriptor: int, path: Path) -> bool:
-    """Whether a path still names the file that is open."""
+    """Whether the path still refers to the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -120,7 +121,7 @@ def _is_open_as(descriptor: int, path: Path) -> bool:
 
 
 def _sync(path: Path) -> None:
-    """Has the system put a file, or the names in a folder, on the disk."""
+    """Syncs a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,11 +1,11 @@
-"""Ctrl-C while a command is still importing: one word instead of a traceback."""
+"""Ctrl-C while a command is still importing: a one-word message instead of a traceback."""
 
 import sys
 from types import TracebackType
 
 
 def in_one_word() -> None:
-    """From here on, a Ctrl-C that nobody catches ends the process with the word `interrupted` and status 130."""
+    """Installs an exception hook: an uncaught Ctrl-C prints `interrupted` and exits with status 130."""
     before = sys.excepthook
 
     def end(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:

@@ -1,4 +1,4 @@
-"""Public names of a package, imported at their first use, so that importing the package itself takes no time."""
+"""Lazy imports of a package's public names, so that importing the package itself is fast."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def lazy(package: str, modules: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], list[str]]:
-    """The module functions of a package with lazy names.
+    """Creates the module-level `__getattr__` and `__all__` of a package with lazy names.
 
     Args:
-        package: its `__name__`.
-        modules: the public names of each of its modules.
+        package: `__name__` of the package.
+        modules: module name -> public names in it.
 
     Returns:
         `__getattr__` (PEP 562) and `__all__`.

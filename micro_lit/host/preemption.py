@@ -1,4 +1,4 @@
-"""What a SIGTERM does, which a scheduler sends before it takes a machine away."""
+"""Handling of SIGTERM, which schedulers send before they take a machine away."""
 
 import contextlib
 import signal
@@ -6,16 +6,16 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-# Exit status of what was told to stop and wants to be started again: EX_TEMPFAIL of sysexits.h.
+# Exit status of a preempted process that should be started again: EX_TEMPFAIL of sysexits.h.
 PREEMPTED = 75
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """While inside, a SIGTERM ends this process with the exit status `PREEMPTED`, whatever it is doing."""
+    """Context manager: a SIGTERM ends this process with the exit status `PREEMPTED`."""
     try:
         before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # only the main thread hears signals
+    except ValueError:  # only the main thread can install signal handlers
         yield
         return
     try:
@@ -25,5 +25,5 @@ def stoppable() -> Iterator[None]:
 
 
 def stop(number: int, frame: Any) -> None:
-    """The handler where nothing is left to be saved."""
+    """Signal handler for phases in which nothing needs saving: exits with `PREEMPTED`."""
     sys.exit(PREEMPTED)

@@ -1,4 +1,4 @@
-"""The rank of this process among the processes of its run, as launchers write it to the environment."""
+"""Rank and world size of this process, from the environment variables that launchers set."""
 
 import os
 
@@ -9,5 +9,5 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """The number of processes of this run."""
+    """Number of processes of this run."""
     return int(os.environ.get("WORLD_SIZE", 1))

@@ -1,4 +1,4 @@
-"""SQLite files that several processes share: how they are opened, changed as a whole, and wiped."""
+"""SQLite files shared by several processes: connections, transactions and secure deletion."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -8,24 +8,24 @@ from pathlib import Path
 from micro_lit.errors import UserError
 from micro_lit.host.file_systems import network_file_system
 
-QUIET_SECONDS, PATIENT_SECONDS = 2.0, 600.0  # waiting for another process without a word, and at most
+QUIET_SECONDS, PATIENT_SECONDS = 2.0, 600.0  # wait for another process: before printing a line, and at most
 
 UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
 OURS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InternalError)
 
 
 def journal_mode(path: Path) -> str:
-    """WAL, which lets others read during a transaction; but WAL needs memory that all processes share."""
+    """WAL, which allows reads during a transaction; DELETE on network file systems, which lack WAL's shared memory."""
     return "WAL" if network_file_system(path.parent) is None else "DELETE"
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Opens a file that exists. What is committed is on the disk; what is deleted is overwritten."""
+    """Opens an existing file. Commits are synced to disk (synchronous=FULL); deleted rows are overwritten."""
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
     try:
         _set(connection, "busy_timeout", 1000 * PATIENT_SECONDS)
         if journal_mode(path) == "DELETE":
-            # A file that was copied here in WAL mode: with this lock it can be read without shared memory.
+            # The file may have been copied here in WAL mode: EXCLUSIVE allows reading it without shared memory.
             _set(connection, "locking_mode", "EXCLUSIVE")
             if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
                 _set(connection, "journal_mode", "DELETE")
@@ -39,7 +39,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def is_sqlite(path: Path) -> bool:
-    """Whether a file that exists is one of SQLite. SQLite itself looks: a file that is closed loses all its locks."""
+    """Whether an existing file is an SQLite file. Uses SQLite: closing the file ourselves would drop its locks."""
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             connection.execute("PRAGMA schema_version").fetchall()
@@ -50,9 +50,12 @@ def is_sqlite(path: Path) -> bool:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
-    """All that the block under `with` writes, or nothing if it ends with an error. No other process writes meanwhile.
+    """Context manager for a write transaction: commits at the end of the block, rolls back on an exception.
 
-    Errors of the block pass as they are. Raises `UserError` when the transaction cannot begin or be committed.
+    No other process writes meanwhile. Exceptions of the block are re-raised unchanged.
+
+    Raises:
+        UserError: the transaction cannot begin or be committed.
     """
     with in_one_line(path):
         _begin(connection, path)
@@ -67,9 +70,9 @@ def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
 
 
 def wipe(connection: sqlite3.Connection) -> bool:
-    """Removes the bytes of deleted rows from the file and its log; False when another process still reads the log.
+    """Removes the bytes of deleted rows from the file and its log. Returns False if a reader still uses the log.
 
-    The file is written anew: when rows move between pages, copies of them stay, even with secure_delete.
+    VACUUM rewrites the file: when rows move between pages, copies of them remain, even with secure_delete.
     """
     connection.execute("VACUUM")
     [busy, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -78,7 +81,7 @@ def wipe(connection: sqlite3.Connection) -> bool:
 
 @contextmanager
 def in_one_line(path: Path) -> Iterator[None]:
-    """Turns errors of a file into `UserError`."""
+    """Context manager: converts database and file errors of `path` to a one-line `UserError`."""
     try:
         yield
     except sqlite3.DatabaseError as error:
@@ -92,7 +95,7 @@ def in_one_line(path: Path) -> Iterator[None]:
             remedy = "restore a copy of the file, or start a new one under another name"
         raise UserError(f"{path}: {error}; {remedy}") from error
     except UnicodeEncodeError as error:
-        raise UserError(f"{path}: the name of a user holds half a character ({error.reason})") from error
+        raise UserError(f"{path}: the name of a user holds an invalid character ({error.reason})") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
@@ -115,5 +118,5 @@ def _begin(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """The primary code of SQLite; 0 for an error of Python's own."""
+    """The primary SQLite error code; 0 for an error raised by Python's module."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -1,21 +1,21 @@
-"""Threads of torch and of the numerical libraries: as many as the work can use and the process may use.
+"""Number of threads of torch and of numerical libraries.
 
 | work | threads |
 |---|---|
-| cached vectors: heads, gates, adaptations, floors | one: on tensors so small more threads only meet at barriers |
-| a transformer that is trained, or judges pairs | all CPUs that the process may use |
-| a frozen transformer that fills the feature store | those of them that no other process uses at the moment |
+| cached vectors: heads, gates, adaptations, floors | one: on small tensors, more threads only add barrier waits |
+| a transformer that is trained or scores pairs | all CPUs that the process may use |
+| a frozen transformer that fills the feature store | those CPUs that are idle at the moment |
 
-The load of neighbours does not count in training: sums of gradients depend on the number of threads by their rounding,
-and equal settings give equal results, to the bit, on a busy machine too. What a neighbour costs there is bounded by
-passive waiting. A feature depends on the texts encoded beside it by its rounding already.
+Training ignores the load of other processes: the rounding of summed gradients depends on the number of threads, and
+equal settings must give bit-equal results on a busy machine too. Passive waiting bounds the slow-down by other
+processes. Feature rounding already depends on the other texts in the batch.
 
-The setting `threads` comes before OMP_NUM_THREADS and MKL_NUM_THREADS of the user, and these before the rule. Processes
-that are started together (devices of a run, jobs of joblib or submitit on one machine) find their share of the CPUs in
-OMP_NUM_THREADS; `BY_RULE` beside it marks it as a limit that nobody asked for.
+Precedence: the setting `threads`, then OMP_NUM_THREADS and MKL_NUM_THREADS set by the user, then the table above.
+Processes started together (workers of a run, joblib or submitit jobs on one machine) receive their share of the CPUs in
+OMP_NUM_THREADS. The variable `BY_RULE` beside it marks that value as a limit not set by the user.
 
-Threads between operations (`torch.set_num_interop_threads`) stay as they are: nothing runs operations side by side. The
-threads of tokenizers wait passively, and respect affinity and quota.
+Inter-op threads (`torch.set_num_interop_threads`) are unchanged: nothing runs operations in parallel. The threads of
+tokenizers wait passively, and respect affinity and quota.
 """
 
 import contextlib
@@ -29,22 +29,23 @@ from typing import Any
 
 BY_RULE = "MICRO_LIT_THREADS_BY_RULE"
 
-# How threads wait at barriers, read when a library is loaded: libgomp, which torch brings on Linux, or Intel's OpenMP.
+# Passive waiting at barriers, read when a library is loaded: libgomp (comes with torch on Linux) or Intel's OpenMP.
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
-# Seconds over which the load of the CPUs is measured. The load average of the kernel lags by a minute.
+# Seconds over which the CPU load is measured. The kernel's load average lags by a minute.
 WINDOW = 0.25
 
 MACHINE = Path("/")
 
-# The setting `threads` of the command that runs; None: the rule decides. It has no value while no command runs.
+# The setting `threads` of the running command; None: use the rule. Unset while no command runs.
 _setting: ContextVar[int | None] = ContextVar("threads")
 
 
 def set_defaults(environment: MutableMapping[str, str]) -> None:
-    """Sets what libraries read when they are loaded, so that numpy and torch must not be yet; the user's values stay.
+    """Sets environment variables that libraries read on import; call it before importing numpy or torch.
 
-    NumPy's OpenBLAS gets one thread: on the matrices of floors a second one doubles the CPU time and saves none.
+    Variables set by the user are kept. NumPy's OpenBLAS gets one thread: on the matrices of floors a second one doubles
+    the CPU time and saves none.
     """
     for name, value in PASSIVE.items():
         environment.setdefault(name, value)
@@ -54,9 +55,14 @@ def set_defaults(environment: MutableMapping[str, str]) -> None:
 
 
 def share(processes: int, machine: Path = MACHINE) -> dict[str, str]:
-    """Variables for the environment of processes that start together on this machine: each gets its share of the CPUs.
+    """Environment variables that give each of `processes` processes on this machine its share of the CPUs.
 
-    None for those of a user who has set a number of threads.
+    Args:
+        processes: number of processes started together.
+        machine: root folder that holds `proc` and `sys`.
+
+    Returns:
+        name -> value; empty if the user has set a number of threads.
     """
     if _asked(os.environ) is not None:
         return {}
@@ -66,7 +72,7 @@ def share(processes: int, machine: Path = MACHINE) -> dict[str, str]:
 
 @contextlib.contextmanager
 def shared(processes: int) -> Iterator[None]:
-    """While inside, processes that this one starts get the share of one of so many."""
+    """Context manager: each process started inside gets a 1/`processes` share of the CPUs."""
     variables = share(processes)
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
@@ -81,10 +87,10 @@ def shared(processes: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def running(setting: int | None) -> Iterator[None]:
-    """While inside, torch has the threads that the work takes: at first, those for cached vectors.
+    """Context manager for a command: sets the number of torch threads, at first that for cached vectors.
 
     Args:
-        setting: threads for all work; None: by the rule, or as set for the command around this one.
+        setting: number of threads for all work; None: use the rule, or the setting of an enclosing command.
     """
     token = _setting.set(_setting.get(None) if setting is None else setting)
     try:
@@ -95,7 +101,7 @@ def running(setting: int | None) -> Iterator[None]:
 
 
 def by_settings(run: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of settings that runs inside of `running`, with their `threads`."""
+    """Decorator: runs a function of settings inside `running(settings["threads"])`."""
 
     @functools.wraps(run)
     def inside(settings: Mapping[str, Any], *arguments: Any, **named: Any) -> Any:
@@ -107,7 +113,7 @@ def by_settings(run: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def using(backbone: Any) -> Iterator[None]:
-    """While inside, torch has the threads for a backbone: a transformer where it has weights, else cached vectors."""
+    """Context manager: torch threads for a backbone; all CPUs if it has weights (a transformer), else one."""
     transformer = next(backbone.parameters(), None) is not None
     with _torch_threads(most if transformer else lambda: 1):
         yield
@@ -115,15 +121,15 @@ def using(backbone: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def encoding() -> Iterator[None]:
-    """While inside, torch has the threads for filling the feature store."""
-    # Beside the other processes of a run or a sweep, a share is all that is free.
+    """Context manager: torch threads for filling the feature store."""
+    # A process started beside others uses its whole share, without measuring the load.
     with _torch_threads(free if _limit(os.environ) is None else most):
         yield
 
 
 @contextlib.contextmanager
 def _torch_threads(rule: Callable[[], int]) -> Iterator[None]:
-    """While inside, torch has the threads that were asked for, or those of a rule; its host's while no command runs."""
+    """Sets torch's threads by the setting, the environment or the rule; does nothing while no command runs."""
     try:
         setting = _setting.get()
     except LookupError:
@@ -140,41 +146,41 @@ def _torch_threads(rule: Callable[[], int]) -> Iterator[None]:
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:
-    """A number of threads in the environment; the first one of a list, as OpenMP takes for nested regions."""
+    """A thread count in the environment; of a comma-separated list the first, as OpenMP uses for nested regions."""
     first = environment.get(name, "").split(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) else None
 
 
 def _asked(environment: Mapping[str, str]) -> int | None:
-    """What the user has set in the environment."""
+    """The number of threads that the user has set in the environment."""
     if BY_RULE in environment:
         return None
     return _number(environment, "OMP_NUM_THREADS") or _number(environment, "MKL_NUM_THREADS")
 
 
 def _limit(environment: Mapping[str, str]) -> int | None:
-    """The share of one of several processes that were started together."""
+    """The CPU share of a process started beside others."""
     return _number(environment, "OMP_NUM_THREADS") if BY_RULE in environment else None
 
 
 def most(machine: Path = MACHINE) -> int:
-    """CPUs that this process may use: its affinity, its cgroup's quota, its share among processes started together.
+    """CPUs that this process may use: limited by affinity, cgroup quota and its share among processes.
 
     Args:
-        machine: folder that holds `proc` and `sys`.
+        machine: root folder that holds `proc` and `sys`.
     """
     bounds = (len(_affinity()), int(_quota(machine) or len(_affinity())), _limit(os.environ))
     return max(1, min(bound for bound in bounds if bound is not None))
 
 
 def free(machine: Path = MACHINE, wait: Callable[[], None] = lambda: time.sleep(WINDOW)) -> int:
-    """CPUs that this process may use and no other uses: their idle shares over a moment, added up and rounded.
+    """Idle CPUs that this process may use: idle fractions over `WINDOW` seconds, summed and rounded.
 
-    A kernel that shows no load, as some sandboxes do, has none.
+    CPUs for which the kernel reports no load, as in some sandboxes, count as idle.
 
     Args:
-        machine: folder that holds `proc` and `sys`.
-        wait: passes the moment, in which this process does nothing.
+        machine: root folder that holds `proc` and `sys`.
+        wait: sleeps during the measurement.
     """
     before = _times(machine)
     wait()
@@ -186,18 +192,18 @@ def free(machine: Path = MACHINE, wait: Callable[[], None] = lambda: time.sleep(
 
 
 def _affinity() -> Set[int]:
-    """Numbers of the CPUs on which this process may run."""
+    """Indices of the CPUs on which this process may run."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
 
 
 def _quota(machine: Path) -> float | None:
-    """CPUs that the cgroups of this process grant it, the least of its own and all parents; None: all there are."""
+    """CPU quota of this process's cgroups: the minimum over its own and all parents; None: no quota."""
     found, mounts = [], machine / "sys" / "fs" / "cgroup"
     for line in _read(machine / "proc" / "self" / "cgroup").splitlines():
         _, controllers, place = line.split(":", 2)
-        # A place outside of the container's own tree is not mounted, whose root is then the container's.
+        # A path with ".." lies outside of the container's tree, where the root is the container's own cgroup.
         path = PurePosixPath(place if ".." not in place else "/")
         for parent in (path, *path.parents):
             inside = parent.relative_to("/")
@@ -211,12 +217,12 @@ def _quota(machine: Path) -> float | None:
 
 
 def _times(machine: Path) -> dict[int, tuple[int, int]]:
-    """Ticks that each CPU was idle, and all its ticks, since the machine was started."""
+    """(idle ticks, all ticks) of each CPU since boot."""
     found = {}
     for line in _read(machine / "proc" / "stat").splitlines():
         name, *fields = line.split()
         if name.startswith("cpu") and name != "cpu":
-            # user, nice, system, idle, iowait, irq, softirq, steal; those of guests are in the first two already.
+            # user, nice, system, idle, iowait, irq, softirq, steal; guest times are included in the first two.
             ticks = [int(field) for field in fields[:8]]
             found[int(name[3:])] = (sum(ticks[3:5]), sum(ticks))
     return found

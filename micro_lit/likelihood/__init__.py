@@ -1,6 +1,6 @@
-"""The likelihood of labels: outcomes of comparisons, links that combine heads, and what labels say of heads.
+"""The likelihood of labels: outcomes of comparisons, links that combine heads, and posteriors of heads.
 
-Everything that is trained on, reported or compared comes from `Link.log_prob`; -log σ stands nowhere else.
+Training, reports and comparisons all use `Link.log_prob`; -log σ is implemented nowhere else.
 """
 
 from micro_lit.likelihood.links import (

@@ -1,4 +1,4 @@
-"""Links: how heads and their weights make one log-probability of an outcome.
+"""Links: how heads and their weights combine into one log-probability of an outcome.
 
 Shape letters: B comparisons in the batch, K heads, S the numbers of a statistic beyond the first (none for a winner).
 """
@@ -15,15 +15,19 @@ from micro_lit.likelihood.outcomes import WINNER, Outcome
 LinkName = Literal["probability", "reward"]
 
 WEIGHTS_TOLERANCE = 1e-4  # of the sum of weights, for float32 and bfloat16 gates
-LOG_PROB_TOLERANCE = 1e-6  # above 0, which a sum of float32 probabilities may round to
+LOG_PROB_TOLERANCE = 1e-6  # above 0, to which a sum of float32 probabilities may be rounded
 
 
 class Link(ABC):
-    """The likelihood of a model with K heads: everything reported and trained on comes from `log_prob`.
+    """The likelihood of a model with K heads: training and all reported numbers use its `log_prob`.
 
-    A link of your own extends this class and gives `log_prob`: `'model.link={_target_: mine.MyLink}' packages=[mine]`.
+    Custom links extend this class and define `log_prob`: `'model.link={_target_: mine.MyLink}' packages=[mine]`.
 
-    outcome: what the labels are. name: what a digest of the model and an error call the link.
+    Args:
+        outcome: kind of the labels.
+
+    Attributes:
+        name: name of the link in the model's digest and in error messages.
     """
 
     name: ClassVar[str] = ""
@@ -45,8 +49,8 @@ class Link(ABC):
         """Log-probability of the outcome, in nats; for a winner, that the chosen response is preferred.
 
         Args:
-            margins_BK: the statistic of each head, as `margin` gives it.
-            log_weights_BK: log mixture weights; every row sums to one in probability.
+            margins_BK: the statistic of each head, as returned by `margin`.
+            log_weights_BK: log mixture weights; the weights of each row sum to one.
         """
 
     def loss(
@@ -55,6 +59,8 @@ class Link(ABC):
         """Negative log-likelihood of each comparison, in nats.
 
         Args:
+            margins_BK: as in `log_prob`.
+            log_weights_BK: as in `log_prob`.
             label_smoothing: the probability that a label is wrong.
         """
         loss_B = -self.log_prob(margins_BK, log_weights_BK)
@@ -86,7 +92,7 @@ class ProbabilityLink(Link):
 
 
 class RewardLink(Link):
-    """One model of the mixed rewards: ℓ(Σ_k w_k s_k), s_k the statistic of head k.
+    """One model of the weighted mean reward: ℓ(Σ_k w_k s_k), s_k the statistic of head k.
 
     For a winner, log σ(Σ_k w_k Δ_k). With K = 1 it is log σ(Δ) to the last bit.
     """
@@ -106,7 +112,7 @@ KINDS: dict[LinkName, type[Link]] = {"probability": ProbabilityLink, "reward": R
 
 
 def link_of(link: str | Link) -> Link:
-    """The link of a name, for winners; a link itself as it is. Raises `ValueError` for an unknown name."""
+    """The link with a given name, for winners; a `Link` is returned as it is. Raises `ValueError` for unknown names."""
     if isinstance(link, str):
         if link not in KINDS:
             raise ValueError(f"link is {link!r}; allowed are {', '.join(map(repr, KINDS))}, or an object of `Link`")
@@ -117,5 +123,5 @@ def link_of(link: str | Link) -> Link:
 def preference_log_prob(
     margins_BK: Float[Tensor, "B K"], log_weights_BK: Float[Tensor, "B K"], link: LinkName | Link = "probability"
 ) -> Float[Tensor, " B"]:
-    """Log-probability that the chosen response is preferred, in nats: `Link.log_prob` by the link's name."""
+    """Log-probability that the chosen response is preferred, in nats: `Link.log_prob` of a link given by name."""
     return link_of(link).log_prob(margins_BK, log_weights_BK)

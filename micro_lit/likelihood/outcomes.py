@@ -1,6 +1,6 @@
-"""Outcomes of comparisons: which statistic of the rewards an outcome depends on, and its log-probability.
+"""Outcomes of comparisons: the statistic of the rewards that an outcome depends on, and its log-probability.
 
-A comparison has L responses. An outcome depends on a linear statistic of their rewards, so that heads can be mixed
+A comparison has L responses. An outcome depends on a linear statistic of their rewards, so that heads can be combined
 before the log-probability (link `reward`) or after it (link `probability`). For a winner of two responses the statistic
 is the margin. It would be the reward itself for an approval, and all L rewards for an order.
 
@@ -19,9 +19,9 @@ from torch.nn.functional import logsigmoid
 
 
 class Outcome(ABC):
-    """What a rater said of the responses of one comparison.
+    """The kind of label of a comparison: its likelihood given the rewards.
 
-    responses: L, how many responses it takes.
+    responses: number of responses, L.
     """
 
     responses: ClassVar[int]
@@ -31,10 +31,10 @@ class Outcome(ABC):
         """The linear statistic of the rewards that the outcome depends on.
 
         Args:
-            rewards: of the 1st, 2nd .. Lth response, one tensor [B, K] each, or [B] where a link has mixed them.
+            rewards: of the 1st, 2nd .. Lth response, one tensor [B, K] each, or [B] if a link has combined them.
 
         Returns:
-            [B, K], one number a head; or [B, S, K], several.
+            [B, K], one number per head; or [B, S, K], several.
         """
 
     @abstractmethod
@@ -42,7 +42,7 @@ class Outcome(ABC):
         """Log-probability of the outcome, in nats.
 
         Args:
-            statistic: with heads as its last dimension, or without heads where a link has mixed them.
+            statistic: with heads as its last dimension, or without heads if a link has combined them.
 
         Returns:
             The statistic's shape without S: [B, K], or [B].
@@ -50,17 +50,17 @@ class Outcome(ABC):
 
     @abstractmethod
     def opposite(self, statistic: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
-        """The statistic of the outcome that a wrong label would have hidden; label smoothing needs it."""
+        """The statistic of the opposite outcome, which is the true one if the label is wrong; for label smoothing."""
 
     def array_log_prob(self, statistic: NDArray[np.floating]) -> NDArray[Any]:
-        """`log_prob` of a NumPy array."""
+        """`log_prob` for a NumPy array."""
         return self.log_prob(torch.from_numpy(np.array(statistic))).numpy()
 
 
 class Winner(Outcome):
     """The first of two responses is preferred: log σ(r_1 - r_2)  [Bradley & Terry 1952].
 
-    The statistic is the margin. Every method works elementwise, so that margins may have any shape.
+    The statistic is the margin. Every method works elementwise, on margins of any shape.
     """
 
     responses = 2

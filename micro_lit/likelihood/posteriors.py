@@ -1,4 +1,4 @@
-"""What labels say of heads: losses summed over a user, and the weights that they call for.
+"""Posteriors of heads given labels: losses summed over a user, and the resulting weights.
 
 Shape letters: B comparisons in the batch, N rows, K heads, U users.
 """
@@ -26,6 +26,6 @@ def hedge_log_targets(
     Args:
         losses_BK: ℓ, in nats.
         log_weights_BK: log ω.
-        tau: nats.
+        tau: temperature in nats.
     """
     return torch.log_softmax(log_weights_BK - losses_BK / tau, dim=-1)

@@ -1,4 +1,4 @@
-"""Terms that a training loss may add: what heads and weights should look like, whatever the labels.
+"""Regularisation terms of the training loss, on weights and heads; they do not depend on the labels.
 
 Shape letters: B comparisons in the batch, K heads.
 """
@@ -13,15 +13,15 @@ from torch import Tensor
 def negative_entropy(log_weights_BK: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
     """Mean over examples of Σ_k w_k log w_k, in nats; from -log K (uniform) to 0 (one head).
 
-    Added to a loss with a positive coefficient it pulls *every example* towards uniform weights [MiCRo, eq. 5].
+    With a positive coefficient in a loss it pulls *every example* towards uniform weights [MiCRo, eq. 5].
     """
     return (log_weights_BK.exp() * log_weights_BK).sum(dim=-1).mean()
 
 
 def imbalance(log_weights_BK: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
-    """KL divergence of the batch's mean weights from uniform, in nats; 0 when all heads are used alike.
+    """KL divergence of the batch's mean weights from uniform, in nats; 0 if all heads are used equally.
 
-    Unlike `negative_entropy` it lets each example choose sharply, as long as the batch uses every head.
+    Unlike `negative_entropy` it allows sharp weights of single examples, as long as the batch uses every head.
     """
     num_heads = log_weights_BK.shape[-1]
     log_mean_K = torch.logsumexp(log_weights_BK, dim=0) - math.log(log_weights_BK.shape[0])
@@ -29,11 +29,11 @@ def imbalance(log_weights_BK: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
 
 
 def diversity(margins_BK: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
-    """Mean squared correlation of two heads' margins over the batch; 0 when all are unrelated, 1 when all say the same.
+    """Mean squared correlation of two heads' margins over the batch: 0 if uncorrelated, 1 if all proportional.
 
-    To be minimised. About zero, not about the mean, so that which response of a pair was chosen does not matter; the
-    opposite of a head is as like it as the head itself. In a batch of B pairs unrelated heads show about 1/B. A head
-    without margins is like no other.
+    To be minimised. The correlation is about zero, not about the mean, so that it does not depend on which response of
+    a pair was chosen; a head and its negation count as equal. In a batch of B pairs independent heads have about 1/B. A
+    head whose margins are all 0 has correlation 0 with every other.
     """
     num_heads = margins_BK.shape[-1]
     unit_BK = torch.nn.functional.normalize(margins_BK, dim=0)

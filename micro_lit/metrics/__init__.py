@@ -1,7 +1,7 @@
 """Metrics of preference predictions, as sums and counts: exact over batches of any size and over devices.
 
-Everything is computed from one number a pair, the log-probability of its outcome; intervals are over the units that are
-independent of each other.
+All metrics are computed from one number per pair, the log-probability of its outcome. Intervals are over independent
+units, such as users.
 """
 
 from micro_lit.metrics.contract import BUILT_IN, NLL, SCORES, Accuracy, Brier, Metric, scores, values, with_built_in

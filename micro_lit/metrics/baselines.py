@@ -1,4 +1,4 @@
-"""Baselines that cost nothing: predictions from the lengths of responses, other raters' choices, or the order shown.
+"""Baselines without a model: predictions from response lengths, other raters' choices, or the order of presentation.
 
 Dimension letters: B pairs in the batch, N pairs, M distinct texts, P distinct pairs of responses, Q the same with their
 contexts, S baselines.
@@ -19,15 +19,16 @@ COIN = 0.5
 
 
 class Baselines:
-    """How the baselines judge pairs of one data set.
+    """Predictions of the baselines on pairs of one data set.
 
-    longer: the response of more characters wins; equal lengths are a coin. Of data whose responses are texts.
-    majority: the response that most training raters of the same two responses in the same context (with its criterion)
-        chose wins; a pair without them, and a tie, is a coin.
-    first: the response that was shown first wins. Where the data give an order of presentation on any test row.
+    longer: the response with more characters wins; equal lengths predict 1/2. Only for text responses.
+    majority: the response preferred by most training raters of the same two responses in the same context (including
+        its criterion) wins; without such raters, or with a tie, the prediction is 1/2.
+    first: the response shown first wins. Only if the data give an order of presentation for any test row.
 
     Args:
-        training: the pairs whose labels count for the majority. A rater's second row about a pair does not count.
+        data: the data set.
+        training: pairs whose labels count for the majority. A rater's second label of a pair does not count.
     """
 
     def __init__(self, data: PreferenceData, training: Pairs) -> None:
@@ -41,10 +42,10 @@ class Baselines:
         ]
 
     def correct(self, pairs: Pairs) -> Float64[Tensor, "B S"]:
-        """1 where a baseline predicts the label, 0 where it does not, 1/2 for a coin, NaN where it has no prediction.
+        """1 where a baseline predicts the label, 0 where it does not, 1/2 without preference, NaN without prediction.
 
         Args:
-            pairs: on the CPU, of the same texts.
+            pairs: pairs on the CPU, of the same texts.
         """
         columns = []
         if self.length_M is not None:
@@ -59,7 +60,10 @@ class Baselines:
 class Majority:
     """Votes of raters on each pair of responses in its context.
 
-    num_texts: M. named: whether the data name pairs, so that rows without a pair_id are a rater's second ones.
+    Args:
+        pairs: training pairs.
+        num_texts: M.
+        named: whether the data have a pair_id; then rows without one are repeated labels of a rater, and are skipped.
     """
 
     def __init__(self, pairs: Pairs, num_texts: int, named: bool = True) -> None:
@@ -72,19 +76,19 @@ class Majority:
         self.votes_Q = torch.zeros_like(self.key_Q).index_add_(0, place_N, vote_N)
 
     def agrees(self, pairs: Pairs) -> Int64[Tensor, " B"]:
-        """How many more raters chose the chosen response than the rejected one; 0 where there are none."""
+        """Number of raters who chose the chosen response minus those who chose the rejected one; 0 without raters."""
         votes_B = _look_up(self.key_Q, self.votes_Q, self._key(pairs), 0)
         return torch.where(pairs.first_wins_N, votes_B, -votes_B)
 
     def _key(self, pairs: Pairs) -> Int64[Tensor, " N"]:
-        """A number for context and unordered pair; negative for a pair that is not in `pair_P`."""
-        # In two steps: M³, for three texts at once, is beyond 64 bits.
+        """A number for context and unordered pair; -1 for a pair that is not in `pair_P`."""
+        # In two steps: M³, for three texts at once, would overflow 64 bits.
         place_N = _look_up(self.pair_P, torch.arange(len(self.pair_P)), _pair(pairs, self.num_texts), -1)
         return torch.where(place_N >= 0, place_N * self.num_texts + pairs.context_N, -1)
 
 
 def _pair(pairs: Pairs, num_texts: int) -> Int64[Tensor, " N"]:
-    """A number for the two responses of a pair, in whichever order."""
+    """A number for the two responses of a pair, independent of their order."""
     low_N, high_N = torch.minimum(pairs.chosen_N, pairs.rejected_N), torch.maximum(pairs.chosen_N, pairs.rejected_N)
     return low_N * num_texts + high_N
 
@@ -92,7 +96,7 @@ def _pair(pairs: Pairs, num_texts: int) -> Int64[Tensor, " N"]:
 def _look_up(
     keys_Q: Int64[Tensor, " Q"], values_Q: Int64[Tensor, " Q"], wanted_N: Int64[Tensor, " N"], missing: int
 ) -> Int64[Tensor, " N"]:
-    """The value of each key, from sorted keys."""
+    """The value of each wanted key, by binary search in sorted keys; `missing` for absent keys."""
     if not len(keys_Q):
         return torch.full_like(wanted_N, missing)
     place_N = torch.searchsorted(keys_Q, wanted_N).clamp(max=len(keys_Q) - 1)
@@ -100,13 +104,13 @@ def _look_up(
 
 
 class BaselineMetrics(UnitSums):
-    """Accuracy of baselines, and how far a model's accuracy is above each of them on the same rows."""
+    """Accuracy of the baselines, and the model's accuracy minus that of each baseline on the same rows."""
 
     def __init__(self, baselines: Baselines, units: Units = ROWS) -> None:
-        # Correctness of each baseline, then that of the model less that of each.
+        # Columns: correctness of each baseline, then the model's correctness minus that of each baseline.
         super().__init__(2 * len(baselines.names), units)
         self.baselines = baselines
-        # Rows that are no coin.
+        # Number of rows on which a baseline predicts something else than 1/2.
         self.add_state("known", torch.zeros(len(baselines.names), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, log_prob_B: Float[Tensor, " B"], pairs: Any) -> None:
@@ -118,10 +122,11 @@ class BaselineMetrics(UnitSums):
         self.known += (given_BS & (correct_BS != COIN)).sum(dim=0)
 
     def compute(self) -> dict[str, dict[str, Any]]:
-        """Plain JSON types, for each baseline an estimate (`UnitSums.estimate`); none for a baseline without rows.
+        """An estimate (`UnitSums.estimate`) per baseline, as plain JSON types; baselines without rows are omitted.
 
-        value: its accuracy. n: the rows on which it has a prediction. difference: the model's accuracy on these rows
-        less that of the baseline, an estimate too. majority.known: the share of the rows that are no coin.
+        value: accuracy of the baseline. n: rows for which it has a prediction. difference: accuracy of the model on
+        these rows minus that of the baseline, also an estimate. majority.known: fraction of the rows whose prediction
+        is not 1/2.
         """
         found: dict[str, dict[str, Any]] = {}
         for row, name in enumerate(self.baselines.names):

@@ -1,4 +1,4 @@
-"""What a metric is: a score of each row, from the log-probability of its outcome. One class adds it to every table.
+"""The contract of metrics: a score per row from the log-probability of its outcome. One class adds it to all tables.
 
 Dimension letters: B rows of the batch, S metrics.
 """
@@ -22,14 +22,16 @@ Score: TypeAlias = Tensor | tuple[Tensor, Tensor]
 
 
 class Metric:
-    """A score of each row, of which every table shows the mean, the number of rows and an interval.
+    """Base class of metrics: a score per row. Every table shows its mean, the number of rows and an interval.
 
-    A metric of your own is a subclass in a file of yours, named in the settings:
+    Custom metrics are subclasses in the user's own file, named in the settings:
     `packages=[mine] +metrics.surprise._target_=mine.Surprise`.
 
-    name: the key in results.json, of lower-case letters, digits and _; required. unit: of its values, for readers.
-    better: whether higher or lower values are better. proportion: whether every value lies in [0, 1] and the mean is to
-        have Wilson's interval, as shares do.
+    Attributes:
+        name: key in results.json, of lower-case letters, digits and _; required.
+        unit: unit of the values, for display.
+        better: whether higher or lower values are better.
+        proportion: whether every value lies in [0, 1], so that the mean has Wilson's interval for proportions.
 
     Example:
         class Surprise(Metric):
@@ -51,8 +53,8 @@ class Metric:
             log_prob_B: log-probability, in nats and float64, that the model gives to the outcome of each row.
             pairs: the batch, `micro_lit.data.pairs.Pairs`.
 
-        Returns: one number for each row, [B]; or two tensors [B], the numbers and a count that is 1 for rows that the
-            metric scores and 0 for the others, which are left out of its mean and its n.
+        Returns: one number per row, [B]; or two tensors [B], the numbers and a count that is 1 for rows that the
+            metric scores and 0 for the others, which are excluded from its mean and its n.
         """
         raise NotImplementedError
 
@@ -67,7 +69,7 @@ class NLL(Metric):
 
 
 class Accuracy(Metric):
-    """Share of rows whose outcome is the more probable one; a tie counts one half."""
+    """Fraction of rows whose outcome is the more probable one; a tie counts one half."""
 
     name, better, proportion = "accuracy", "higher", True
 
@@ -92,9 +94,9 @@ SCORES = tuple(metric.name for metric in BUILT_IN)
 
 
 def with_built_in(own: Sequence[Any]) -> tuple[Any, ...]:
-    """The built-in metrics and those of the settings, checked.
+    """The built-in metrics followed by the custom ones, which are checked.
 
-    Raises `UserError`, with the name of the class, for one that has no proper name, direction or unit.
+    Raises `UserError`, with the name of the class, for an invalid name, direction or unit.
     """
     names = [*SCORES, *TAKEN]
     for metric in own:
@@ -116,9 +118,9 @@ def with_built_in(own: Sequence[Any]) -> tuple[Any, ...]:
 def values(
     metrics: Sequence[Any], log_prob_B: Float[Tensor, " B"], pairs: Any
 ) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B S"]]:
-    """The score of each row by each metric, in float64, and 1 where the row counts for it, else 0.
+    """Scores of each row by each metric, in float64, and counts: 1 where the metric scores the row, else 0.
 
-    Raises `UserError`, with the name of the class, where a metric gives no number for each row.
+    Raises `UserError`, with the name of the class, if a metric does not return one number per row.
     """
     log_prob_B = log_prob_B.detach().double()
     columns = [_column(metric, log_prob_B, pairs) for metric in metrics]
@@ -151,5 +153,5 @@ def _column(metric: Any, log_prob_B: Tensor, pairs: Any) -> tuple[Tensor, Tensor
 
 
 def scores(log_prob_B: Float[Tensor, " B"]) -> Float[Tensor, "B 3"]:
-    """The built-in scores of each row, in the order of `SCORES`."""
+    """The built-in scores of each row, [B, 3], in the order of `SCORES`."""
     return torch.stack([metric.values(log_prob_B, None) for metric in BUILT_IN], dim=1)

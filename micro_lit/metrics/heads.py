@@ -1,4 +1,4 @@
-"""How heads share the work: their weights, which agree, which groups of raters and categories of rows each stands for.
+"""Metrics of heads: their weights, their correlation, and their match with groups of raters and categories of rows.
 
 Dimension letters: B pairs in the batch, K heads, G groups, C categories.
 """
@@ -15,12 +15,12 @@ from micro_lit.metrics.contract import SCORES, scores
 from micro_lit.metrics.sums import Float64, estimate
 
 USED_WEIGHT, SAME_CORRELATION = 0.01, 0.95
-# A head is dead whose mean weight is below this share of an equal one.
+# A head is dead if its mean weight is below this fraction of 1/K.
 DEAD_SHARE = 0.1
 
 
 class WeightMetrics(Float64):
-    """How K heads share the weight, over the data and in each example."""
+    """Distribution of weight over K heads, for the data as a whole and per example."""
 
     full_state_update = False
 
@@ -40,8 +40,8 @@ class WeightMetrics(Float64):
         """Plain JSON types, in the order of the heads.
 
         mean_weight; effective: exp of the entropy of the mean weights, from 1 to K; entropy_of_mean: that entropy, in
-        nats, low when a gate has collapsed to few heads; entropy_per_example: mean entropy of one row's weights, in
-        nats, high when the gate does not choose; dead: heads with a mean weight below a tenth of 1/K.
+        nats, low if a gate has collapsed to few heads; entropy_per_example: mean entropy of a row's weights, in nats,
+        high if the weights of single rows are near-equal; dead: heads with a mean weight below a tenth of 1/K.
         """
         mean_weight_K = self.weight / self.count
         entropy = torch.special.entr(mean_weight_K).sum()
@@ -55,9 +55,9 @@ class WeightMetrics(Float64):
 
 
 class HeadMetrics(WeightMetrics):
-    """How K heads share the work: weights, agreement, and the loss of each head on each group of raters.
+    """Metrics of K heads: weights, correlation, and the loss of each head on each group of raters.
 
-    Rows whose group is unknown (-1) count for weights and agreement, not for the groups.
+    Rows of unknown group (-1) count for weights and correlation, but not for the groups.
     """
 
     def __init__(self, num_heads: int, num_groups: int = 0) -> None:
@@ -90,11 +90,11 @@ class HeadMetrics(WeightMetrics):
         self.group_posterior.index_add_(0, group_B, log_posterior_BK[known_B].double().exp())
 
     def compute(self) -> dict[str, Any]:
-        """What `WeightMetrics` says, and more, in the order of the heads and groups.
+        """The results of `WeightMetrics` plus the following, in the order of the heads and groups.
 
-        distinct: how many heads have a weight of at least 1 % (with many heads, a tenth of 1/K), those that say the
-        same (margins correlated above .95) counted once; margin_correlation [K, K]; and, when groups are known,
-        `recovery`: see there.
+        distinct: number of heads with a weight of at least 1 % (with many heads, a tenth of 1/K), where heads with
+        margins correlated above .95 count once; margin_correlation [K, K]; and, if groups are known, `recovery`, see
+        `_recovery`.
         """
         result = super().compute()
         # About zero, not about the mean: the order (chosen, rejected) fixes the sign, and a shared bias is agreement.
@@ -109,13 +109,12 @@ class HeadMetrics(WeightMetrics):
         return {**result, **({"recovery": self._recovery()} if self.group_count.sum() else {})}
 
     def _recovery(self) -> dict[str, Any]:
-        """Planted groups against heads.
+        """Match of planted groups and heads.
 
-        matching: for each group the head that stands for it in the one-to-one assignment with the least total loss,
-            or -1 when there are fewer heads than groups. best_head: for each group the head with the least loss on its
-            rows, chosen on these very rows. oracle_nll: the loss when every row is judged by its group's best head;
-            an oracle, since it knows groups and test labels. posterior [G, K]: mean posterior weight of each head on
-            the rows of each group.
+        matching: for each group its head in the one-to-one assignment of least total loss, or -1 if there are fewer
+            heads than groups. best_head: for each group the head of least loss on its rows, selected on these same
+            rows. oracle_nll: the loss if every row is scored by its group's best head; an oracle, since it uses groups
+            and test labels. posterior [G, K]: mean posterior weight of each head on the rows of each group.
         """
         from scipy.optimize import linear_sum_assignment
 
@@ -139,17 +138,16 @@ class HeadMetrics(WeightMetrics):
 
 
 class CategoryMetrics(Float64):
-    """Whether experts are specialists: the head on top of each row, against the category that the row is of.
+    """Specialisation of experts: the top head of each row compared with the row's category.
 
-    The head on top has the largest weight, by the gate alone: no label has a say. Rows of no known category (-1) are
-    left out.
+    The top head has the largest weight of the gate; labels are not used. Rows of unknown category (-1) are excluded.
     """
 
     full_state_update = False
 
     def __init__(self, num_heads: int, num_categories: int) -> None:
         super().__init__()
-        # Rows, and pairs that a head alone judges right, a tie counting one half.
+        # Number of rows, and of rows that each head alone predicts correctly, a tie counting one half.
         self.add_state("top", torch.zeros(num_categories, num_heads, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("right", torch.zeros(num_categories, num_heads, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -169,14 +167,14 @@ class CategoryMetrics(Float64):
         self.right.index_add_(0, category_B, right_BK)
 
     def compute(self) -> dict[str, Any]:
-        """Plain JSON types; empty unless there are rows of two categories.
+        """Plain JSON types; empty unless there are rows of at least two categories.
 
-        top [C, K]: rows of each category on which each head is on top. purity: share of the rows whose head on top has
-        most of its rows in their category; nmi: mutual information of category and head on top, over the mean of their
-        entropies; ari: the adjusted Rand index of both, 0 on average for heads drawn by chance, 1 where each category
-        has a head of its own. specialisation: for each head that is ever on top the category of most such rows, the
-        accuracy of the head alone on all rows of that category (inside) and of the others (outside), and on how many
-        rows it is on top (n).
+        top [C, K]: rows of each category with each top head. purity: fraction of the rows whose category is the most
+        frequent one of their top head; nmi: mutual information of category and top head, divided by the mean of their
+        entropies; ari: adjusted Rand index of both, 0 on average for random heads, 1 if each category has its own
+        head. specialisation: for each head that is a top head, its most frequent category, the accuracy of the head
+        alone on all rows of that category (inside) and on the others (outside), and the number of rows of which it is
+        the top head (n).
         """
         if (self.top.sum(dim=1) > 0).sum() < 2:
             return {}
@@ -185,7 +183,7 @@ class CategoryMetrics(Float64):
         entropy_C, entropy_K, entropy_CK = (
             float(torch.special.entr(count / rows).sum()) for count in (rows_C, rows_K, top_CK)
         )
-        # Pairs of rows that share their category, their head, and both.
+        # Numbers of pairs of rows with the same category, the same head, and both.
         pairs_C, pairs_K, pairs_CK = (float((count * (count - 1) / 2).sum()) for count in (rows_C, rows_K, top_CK))
         by_chance = pairs_C * pairs_K / float(rows * (rows - 1) / 2)
         return {

@@ -1,7 +1,7 @@
-"""Standard errors and 95 % intervals of means over rows that are not independent: units are, such as users.
+"""Standard errors and 95 % intervals of means over dependent rows, clustered by independent units such as users.
 
-All functions are pure, in NumPy float64. A unit has a number of rows and the sum of a quantity over them; nothing else
-is needed. Every interval is two-sided, of level `LEVEL`.
+All functions are pure, in NumPy float64. Their input is the number of rows of each unit and the sum of a quantity over
+them. Every interval is two-sided, of level `LEVEL`.
 
 Dimension letters: U units, R draws, A attributes.
 """
@@ -34,7 +34,7 @@ class Clustered(NamedTuple):
 
 
 class Singles(NamedTuple):
-    """Units of one row each, as sums: how many, the sum of the quantity, and that of its squares."""
+    """Units with one row each, as sums: their number, the sum of the quantity, and the sum of its squares."""
 
     count: int
     total: float
@@ -47,23 +47,23 @@ NO_SINGLES = Singles(0, 0.0, 0.0)
 def clustered(
     sums_U: Array, counts_U: Array, squares: float, singles: Singles = NO_SINGLES, proportion: bool = False
 ) -> Clustered:
-    """The mean over rows, Σ sums / Σ counts, with an interval in which units are independent and their rows are not.
+    """The mean over rows, Σ sums / Σ counts, with an interval clustered by unit: rows of one unit may be dependent.
 
-    The variance is CR2, the bias-reduced linearisation, whose residual of a unit is divided by the square root of one
+    The variance is CR2, the bias-reduced linearisation: the residual of a unit is divided by the square root of one
     minus the unit's share of the rows. The degrees of freedom are Satterthwaite's under a random effect of the unit,
-    with the correlation of rows estimated by analysis of variance: U - 1 where units are of equal size, fewer where few
-    units hold most rows. Differences of two systems are clustered as differences, row by row.
+    with the correlation of rows estimated by analysis of variance: U - 1 for units of equal size, fewer if few units
+    hold most rows. For the difference of two systems, pass the differences of each row.
 
-    For the mean of the units' own means, give these as `sums_U` and counts of 1: the t interval of U means.
+    For the mean of the units' own means, pass these as `sums_U` with counts of 1: the t interval of U means.
 
     Args:
-        sums_U: sum of the quantity over the rows of each unit. Units without rows may be there and take no part.
-        counts_U: rows of each unit.
+        sums_U: sum of the quantity over the rows of each unit. Units without rows are ignored.
+        counts_U: number of rows of each unit.
         squares: sum of the squared quantity over all rows of these units, for the correlation of rows.
-        singles: further units of one row each.
-        proportion: whether the quantity lies in [0, 1] and its interval is to be Wilson's, see `wilson`; else t's.
+        singles: further units with one row each.
+        proportion: whether the quantity lies in [0, 1], so that the interval is Wilson's, see `wilson`; else t's.
 
-    Raises `ValueError` when there are no rows.
+    Raises `ValueError` if there are no rows.
 
     Source: Bell & McCaffrey, Survey Methodology 28 (2002); Imbens & Kolesár, Review of Economics and Statistics 98
     (2016), section III, for the degrees of freedom under a random effect. With one row a unit both are the textbook's:
@@ -80,7 +80,7 @@ def clustered(
     around = singles.squares - 2.0 * value * singles.total + singles.count * value**2
     adjusted = float(((sums_U - value * counts_U) ** 2 / (1.0 - share_U)).sum()) + max(0.0, around) / (1.0 - share)
     se = math.sqrt(adjusted) / n
-    sizes_U = np.append(counts_U, 1.0)  # the last stands for all singles
+    sizes_U = np.append(counts_U, 1.0)  # the last entry represents all singles
     times_U = np.append(np.ones(len(counts_U)), float(singles.count))
     correlation = _correlation(sums_U, counts_U, value, squares, singles)
     df = _satterthwaite(sizes_U, times_U, correlation)
@@ -94,7 +94,7 @@ def clustered(
 
 
 def _correlation(sums_U: Array, counts_U: Array, value: float, squares: float, singles: Singles) -> float:
-    """How rows of one unit are correlated, in [0, 1]: the estimate of a one-way analysis of variance."""
+    """The correlation of rows of one unit, in [0, 1], estimated by a one-way analysis of variance."""
     n, n_units = float(counts_U.sum()) + singles.count, len(counts_U) + singles.count
     if n <= n_units:
         return 0.0
@@ -110,7 +110,7 @@ def _satterthwaite(sizes_U: Array, times_U: Array, correlation: float) -> float:
     """Degrees of freedom of the CR2 variance of a mean: (tr G)² / tr G², G the covariance of the adjusted residuals.
 
     With v the variances of the units' sums, h their shares of the rows and V = Σ v, the residuals of the sums have the
-    covariance diag(v) - v hᵀ - h vᵀ + V h hᵀ, which has rank two beside its diagonal: no U x U matrix is needed.
+    covariance diag(v) - v hᵀ - h vᵀ + V h hᵀ: diagonal plus rank two, so no U x U matrix is needed.
     """
     share_U = sizes_U / float((times_U * sizes_U).sum())
     variance_U = sizes_U * (1.0 + (sizes_U - 1.0) * correlation)
@@ -127,17 +127,17 @@ def _satterthwaite(sizes_U: Array, times_U: Array, correlation: float) -> float:
 
 
 def wilson(value: float, se: float, df: float, n: int, least: float) -> tuple[float, float]:
-    """Wilson's interval of a proportion, with the number of independent rows that its standard error implies.
+    """Wilson's interval of a proportion, with the effective number of independent rows implied by its standard error.
 
-    That number is p (1 - p) / se². Where the standard error is 0 it cannot say: of p = 0 and p = 1 the interval counts
-    `least` rows, as if a unit's rows were one; of another p, where all units agree, `n`.
+    That number is p (1 - p) / se². If the standard error is 0 it is undefined: for p = 0 and p = 1, `least` rows are
+    used, as if each unit had one row; for another p, where all units agree, `n`.
 
     Args:
         value: the proportion p; ties may count one half.
         se: its standard error over units. df: the degrees of freedom of that error.
-        n: rows. least: Kish's effective number of units, (Σ c)² / Σ c².
+        n: number of rows. least: Kish's effective number of units, (Σ c)² / Σ c².
 
-    Returns: the ends, in [0, 1].
+    Returns: lower and upper end, in [0, 1].
 
     Source: Wilson, JASA 22 (1927); the effective number of rows and t in place of z: Korn & Graubard, Survey
     Methodology 24 (1998).
@@ -151,7 +151,7 @@ def wilson(value: float, se: float, df: float, n: int, least: float) -> tuple[fl
 
 
 def quantile(df: float) -> float:
-    """Student's t that leaves 2.5 % above it; at least one degree of freedom."""
+    """The 97.5 % quantile of Student's t, with at least one degree of freedom."""
     return float(student.ppf((1.0 + LEVEL) / 2.0, max(df, 1.0)))
 
 
@@ -170,20 +170,20 @@ class Crossed(NamedTuple):
 
 
 def crossed(sums_RUA: Array, counts_RUA: Array, proportion: bool = False) -> Crossed:
-    """The mean over attributes of their means over rows, with units and draws of the labels both drawn at random.
+    """The mean over attributes of their means over rows; both units and draws of labels are random effects.
 
-    Every unit is judged in every draw, so what they share is a two-way table. The variance is that of the units (CR2,
-    as in `clustered`) and what the draws add to it: their variance less the part that units and draws have in common.
-    Degrees of freedom are Satterthwaite's over both parts. A bootstrap of both ways at once counts the common part
-    about three times, and its percentiles are too narrow below 20 units.
+    Every unit is scored in every draw: a two-way table. The variance is that of the units (CR2, as in `clustered`) plus
+    the contribution of the draws: their variance minus the part due to the interaction of units and draws. Degrees of
+    freedom are Satterthwaite's over both parts. A bootstrap of both factors at once counts the interaction about three
+    times, and its percentiles are too narrow below 20 units.
 
     Args:
-        sums_RUA: sum of the quantity over the rows of a unit and attribute that a draw judges. R, and A, may be 1: a
-            single draw adds nothing. For means of units that count alike give their means.
-        counts_RUA: how many rows these are. Attributes without any take no part.
-        proportion: whether the quantity lies in [0, 1] and its interval is to be Wilson's.
+        sums_RUA: sum of the quantity over the test rows of a unit and attribute in a draw. R and A may be 1: a single
+            draw adds nothing. For equally weighted units pass their means.
+        counts_RUA: number of these rows. Attributes without rows are ignored.
+        proportion: whether the quantity lies in [0, 1], so that the interval is Wilson's.
 
-    Raises `ValueError` when there are no rows.
+    Raises `ValueError` if there are no rows.
 
     Source: Cameron, Gelbach & Miller, Journal of Business & Economic Statistics 29 (2011); on the bootstrap, Owen,
     Annals of Applied Statistics 1 (2007).
@@ -199,7 +199,7 @@ def crossed(sums_RUA: Array, counts_RUA: Array, proportion: bool = False) -> Cro
     value = float(value_A.mean())
     if num_units == 1:
         return Crossed(value, math.nan, math.nan, 1, -math.inf, math.inf)
-    # How far each unit in each draw moves the mean, and its share of it.
+    # Contribution of each unit in each draw to the error of the mean, and each unit's share of the mean.
     moved_RU = ((sums_RUA - value_A * counts_RUA) / rows_A).mean(axis=2)
     share_U = (counts_RUA / rows_A).sum(axis=0).mean(axis=1)
     of_units = float((moved_RU.sum(axis=0) ** 2 / (1.0 - share_U)).sum())
@@ -217,7 +217,7 @@ def crossed(sums_RUA: Array, counts_RUA: Array, proportion: bool = False) -> Cro
 
 
 def _added_by_draws(moved_RU: Array) -> float:
-    """The variance between draws less the part of it that differs from unit to unit; at least 0."""
+    """The variance between draws minus the part due to the interaction with units; at least 0."""
     num_draws, num_units = moved_RU.shape
     own_RU = moved_RU - moved_RU.mean(axis=0) - moved_RU.mean(axis=1, keepdims=True)
     common = float((own_RU**2).sum()) * num_units * num_draws / ((num_units - 1) * (num_draws - 1))

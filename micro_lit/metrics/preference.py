@@ -1,4 +1,4 @@
-"""Scores of log-probabilities: of a model, and of a model above reference predictors.
+"""Metrics of log-probabilities: of a model alone, and relative to reference predictors.
 
 Dimension letters: B pairs in the batch, C cells of a breakdown, F reference predictors, S metrics.
 """
@@ -18,12 +18,13 @@ NUM_BINS = 15
 
 
 class PreferenceMetrics(UnitSums):
-    """The mean of each metric and the calibration error, per cell of a breakdown.
+    """The mean of each metric and the expected calibration error, per cell of a breakdown.
 
     Args:
-        num_cells: how many values the breakdown has; rows with cell -1 are in none of them.
-        metrics: the built-in ones first.
-        units, column: see `UnitSums`.
+        num_cells: number of values of the breakdown; rows with cell -1 belong to none.
+        metrics: metrics, the built-in ones first.
+        units: see `UnitSums`.
+        column: see `UnitSums`.
     """
 
     higher_is_better = False
@@ -37,13 +38,13 @@ class PreferenceMetrics(UnitSums):
     ) -> None:
         super().__init__(len(metrics), units, num_cells, column)
         self.metrics = tuple(metrics)
-        # Per bin of confidence: rows, confidence, correctness.
+        # Per confidence bin: number of rows, sum of confidence, sum of correctness.
         self.add_state("bins", torch.zeros(num_cells * NUM_BINS, 3, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(
         self, log_prob_B: Float[Tensor, " B"], pairs: Any = None, cell_B: Int64[Tensor, " B"] | None = None
     ) -> None:
-        """Adds rows. pairs: the batch; needed by units and by metrics that read it."""
+        """Adds rows. pairs: the batch; required by units and by metrics that read it."""
         if cell_B is None:
             cell_B = torch.zeros(len(log_prob_B), dtype=torch.int64, device=log_prob_B.device)
         known_B = cell_B >= 0
@@ -54,7 +55,7 @@ class PreferenceMetrics(UnitSums):
         values_BS, counts_BS = values(self.metrics, log_prob_B, pairs)
         self.add(values_BS, counts_BS, pairs, cell_B)
         probability_B = log_prob_B.double().exp()
-        # The label is always "chosen", so confidence in the predicted side is what can be calibrated.
+        # The label is always "chosen", so only the confidence in the predicted response can be calibrated.
         confidence_B = torch.maximum(probability_B, 1.0 - probability_B)
         bin_B = ((confidence_B - 0.5) * 2 * NUM_BINS).long().clamp(max=NUM_BINS - 1)
         correct_B = values_BS[:, SCORES.index("accuracy")]
@@ -62,7 +63,7 @@ class PreferenceMetrics(UnitSums):
         self.bins.index_add_(0, cell_B * NUM_BINS + bin_B, binned_B3)
 
     def compute(self) -> list[dict[str, Estimate]]:
-        """For each cell {nll, accuracy, brier, ece} and further metrics; an empty dict for a cell without rows."""
+        """{nll, accuracy, brier, ece} and custom metrics for each cell; an empty dict for a cell without rows."""
         return [self._cell(cell) if self.sums[cell, 0, 0] else {} for cell in range(len(self.sums))]
 
     def _cell(self, cell: int) -> dict[str, Estimate]:
@@ -75,11 +76,14 @@ class PreferenceMetrics(UnitSums):
 
 
 class ExcessMetrics(UnitSums):
-    """Loss above reference predictors on the same rows, in nats: what both owe to the luck of the labels cancels.
+    """Loss minus that of reference predictors on the same rows, in nats: noise of the labels common to both cancels.
 
     Args:
-        bayes: column of the reference that knows all that the data show. A model's excess risk is its expected loss
-            above that one; the label is integrated out, so that even millionths of a nat are seen.
+        num_references: F.
+        bayes: column of the reference that knows everything the data contain (the Bayes predictor). A model's excess
+            risk is its expected loss minus that of this reference; the label is integrated out, so that differences of
+            millionths of a nat are visible.
+        units: see `UnitSums`.
     """
 
     def __init__(self, num_references: int, bayes: int, units: Units = ROWS) -> None:
@@ -96,14 +100,14 @@ class ExcessMetrics(UnitSums):
         self.add(terms_BS, torch.ones_like(terms_BS), pairs)
 
     def compute(self) -> tuple[list[Estimate], Estimate]:
-        """The excess over each reference, and the excess risk."""
+        """The excess loss over each reference, and the excess risk."""
         *excess, risk = (self.estimate(column) for column in range(self.sums.shape[1]))
         return excess, risk
 
 
 def bernoulli_divergence(log_p_B: Float[Tensor, " B"], log_q_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """KL(p ‖ q) of two coins, in nats, from the logs of their probabilities of heads."""
-    # A sum of float32 probabilities may round to 1 and above, where tails would have no probability at all.
+    """KL(p ‖ q) of two Bernoulli distributions, in nats, from the logs of their success probabilities."""
+    # A sum of float32 probabilities may round to 1 or above; then the other outcome would have probability 0.
     log_p_B, log_q_B = (log_B.clamp(max=-(2.0**-24)) for log_B in (log_p_B, log_q_B))
     other_p_B, other_q_B = -torch.expm1(log_p_B), -torch.expm1(log_q_B)
     tails_B = torch.special.xlogy(other_p_B, other_p_B / other_q_B)

@@ -1,4 +1,4 @@
-"""A model's scores beside the floor of the raters themselves.
+"""A model's scores compared with the floor estimated from repeated raters.
 
 Dimension letters: B pairs in the batch, P pairs that raters share.
 """
@@ -15,16 +15,17 @@ from micro_lit.metrics.sums import Estimate, Float64
 
 
 class RaterMetrics(Float64):
-    """A model's scores beside the floor of the raters themselves, on rows whose pair at least two of them judged.
+    """A model's scores and the raters' floor, on rows whose pair at least two raters judged.
 
-    num_pairs: how many codes of pairs there are. Rows with code -1 have no say.
+    Args:
+        num_pairs: number of codes of pairs, P. Rows with code -1 are ignored.
     """
 
     full_state_update = False
 
     def __init__(self, num_pairs: int) -> None:
         super().__init__()
-        # Losses and wins of the first response; sums of `SCORES`.
+        # votes: losses and wins of the first response. scores: sums of `SCORES`.
         self.add_state("votes", torch.zeros(num_pairs, 2, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("scores", torch.zeros(num_pairs, 3, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -37,11 +38,11 @@ class RaterMetrics(Float64):
         self.votes.index_add_(0, pair_B, torch.nn.functional.one_hot(first_wins_B.long(), 2))
 
     def compute(self) -> dict[str, Any]:
-        """Plain JSON types; empty when no pair was judged twice, or raters were not drawn alike (`raters.contrary`).
+        """Plain JSON types; empty if no pair was judged twice, or raters disagree more than chance (`raters.contrary`).
 
-        rows, pairs: how many there are. For nll, accuracy and brier: `model`, what the model scores there, and
-        `floors`: what no predictor that does not know the person passes (for brier its unbiased estimate, else bounds
-        and, for nll, a corrected plug-in). brier.excess: how far the model is above the floor, pairs as the units.
+        rows, pairs: their numbers. For nll, accuracy and brier: `model`, the model's score on these rows, and `floors`:
+        the best score of any predictor that does not know the person (for brier an unbiased estimate, else bounds and,
+        for nll, a corrected plug-in estimate). brier.excess: the model's score minus the floor, clustered by pair.
         """
         votes_P2, scores_P3 = self.votes.cpu().numpy(), self.scores.cpu().numpy()
         shared_P = votes_P2.sum(axis=1) >= 2

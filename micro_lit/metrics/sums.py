@@ -1,4 +1,4 @@
-"""Sums and counts over rows and over units, from which means get their intervals: exact over batches and devices.
+"""Sums and counts over rows and over units, for means and their intervals: exact over batches and devices.
 
 Dimension letters: B rows of the batch, C cells of a breakdown, S quantities, U units, Q pairs of a cell and a unit.
 """
@@ -27,7 +27,7 @@ def estimate(total: Tensor, total_of_squares: Tensor, count: Tensor) -> Estimate
 
 
 class Float64(torchmetrics.Metric):
-    """A metric whose sums stay in float64 where a Trainer brings the model to another dtype (FSDP, bf16-true)."""
+    """A metric that keeps its sums in float64 when a Trainer converts the model to another dtype (FSDP, bf16-true)."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> "Float64":
         names = [name for name, state in self._defaults.items() if state.dtype == torch.float64]
@@ -41,11 +41,13 @@ class Float64(torchmetrics.Metric):
 class UnitSums(Float64):
     """Means of S quantities of each row, in each cell, with standard errors over rows and over units.
 
-    Memory is linear in the units, and in the cells that each has: a row adds to sums, and is forgotten.
+    Memory is linear in the number of units and of their cells: rows are added to sums and not stored.
 
     Args:
-        num_quantities: S. num_cells: C, how many values the breakdown has.
-        column: the label column that the cells are of; None: any cell may hold rows of any unit.
+        num_quantities: S.
+        units: independent units of the rows.
+        num_cells: C, number of values of the breakdown.
+        column: label column of the breakdown, which limits the cells of each unit; None: any unit may be in any cell.
     """
 
     full_state_update = False
@@ -56,7 +58,7 @@ class UnitSums(Float64):
         keys_Q = units.keys(column) if units.size and column is not None else torch.empty(0, dtype=torch.int64)
         self.register_buffer("keys_Q", keys_Q, persistent=False)
         size = len(keys_Q) if column is not None else num_cells * units.size
-        # Count, total, total of squares: of all rows, and of those that are units of their own.
+        # Count, total, total of squares: of all rows, and of rows that are single-row units; of units no squares.
         for name, shape in (
             ("sums", (num_cells, num_quantities, 3)),
             ("single_sums", (num_cells, num_quantities, 3)),
@@ -71,7 +73,7 @@ class UnitSums(Float64):
         pairs: Any,
         cell_B: Int64[Tensor, " B"] | None = None,
     ) -> None:
-        """Adds rows. counts_BS: 1 where a row counts for a quantity, else 0. pairs: needed where there are units."""
+        """Adds rows. counts_BS: 1 where a row counts for a quantity, else 0. pairs: required if there are units."""
         if cell_B is None:
             cell_B = torch.zeros(len(values_BS), dtype=torch.int64, device=values_BS.device)
         terms_BS3 = torch.stack([counts_BS, values_BS * counts_BS, values_BS**2 * counts_BS], dim=2)
@@ -90,11 +92,11 @@ class UnitSums(Float64):
         self.unit_sums.index_add_(0, key_B, terms_BS3[~alone_B, :, :2])
 
     def estimate(self, quantity: int, cell: int = 0, proportion: bool = False) -> Estimate:
-        """The mean of a quantity over the rows of a cell, which has some.
+        """The mean of a quantity over the rows of a cell with at least one row.
 
-        Returns: {value, se, n}, as if rows were independent; se_units, the standard error over units; units, of which
-            kind, and n_units, how many; low and high, the 95 % interval over units (`intervals.clustered`). A single
-            unit has no se_units, low and high.
+        Returns: {value, se, n}, as if rows were independent; se_units, the standard error over units; units, their
+            kind, and n_units, their number; low and high, the 95 % interval over units (`intervals.clustered`). With a
+            single unit, se_units, low and high are missing.
         """
         count, total, squares = self.sums[cell, quantity]
         result = estimate(total, squares, count)
@@ -107,7 +109,7 @@ class UnitSums(Float64):
         return result | ({"se_units": found.se, "low": found.low, "high": found.high} if found.n_units > 1 else {})
 
     def _slice(self, cell: int) -> tuple[int, int]:
-        """Where the sums of a cell's units lie."""
+        """Start and end of the sums of a cell's units."""
         bounds = [cell * self.units.size, (cell + 1) * self.units.size]
         if len(self.keys_Q):
             bounds = torch.searchsorted(self.keys_Q, torch.tensor(bounds, device=self.keys_Q.device)).tolist()

@@ -1,4 +1,4 @@
-"""The units of a test that are independent of each other, such as users: intervals are over these.
+"""The independent units of a test, such as users; intervals are computed over these.
 
 Dimension letters: B rows of the batch, M distinct texts, Q pairs of a breakdown's value and a unit.
 """
@@ -10,25 +10,28 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-NAMED = 0.95  # the share of rows with a user from which users are the units
+NAMED = 0.95  # minimum fraction of rows with a user for users to be the units
 
 
 class Units:
-    """Which rows of a test belong together.
+    """A partition of test rows into independent units.
 
-    name: users, pairs, prompts or rows. size: codes are below it; 0 where every row is a unit of its own.
+    Args:
+        name: users, pairs, prompts or rows.
+        size: exclusive upper bound of the codes; 0 if every row is a unit.
+        code: pairs -> unit of each row.
     """
 
     def __init__(self, name: str, size: int = 0, code: Callable[[Any], Int64[Tensor, " B"]] | None = None) -> None:
         self.name, self.size, self._code = name, size, code
-        self.rows: Any = None  # of the test, for `keys`
+        self.rows: Any = None  # rows of the test, for `keys`
 
     def code(self, pairs: Any) -> Int64[Tensor, " B"]:
-        """The unit of each row; -1 for a unit of its own."""
+        """The unit of each row; -1 for a row that is a separate unit."""
         return self._code(pairs)
 
     def keys(self, column: str) -> Int64[Tensor, " Q"]:
-        """The values of a label column that each unit has in the test, as value * size + unit, rising."""
+        """The combinations of a label column's value and a unit in the test, value * size + unit, ascending."""
         value_N, unit_N = self.rows.label_N(column), self.code(self.rows)
         known_N = (value_N >= 0) & (unit_N >= 0)
         return (value_N[known_N] * self.size + unit_N[known_N]).unique()
@@ -38,12 +41,12 @@ ROWS = Units("rows")
 
 
 def units_of(data: Any, rows: Any) -> Units:
-    """The units of some rows (`Pairs`) of a data set (`PreferenceData`): the first of these, or else each row is one.
+    """Chooses the units of some rows (`Pairs`) of a data set (`PreferenceData`): the first that applies, else rows.
 
-    users: named for at least 95 % of the rows, two or more; a row without one is a unit of its own.
-    pairs: where several rows judge the same two responses.
-    prompts: where several rows share a prompt, whatever their criterion. Two or more; not of vectors, whose contexts
-        are few topics that a population is made of.
+    users: if at least 95 % of the rows name a user, with two users or more; a row without user is a separate unit.
+    pairs: if several rows judge the same two responses.
+    prompts: if several rows share a prompt, whatever their criterion, with two prompts or more. Not for vectors, whose
+        contexts are the few topics of a planted population.
     """
     found = _users(data, rows) or _pairs(data, rows) or _prompts(data, rows) or Units("rows")
     found.rows = rows
@@ -79,7 +82,7 @@ def _prompts(data: Any, rows: Any) -> Units | None:
 
 
 class _Lookup:
-    """The prompt of each row, by its chosen response; the table follows the rows to their device."""
+    """The prompt of each row, by its chosen response; the table is moved to the device of the rows."""
 
     def __init__(self, prompt_M: Int64[Tensor, " M"]) -> None:
         self.prompt_M = prompt_M

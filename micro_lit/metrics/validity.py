@@ -1,4 +1,4 @@
-"""Results that cannot be: a likelihood that is none, or a loss below what anybody could reach."""
+"""Detects impossible results: an invalid likelihood, or a loss below the floor."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -9,25 +9,26 @@ from scipy.stats import t as student
 
 SIGMAS = 5.0
 
-# What opens the oracle floor: each of these may tell which group a row's rater is of.
+# Inputs that may reveal the group of a row's rater; a system that reads one is compared with the oracle floor.
 OPENS_ORACLE = frozenset({"user", "group", "attribute", "criterion"})
 
 FLOORS = {
-    "marginal": "F1, the floor of all who know prompt and responses only",
+    "marginal": "F1, the floor of predictors that read only prompt and responses",
     "oracle": "F0, the floor of the oracle",
 }
 
 
 def why_impossible(results: Mapping[str, Any], knows: Collection[str]) -> str | None:
-    """Says in one sentence why results cannot be true, or None where nothing speaks against them.
+    """Explains in one sentence why results cannot be true; None if they can.
 
-    Impossible are scores that are no numbers, an NLL below 0, an accuracy outside [0, 1], and an NLL further below the
-    floor that is open to a system than luck explains: five standard errors over units, or what is as improbable by
-    Student's t with so few units. The distance from a floor is paired, row by row, with the predictor that reaches it.
+    Impossible are scores that are not finite, an NLL below 0, an accuracy outside [0, 1], and an NLL significantly
+    below the floor that applies to the system. Significant means five standard errors over units, or the equally
+    improbable quantile of Student's t for few units. The distance from a floor is paired, row by row, with the
+    predictor that attains it.
 
     Args:
-        results: of results.json, `test` and, of a known population, `excess`.
-        knows: what the system was told of a row beyond prompt and responses: user, group, attribute, criterion.
+        results: from results.json, `test` and, for a known population, `excess`.
+        knows: inputs of the system beyond prompt and responses: user, group, attribute, criterion.
     """
     for name, facts in results["test"].items():
         if not math.isfinite(facts["value"]):
@@ -46,11 +47,11 @@ def why_impossible(results: Mapping[str, Any], knows: Collection[str]) -> str | 
     error = max(excess["se"], excess.get("se_units", 0.0))
     reach = float(student.isf(norm.sf(SIGMAS), max(1, excess.get("n_units", excess["n"]) - 1)))
     if excess["value"] < -reach * error and excess["value"] < -1e-6:
-        told = f"it is told {', '.join(sorted(knows))}" if knows else "it is told nothing else"
+        reads = f"it reads {', '.join(sorted(knows))}" if knows else "it reads nothing else"
         return (
-            f"test.nll is {-excess['value']:.4f} nats below {FLOORS[floor]} ({told}), {-excess['value'] / error:.0f} "
+            f"test.nll is {-excess['value']:.4f} nats below {FLOORS[floor]} ({reads}), {-excess['value'] / error:.0f} "
             "standard errors: do the log weights sum to one, and do test labels stay out of its inputs?"
             if error > 0
-            else f"test.nll is {-excess['value']:.4f} nats below {FLOORS[floor]} ({told}) on every row"
+            else f"test.nll is {-excess['value']:.4f} nats below {FLOORS[floor]} ({reads}) on every row"
         )
     return None

@@ -1,4 +1,4 @@
-"""Reward models under the names people look for."""
+"""Reward models and their parts: mixtures, heads, gates, routers and models of users."""
 
 from micro_lit.models.contracts import Gate, Head
 from micro_lit.models.controls import AttributeBT, SharedBaseEnsemble

@@ -1,6 +1,6 @@
-"""What heads, gates and links must give, checked on the first training batch and wherever pairs are judged.
+"""Checks of the outputs of heads, gates and links, on the first training batch and whenever pairs are scored.
 
-A gate without a log-softmax would otherwise report a likelihood above 1, which no later step notices.
+Without them, a gate that lacks a log-softmax would report a likelihood above 1, which no later step detects.
 
 Shape letters: B pairs in the batch, K heads.
 """
@@ -16,7 +16,7 @@ from micro_lit.likelihood import LOG_PROB_TOLERANCE, WEIGHTS_TOLERANCE
 
 
 def check_rewards(head: nn.Module, rewards_NK: Any, rows: int, num_heads: int) -> None:
-    """Raises `UserError` unless a head gives floating-point rewards [rows, K]. Reads the shape alone, no value."""
+    """Raises `UserError` unless a head returns floating-point rewards [rows, K]. Checks type and shape, not values."""
     if not _fits(rewards_NK, (rows,), num_heads):
         raise UserError(
             f"model.head: {type(head).__name__} gives {_described(rewards_NK, 'rewards')} for {rows} responses; give "
@@ -25,17 +25,17 @@ def check_rewards(head: nn.Module, rewards_NK: Any, rows: int, num_heads: int) -
 
 
 def check_log_weights(gate: nn.Module, log_weights_BK: Any, rows: int, num_heads: int) -> None:
-    """Raises `UserError` unless a gate gives floating-point numbers [B, K] or [1, K]. Reads no value."""
+    """Raises `UserError` unless a gate returns floating-point log weights [B, K] or [1, K]. Does not check values."""
     if not _fits(log_weights_BK, (1, rows), num_heads):
         raise UserError(
             f"model.gate: {type(gate).__name__} gives {_described(log_weights_BK, 'log weights')} for {rows} pairs; "
-            f"give floating-point numbers of shape [pairs, {num_heads}], or [1, {num_heads}] for all alike"
+            f"give floating-point numbers of shape [pairs, {num_heads}], or [1, {num_heads}] for all pairs"
         )
 
 
 @torch.no_grad()
 def check_term(name: str, term: object, value: Any) -> None:
-    """Raises `UserError` unless a term of the loss is one finite number of floating point."""
+    """Raises `UserError` unless a loss term is a finite floating-point scalar."""
     is_scalar = isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()
     if not is_scalar or not value.isfinite():
         found = f"{float(value)}" if is_scalar else _described(value, "numbers")
@@ -59,7 +59,7 @@ def _described(found: Any, what: str) -> str:
 
 @torch.no_grad()
 def check_weights(gate: nn.Module, log_weights_BK: Float[Tensor, "B K"]) -> None:
-    """Raises `UserError` unless a gate gives the logs of weights that sum to one; a weight of 0 is allowed."""
+    """Raises `UserError` unless a gate returns log weights whose exponentials sum to one; a weight of 0 is allowed."""
     sum_B = log_weights_BK.double().exp().sum(dim=-1)
     wrong_B = ~((sum_B - 1.0).abs() <= WEIGHTS_TOLERANCE)
     if wrong_B.any():
@@ -71,7 +71,7 @@ def check_weights(gate: nn.Module, log_weights_BK: Float[Tensor, "B K"]) -> None
 
 @torch.no_grad()
 def check_log_prob(link: object, log_prob_B: Float[Tensor, " B"]) -> None:
-    """Raises `UserError` for a log-probability that is NaN, or above 0."""
+    """Raises `UserError` for a log-probability that is NaN or above 0."""
     wrong_B = ~(log_prob_B <= LOG_PROB_TOLERANCE)
     if wrong_B.any():
         raise UserError(

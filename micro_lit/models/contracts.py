@@ -1,4 +1,4 @@
-"""What a head and a gate must give, and what they may declare; a module from elsewhere is completed once.
+"""The contracts of heads, gates and loss terms: base classes, and adapters for modules that do not extend them.
 
 Shape letters: B pairs in the batch, D representation width, K heads, N responses or pairs.
 """
@@ -13,79 +13,80 @@ from torch import Tensor, nn
 from micro_lit.errors import UserError, name_of
 from micro_lit.likelihood import Link, link_of
 
-# What a gate may read, and the label column of those that are codes.
+# Inputs that a gate may read as integer codes, and the label column of each.
 COLUMNS = {"source": "source", "criterion": "attribute", "user": "user_id"}
 READABLE = ("prompt", *COLUMNS)
 
 
 class Head(nn.Module):
-    """K scalar rewards from one response representation: `forward(features_ND)` gives [N, K].
+    """Base class of heads: K scalar rewards from one response representation.
 
-    It is built with (width, num_heads). The defaults below are those of a head that declares nothing.
+    `forward(features_ND)` returns [N, K]. Heads are built with (width, num_heads). All other members have defaults.
     """
 
     reads_context: ClassVar[bool] = False
-    """Whether the reward depends on the prompt: then `forward(features_BD, context_BD)`, one row a pair."""
+    """Whether the reward depends on the prompt; then `forward(features_BD, context_BD)`, one row per pair."""
 
     def penalty(self) -> Float[Tensor, ""] | None:
-        """The negative log-density of a prior of the weights, in nats; None: no prior.
+        """The negative log-density of a prior on the weights, in nats; None: no prior.
 
-        It stands beside the sum of the losses of all training pairs: the model divides it by their number.
+        It is added to the loss summed over all training pairs; the model divides both by the number of pairs.
         """
         return None
 
     def prepare(self, differences: Iterable[Float[Tensor, "B D"]]) -> None:
-        """Reads the training data before training, for a head that is made of them.
+        """Prepares the head before training, for heads computed from the training data.
 
         Args:
-            differences: φ(chosen) - φ(rejected) of all training pairs, a batch at a time.
+            differences: φ(chosen) - φ(rejected) of all training pairs, in batches [B, D].
         """
 
 
 class Gate(nn.Module):
-    """Log weights of K heads: `forward` gives [B, K], or [1, K] where all pairs have the same; their exps sum to one.
+    """Base class of gates: log weights of K heads, whose exponentials sum to one.
 
-    It is built with (width, num_heads). `forward` takes what `reads` names, in that order; None where it reads nothing.
+    `forward` returns [B, K], or [1, K] if all pairs share the weights. Its arguments are the inputs listed in `reads`,
+    in that order; a single None if `reads` is empty. Gates are built with (width, num_heads).
     """
 
     reads: tuple[str, ...] = ()
-    """prompt: the representation of the prompt, [B, D]. source, criterion, user: codes [B], int64, -1 for unknown.
+    """Inputs of the gate. prompt: representation of the prompt, [B, D]. source, criterion, user: int64 codes [B].
 
-    Codes count the values of the training data, `source`, `attribute` and `user_id`; the checkpoint holds the values,
-    so that they have the same codes on other data.
+    Codes number the training values of the columns `source`, `attribute` and `user_id`; -1 is an unknown value. The
+    checkpoint stores the values, so that they get the same codes on other data.
     """
 
     def make_room(self, counts: Mapping[str, int]) -> None:
-        """Makes what depends on the number of values, before training and before a checkpoint is loaded.
+        """Creates parameters whose size depends on the number of codes. Called before training and before loading.
 
         Args:
-            counts: number of sources, criteria and users of the training data, by these names in the singular.
+            counts: number of training values, by the keys `source`, `criterion` and `user`.
         """
 
     def zero_(self) -> bool:
-        """Makes all weights equal, whatever is read. Returns False for a gate that cannot.
+        """Sets the parameters so that all weights are equal for any input. Returns False if the gate cannot do so.
 
-        A router starts from the weights of stage 1. Of a gate that returns False it subtracts the log weights that the
-        gate has at the start.
+        A router starts from the weights of stage 1. If this returns False, the router subtracts the gate's initial log
+        weights instead.
         """
         return False
 
 
 LossTerm = Callable[[Any, Any], Tensor]
-"""A term of the training loss: (judgment, pairs) -> a scalar tensor, in nats a pair, which is added to the loss.
+"""A term of the training loss: (judgment, pairs) -> a scalar tensor in nats per pair, added to the loss.
 
-judgment: `micro_lit.models.mixture.Judgment` of the batch. pairs: the batch, `micro_lit.data.pairs.Pairs`. A term that
-is a `torch.nn.Module` may have weights, which are trained too. It is logged as train/<name>.
+judgment: `micro_lit.models.mixture.Judgment` of the batch. pairs: the batch, `micro_lit.data.pairs.Pairs`. The weights
+of a term that is a `torch.nn.Module` are trained too. The term is logged as train/<name>.
 """
 
-# Names of terms that a model of ours may have itself.
+# Names of the built-in terms, which terms of users may not have.
 TAKEN = frozenset(
     {"nll", "entropy", "balance", "centring", "penalty", "prior", "sparsity", "diversity", "kl", "cross_entropy"}
 )
 
 
 def named_terms(terms: Mapping[str, Any] | None) -> dict[str, LossTerm]:
-    """The terms that settings add, without those set to null. Raises `UserError` for a bad name, or no function."""
+    """The loss terms in settings that are not null. Raises `UserError` for an invalid name or a term not callable."""
     found = {name: term for name, term in (terms or {}).items() if term is not None}
     for name, term in found.items():
         if name in TAKEN or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
@@ -99,16 +100,16 @@ def named_terms(terms: Mapping[str, Any] | None) -> dict[str, LossTerm]:
 
 
 def as_link(link: Any) -> Link:
-    """The link of a name, or one that extends `Link`. Raises `UserError` for any other object."""
+    """The link with a given name, or the given `Link` itself. Raises `UserError` for any other object."""
     if not isinstance(link, str | Link):
         raise UserError(f"the link {name_of(link)} does not extend micro_lit.likelihood.Link, which gives its log_prob")
     return link_of(link)
 
 
 def as_head(module: Any) -> nn.Module:
-    """A head with all of the contract; a module from elsewhere gets the defaults of what it does not declare.
+    """Adapts a module to the contract of `Head`: undeclared members get the defaults.
 
-    `needs_context`, the earlier name of `reads_context`, is read too. Raises `UserError` for what is no module.
+    Also reads `needs_context`, the former name of `reads_context`. Raises `UserError` if it is not a module.
     """
     _check_module("head", module)
     if _declared(module, "reads_context", "needs_context") != "reads_context":
@@ -117,10 +118,10 @@ def as_head(module: Any) -> nn.Module:
 
 
 def as_gate(module: Any) -> nn.Module:
-    """A gate with all of the contract; a module from elsewhere gets the defaults of what it does not declare.
+    """Adapts a module to the contract of `Gate`: undeclared members get the defaults.
 
-    `needs_context` of an earlier version stands for reading the prompt, or nothing; a module that declares neither
-    reads the prompt. Raises `UserError` for what is no module, or reads what there is not.
+    The former `needs_context` means reading the prompt (true) or nothing (false); a module that declares neither reads
+    the prompt. Raises `UserError` if it is not a module, or if `reads` contains an unknown input.
     """
     _check_module("gate", module)
     if _declared(module, "reads", "needs_context") != "reads":
@@ -134,17 +135,17 @@ def as_gate(module: Any) -> nn.Module:
 
 
 def asked(gate: nn.Module, given: Mapping[str, Tensor | None]) -> Sequence[Tensor | None]:
-    """The arguments of a gate, in the order of `reads`."""
+    """The arguments of a gate's `forward`, in the order of `reads`."""
     return [given[name] for name in gate.reads] or [None]
 
 
 def _check_module(kind: str, module: Any) -> None:
     if not isinstance(module, nn.Module):
-        raise UserError(f"model.{kind}: {type(module).__name__} is no torch.nn.Module; give a subclass of it")
+        raise UserError(f"model.{kind}: {type(module).__name__} is not a torch.nn.Module; give a subclass of it")
 
 
 def _declared(module: nn.Module, now: str, before: str) -> str | None:
-    """Which of two names is declared nearer: by the object, by its class, or by the first base that declares one."""
+    """Which of two names comes first in the lookup order: instance, class, then base classes; None if neither."""
 
     def places() -> Iterator[Mapping[str, Any]]:
         yield vars(module)
@@ -161,9 +162,9 @@ def _completed(module: Any, **defaults: Any) -> Any:
 
 
 def _nothing(*_: Any) -> None:
-    """The default of a method that gives nothing."""
+    """Default for optional methods: returns None."""
 
 
 def _cannot() -> bool:
-    """The default of `zero_`."""
+    """Default for `zero_`: returns False."""
     return False

@@ -1,6 +1,6 @@
-"""Controls that train in a way of their own: an ensemble in the manner of HyRe, and one reward for each attribute.
+"""Control models with their own training: an ensemble after HyRe, and one reward per attribute.
 
-The others (random heads, a head and its negation, principal heads) are mixtures with other heads: see
+The other controls (random heads, a head and its negation, principal heads) are mixtures with other heads, see
 `micro_lit.models.heads`.
 
 Dimension letters: B pairs in the batch, K heads.
@@ -21,15 +21,17 @@ from micro_lit.ranges import Count, NonNegative
 
 
 class SharedBaseEnsemble(MixtureBT):
-    """K Bradley-Terry rewards trained side by side, each on all pairs: mean_k −log σ(Δ_k)  [HyRe, arXiv 2412.08812].
+    """K Bradley-Terry rewards trained independently on all pairs: mean_k −log σ(Δ_k)  [HyRe, arXiv 2412.08812].
 
-    Unlike in a mixture no head may leave a pair to another one: each fits the average rater. The weights have no say in
-    the loss, so a gate would learn nothing; `UniformGate` is the one to give.
+    Unlike in a mixture, no head may leave a pair to another: each fits the average rater. The loss does not depend on
+    the weights, so a gate would learn nothing; use `UniformGate`.
 
-    prior_precision: λ of the term λ/2 |v_k|² beside the sum of a head's losses over all training pairs, v_k the trained
-        weights of the head; both are averaged over heads. With `PriorHeads` it draws every head to its own prior: where
-        that sum has curvature h a head keeps about λ / (λ + h) of its prior, where the pairs decide nothing all of it.
-        At 0 all heads become one; as λ grows they become `RandomHeads`.
+    Args:
+        prior_precision: λ of the term λ/2 |v_k|², added to the sum of a head's losses over all training pairs, where
+            v_k are the trained weights of the head; both are averaged over heads. With `PriorHeads` the term draws
+            every head to its own prior. Where the summed loss has curvature h, a head keeps about λ / (λ + h) of its
+            prior, and all of it where the pairs decide nothing. At 0 all heads become equal; as λ grows they become
+            `RandomHeads`.
     """
 
     def __init__(
@@ -51,15 +53,15 @@ class SharedBaseEnsemble(MixtureBT):
         return terms
 
     def nll_terms(self, judgment: Judgment, pairs: Any) -> Float[Tensor, " B"]:
-        """The mean over heads of what a pair costs each of them alone, in nats."""
+        """The loss of each pair in nats, computed for each head separately and averaged over heads."""
         return self.link.head_losses(judgment.margins_BK, self.label_smoothing).mean(dim=-1)
 
 
 class AttributeBT(MixtureBT):
-    """ORACLE of the criterion: one Bradley-Terry reward for each attribute, told which attribute a pair is judged by.
+    """ORACLE of the criterion: one Bradley-Terry reward per attribute; reads the true attribute of each pair.
 
-    What a router could reach if it always knew. Pairs of unknown attribute are judged by all heads alike.
-    K is the number of attributes in the data. Raises `UserError` when they name none.
+    Upper reference for routers: a router that always knew the attribute could reach it. Pairs of unknown attribute use
+    all heads with equal weights. K is the number of attributes in the data. Raises `UserError` if the data have none.
     """
 
     knows = frozenset({"attribute"})

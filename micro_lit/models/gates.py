@@ -2,7 +2,7 @@
 
 Dimension letters: B rows, D representation width, K heads, S sources.
 
-Your own gate is a `Gate` (`micro_lit.models.contracts`), built with (width, num_heads), that declares what it reads.
+Custom gates extend `Gate` (`micro_lit.models.contracts`), are built with (width, num_heads) and declare `reads`.
 """
 
 import math
@@ -33,7 +33,7 @@ class StaticGate(Gate):
 
 
 class UniformGate(Gate):
-    """Equal weights, which nothing trains."""
+    """Equal weights, not trained."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -47,15 +47,15 @@ class UniformGate(Gate):
 
 
 class SourceGate(StaticGate):
-    """Weights for each source of the data, such as a conversation, as differences from those of a source never seen.
+    """Weights per source of the data, such as a conversation, as differences from the weights of an unknown source.
 
-    Called with None it gives [1, K], as a `StaticGate` does: the weights of an unknown source.
+    With the argument None it returns [1, K], like `StaticGate`: the weights of an unknown source.
     """
 
     reads = ("source",)
 
     def make_room(self, counts: Mapping[str, int]) -> None:
-        """Adds the differences of all sources, which start at 0."""
+        """Creates the differences of all sources, initially 0."""
         self.difference_SK = nn.Parameter(torch.zeros(counts["source"], len(self.logits_K)))
 
     def forward(self, source_B: Int64[Tensor, " B"] | None) -> Float[Tensor, "B K"]:
@@ -85,7 +85,7 @@ class LinearGate(Gate):
 
 
 class MLPGate(LinearGate):
-    """The linear gate behind one hidden layer, 128 wide in MiCRo [arXiv 2505.24846]."""
+    """Linear gate after one hidden layer; MiCRo uses width 128 [arXiv 2505.24846]."""
 
     def __init__(self, width: int, num_heads: int, hidden: Count = 128) -> None:
         super().__init__(hidden, num_heads)

@@ -3,7 +3,7 @@
 Dimension letters: B rows, D representation width, K heads, H hidden width of a head, C components, F features,
 P numbers of a point.
 
-Your own head is a `Head` (`micro_lit.models.contracts`), built with (width, num_heads), that maps [B, D] to [B, K].
+Custom heads extend `Head` (`micro_lit.models.contracts`), are built with (width, num_heads) and map [B, D] to [B, K].
 """
 
 import itertools
@@ -20,8 +20,8 @@ from micro_lit.ranges import Count, Index, NonNegative, Positive
 
 Distribution = Literal["gaussian", "uniform"]
 
-# Standard deviations a priori that a parameter of `SharedHeads` counts as one. The first step of a line search is of
-# length 1, and the thousands of weights of a kernel would hardly move if it were one standard deviation.
+# Prior standard deviations per unit of a parameter of `SharedHeads`. The first step of a line search has length 1; with
+# a unit of one standard deviation it would hardly move the thousands of weights of a kernel.
 UNIT = 128.0
 
 
@@ -33,7 +33,7 @@ class LinearHeads(nn.Linear, Head):
 
 
 class MLPHeads(Head):
-    """K independent rewards of one hidden layer each: r_k = v_k · gelu(W_k φ + b_k)."""
+    """K independent rewards with one hidden layer each: r_k = v_k · gelu(W_k φ + b_k)."""
 
     def __init__(self, width: int, num_heads: int, hidden: Count = 64) -> None:
         super().__init__()
@@ -46,10 +46,10 @@ class MLPHeads(Head):
 
 
 class NegatedHeads(LinearHeads):
-    """Linear rewards v_1 .. v_{K/2}, then their negations.
+    """Linear rewards v_1 .. v_{K/2} and their negations.
 
-    Under weights that do not read the prompt one head and its negation are Bradley-Terry with labels that are wrong at
-    a learned rate: w σ(Δ) + (1 - w) σ(-Δ). What it gains by adaptation needs no second taste, only one turned round.
+    With weights that do not read the prompt, one head and its negation are Bradley-Terry with a learned rate of flipped
+    labels: w σ(Δ) + (1 - w) σ(-Δ). Gains from adaptation then need no second preference, only the negated one.
     """
 
     def __init__(self, width: int, num_heads: int) -> None:
@@ -61,16 +61,20 @@ class NegatedHeads(LinearHeads):
 
 
 class SharedHeads(Head):
-    """r_k = (v + u_k) · ψ(φ): what all heads have in common, and what each adds, so that heads borrow strength.
+    """Rewards with a shared part: r_k = (v + u_k) · ψ(φ), where v is common to all heads and u_k is the deviation.
 
-    features: ψ. 0: ψ = φ / √D, linear rewards. Otherwise so many random Fourier features, √(2/F) cos(Ω φ + b) [Rahimi &
-        Recht 2007], under which a reward is any smooth function of the response: its kernel is exp(-|φ - φ'|² / 2ℓ²).
-    lengthscale: ℓ / √D; φ should be standardised, so that √D is the usual length of φ.
-    base_precision, deviation_precision: λ of the terms λ/2 |v|² and λ/2 Σ_k |u_k|² beside the sum of the losses of all
-        training pairs. So v ~ N(0, 1/λ) a priori: the reward of everybody is a Gaussian process, and so is what sets a
-        head apart. The parameters are v and u in units of `UNIT` / √λ: alike to a line search
-        (`model/optimizer=lbfgs`), and in need of a small learning rate.
-    draw: seed of Ω and b, which no checkpoint holds.
+    Args:
+        features: number F of features ψ. 0: ψ = φ / √D, linear rewards. Otherwise F random Fourier features,
+            √(2/F) cos(Ω φ + b) [Rahimi & Recht 2007]; a reward is then any smooth function of the response, with the
+            kernel exp(-|φ - φ'|² / 2ℓ²).
+        lengthscale: ℓ / √D; φ should be standardised, so that √D is its typical length.
+        base_precision: λ of the term λ/2 |v|², added to the sum of the losses of all training pairs. Thus v ~ N(0, 1/λ)
+            a priori, and the shared reward is a Gaussian process.
+        deviation_precision: λ of the term λ/2 Σ_k |u_k|², likewise; the deviations are Gaussian processes too.
+        draw: seed of Ω and b, which are not in checkpoints.
+
+    The parameters are v and u in units of `UNIT` / √λ: equally scaled for a line search (`model/optimizer=lbfgs`), but
+    other optimizers need a small learning rate.
     """
 
     def __init__(
@@ -93,7 +97,7 @@ class SharedHeads(Head):
             phases_F = 2 * torch.pi * torch.rand(features, generator=generator)
             self.register_buffer("phases_F", phases_F, persistent=False)
         self.base_F = nn.Parameter(torch.zeros(features or width))
-        # Drawn from the prior: heads that start alike would stay alike.
+        # Drawn from the prior: heads with equal initial values would stay equal.
         self.deviation_KF = nn.Parameter(torch.randn(num_heads, features or width) / UNIT)
 
     def forward(self, response_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
@@ -114,14 +118,16 @@ class SharedHeads(Head):
 
 
 class PriorHeads(LinearHeads):
-    """r_k = (v_k + p_k) · φ, v_k trained and p_k a random direction that stays, as in randomised prior functions.
+    """r_k = (v_k + p_k) · φ, v_k trained and p_k a fixed random direction, as in randomised prior functions.
 
-    Both read one representation, the shared base of HyRe's ensemble [arXiv 2412.08812]. scale: length of every p_k,
-    which points anywhere alike; 0 gives `LinearHeads`.
+    All heads read one representation, like the shared base of HyRe's ensemble [arXiv 2412.08812].
 
-    The prior alone keeps no heads apart: v_k can undo it, and the BT loss of a linear reward is convex, so that in
-    every direction that the pairs decide all heads end at one optimum. It takes a pull of v_k to 0, which is one of r_k
-    to its own p_k: see `micro_lit.models.controls.SharedBaseEnsemble`.
+    The prior alone does not keep heads apart: v_k can cancel it, and the BT loss of a linear reward is convex, so all
+    heads reach one optimum in every direction that the pairs decide. A penalty that pulls v_k to 0, and so r_k to its
+    own p_k, is needed: see `micro_lit.models.controls.SharedBaseEnsemble`.
+
+    Args:
+        scale: length of every p_k, whose direction is uniform; 0 gives `LinearHeads`.
     """
 
     def __init__(self, width: int, num_heads: int, scale: NonNegative = 1.0) -> None:
@@ -133,7 +139,7 @@ class PriorHeads(LinearHeads):
 
 
 class DirectionHeads(Head):
-    """K linear rewards along given directions, which training moves only if `trained`. The checkpoint holds them."""
+    """K linear rewards along given directions, trained only if `trained`. Checkpoints store the directions."""
 
     def __init__(self, directions_KD: Float[Tensor, "K D"], trained: bool = False) -> None:
         super().__init__()
@@ -144,10 +150,12 @@ class DirectionHeads(Head):
 
 
 class RandomHeads(DirectionHeads):
-    """K random directions of unit length: what weights alone can do when no head has learned anything.
+    """K fixed random directions of unit length: the control for what weights alone achieve without trained heads.
 
-    The control of DRM [arXiv 2502.13131], where 100 of them, reweighted, beat a trained head.
-    distribution: of a direction's entries before it is brought to unit length; see `random_directions`.
+    The control of DRM [arXiv 2502.13131], where 100 reweighted random directions beat a trained head.
+
+    Args:
+        distribution: distribution of a direction's entries before normalisation; see `random_directions`.
     """
 
     def __init__(self, width: int, num_heads: int, distribution: Distribution = "gaussian") -> None:
@@ -157,14 +165,15 @@ class RandomHeads(DirectionHeads):
 class PrincipalHeads(DirectionHeads):
     """Decomposed reward models, DRM [arXiv 2502.13131]: principal components of φ(chosen) - φ(rejected), and negations.
 
-    trained: whether they are only where the heads of a mixture start. Where tastes judge every pair both ways the
-    likelihood of pairs cannot tell the tastes apart, and what heads can span is where they started.
+    The heads are the K/2 components of largest variance over the training pairs, in that order, then their negations.
+    They have unit length, and the entry of largest magnitude is positive. As in DRM's released code the differences are
+    centred: this removes their mean, the direction on which all agree, and no component need point along it.
 
-    The K/2 components of largest variance over the training pairs, in that order, then their negations; of unit length,
-    the entry of largest magnitude positive. As in the released code of DRM the differences are centred: their mean,
-    the direction in which all agree, is taken out, and no component need point along it.
+    Meant for a frozen backbone: the representations of a trained one drift away from the components.
 
-    Made for representations that stay: those of a backbone in training move on from the components.
+    Args:
+        trained: whether the components are only the initial values of a mixture's heads. If preferences judge every
+            pair both ways, the likelihood of pairs cannot separate the preferences, and heads keep their initial span.
     """
 
     def __init__(self, width: int, num_heads: int, trained: bool = False) -> None:
@@ -181,10 +190,13 @@ class PrincipalHeads(DirectionHeads):
 
     @torch.no_grad()
     def prepare(self, differences: Iterable[Float[Tensor, "B D"]]) -> None:
-        """Finds the components, in float64; heads that have theirs, from a checkpoint or another stage, keep them.
+        """Computes the components in float64; components from a checkpoint or from stage 1 are kept.
 
-        differences: φ(chosen) - φ(rejected) of all training pairs, a batch at a time. Raises `UserError` when they
-        vary in fewer than K/2 directions.
+        Args:
+            differences: φ(chosen) - φ(rejected) of all training pairs, in batches [B, D].
+
+        Raises:
+            UserError: the differences vary in fewer than K/2 directions.
         """
         if self.is_prepared:
             return
@@ -198,7 +210,7 @@ class PrincipalHeads(DirectionHeads):
             products_DD += difference_BD.T @ difference_BD
         mean_D, moments_DD = total_D / count, products_DD / count
         variance_D, components_DD = torch.linalg.eigh(moments_DD - mean_D.outer(mean_D))
-        # A smaller variance than that of float32's rounding has no direction.
+        # Variances below float32 rounding error have no meaningful direction.
         found = int((variance_D > torch.finfo(torch.float32).eps ** 2 * moments_DD.trace()).sum())
         wanted = len(self.directions_KD) // 2
         if found < wanted:
@@ -218,13 +230,17 @@ class PrincipalHeads(DirectionHeads):
 
 
 class PrototypeHeads(Head):
-    """Closeness to K prototypes, r_k = -|f(φ) - p_k|²: model A of PAL [arXiv 2406.08469] under link `reward`.
+    """Negative squared distance to K prototypes: r_k = -|f(φ) - p_k|², model A of PAL [arXiv 2406.08469].
 
-    With weights that sum to one Σ_k w_k r_k is -|f(φ) - Σ_k w_k p_k|² and a constant, which cancels in every margin: a
-    user's ideal point is the same mix of the prototypes as the user's reward is of theirs.
+    Used with link `reward`.
 
-    dim: how many numbers a point has. layers: of f, each `dim` wide, gelu between them; 1: f is linear. PAL takes 2 of
-        width 512; its released code takes the distance itself, whose margins are not linear in w.
+    With weights that sum to one, Σ_k w_k r_k is -|f(φ) - Σ_k w_k p_k|² plus a constant, which cancels in every margin.
+    So a user's ideal point is the same weighted mean of prototypes as the user's reward is of the K rewards.
+
+    Args:
+        dim: dimension of the points.
+        layers: number of layers of f, each `dim` wide, with gelu between them; 1: f is linear. PAL has 2 layers of
+            width 512; its released code uses the distance itself, whose margins are not linear in w.
     """
 
     def __init__(self, width: int, num_heads: int, dim: Count = 32, layers: Count = 2) -> None:
@@ -239,10 +255,12 @@ class PrototypeHeads(Head):
 
 
 class PromptPrototypeHeads(Head):
-    """Prototypes that the prompt sets, r_k = f(φ) · g_k(prompt): model B of PAL [arXiv 2406.08469] under link `reward`.
+    """Prototypes that depend on the prompt, r_k = f(φ) · g_k(prompt): model B of PAL [arXiv 2406.08469], link `reward`.
 
-    dim, layers: of f and of every g_k, as in `PrototypeHeads`. PAL has 2 layers here too; its released code compares
-        directions alone, by a cosine times a learned scale.
+    Args:
+        dim: as in `PrototypeHeads`.
+        layers: number of layers of f and of every g_k, as in `PrototypeHeads`. PAL has 2 here too; its released code
+            compares only directions, by a cosine times a learned scale.
     """
 
     reads_context = True
@@ -258,15 +276,22 @@ class PromptPrototypeHeads(Head):
 
 
 def perceptron(*widths: int) -> nn.Sequential:
-    """Linear layers from each width to the next, gelu between them."""
+    """Linear layers between the given widths, with gelu between them."""
     layers = [nn.Linear(*sizes) for sizes in itertools.pairwise(widths)]
     return nn.Sequential(*(part for layer in layers for part in (layer, nn.GELU())))[:-1]
 
 
 def random_directions(num_heads: int, width: int, distribution: Distribution = "gaussian") -> Float[Tensor, "K D"]:
-    """Vectors of unit length from torch's global generator.
+    """Random unit vectors from torch's global generator.
 
-    distribution: `gaussian` points anywhere alike; `uniform` draws every entry from (-1, 1), which favours diagonals.
+    Args:
+        num_heads: number of vectors, K.
+        width: dimension, D.
+        distribution: `gaussian` is uniform over directions; `uniform` draws every entry from (-1, 1), which favours
+            diagonals.
+
+    Returns:
+        [K, D].
     """
     directions_KD = torch.empty(num_heads, width)
     if distribution == "gaussian":
@@ -279,7 +304,7 @@ def random_directions(num_heads: int, width: int, distribution: Distribution = "
 
 
 def _half(num_heads: int) -> int:
-    """How many of the heads are no negation of another."""
+    """Number of heads that are not negations. Raises `UserError` for an odd number of heads."""
     if num_heads % 2:
         raise UserError(f"model.num_heads={num_heads}: heads come with their negations; give an even number")
     return num_heads // 2

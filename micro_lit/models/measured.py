@@ -1,10 +1,10 @@
-"""What the test of a model measured, in the form of results.json."""
+"""Test results of a model, in the form of results.json."""
 
 from typing import Any
 
 
 def measured(model: Any) -> dict[str, Any]:
-    """The parts of results.json that a `MixtureBT` knows after its test, as plain JSON types."""
+    """The parts of results.json that come from the metrics of a `MixtureBT` after its test, as plain JSON types."""
     [overall] = model.test_metrics.compute()
     results = {
         "model": model.name,

@@ -1,4 +1,4 @@
-"""Mixtures of Bradley-Terry rewards, and single BT, the mixture of one.
+"""Mixtures of Bradley-Terry rewards, and single Bradley-Terry as the mixture of one.
 
 Dimension letters: B pairs in the batch, K heads.
 """
@@ -43,19 +43,22 @@ LinkOrName = Annotated[
 
 BREAKDOWNS = ("source", "attribute", "group")
 
-# What a gate may read that decides what a model knows.
+# Inputs of a gate that count as knowledge of the model, see `MixtureBT.knows`.
 KNOWN = frozenset({"criterion", "user"})
 
-# Training pairs that a head needs, and the heads of a mixture of which nobody has set the number.
+# Training pairs per head, and the maximum number of heads, when the number of heads is chosen automatically.
 PAIRS_A_HEAD, MOST_HEADS = 500, 8
 
 
 def heads_for(num_pairs: int) -> int:
-    """The number of heads of a mixture on so many training pairs: the largest of 2, 4 and 8 with 500 pairs a head.
+    """The default number of heads of a mixture: the largest of 2, 4 and 8 with at least 500 training pairs per head.
 
     A pair holds at most one bit, and a linear head on a sentence encoder has some hundreds of weights (384 on MiniLM):
-    with fewer pairs than weights a head learns its pairs by heart. Two heads are the fewest that disagree, whatever the
-    data; a study of more than eight belongs to whoever sets the number.
+    with fewer pairs than weights, a head memorises its pairs. Two is the minimum, whatever the data, since one head
+    cannot disagree; set the number explicitly to study more than eight.
+
+    Args:
+        num_pairs: number of training pairs.
     """
     heads = 2
     while heads < MOST_HEADS and num_pairs >= 2 * heads * PAIRS_A_HEAD:
@@ -64,10 +67,10 @@ def heads_for(num_pairs: int) -> int:
 
 
 class Judgment(NamedTuple):
-    """What a model says of a batch: reward margins (chosen minus rejected), log weights, and the rewards themselves.
+    """Outputs of a model for a batch: reward margins (chosen minus rejected), log weights, and rewards.
 
-    context_BD: the representation that gate or heads read, if they read any. dense_log_weights_BK: the log weights
-    before all but a few were set aside, by a model that does so; of others the log weights again.
+    context_BD: the representation that gate or heads read; None if they read none. dense_log_weights_BK: the log
+    weights before a sparse model restricts them to a few heads; for other models equal to log_weights_BK.
     """
 
     margins_BK: Float[Tensor, "B K"]
@@ -81,26 +84,36 @@ class Judgment(NamedTuple):
 class MixtureBT(TrainedModule):
     """p(chosen ≻ rejected | x) = Σ_k w_k(x) σ(Δ_k)  [MiCRo, arXiv 2505.24846], trained on pairs alone.
 
-    backbone: pairs -> representations (`micro_lit.features.backbones`).
-    names: values of each label column, for the breakdowns of the test. references: names of the reference predictors
-        whose log-probabilities the pairs bring along. bayes: which of these knows all that the data show.
-    sources: the values of the column `source` that the model was trained on; None: those in `names`. subjects: likewise
-        of criteria and users, by the names `criterion` and `user`.
-    num_heads: K. head, gate: built with (width, num_heads), see `micro_lit.models.contracts`.
-    link: `probability` mixes Bradley-Terry models, `reward` mixes rewards inside one; or a link of your own.
-    entropy_weight: of the mean negative entropy of each example's weights; MiCRo sets 0.5, which pulls all to uniform.
-    balance_weight: of the divergence of the batch's mean weights from uniform, which lets examples choose sharply.
-    label_smoothing: probability that a label is wrong. rating_gap_weight: the margin must exceed the rating gap times
-        this, where the data hold gaps. centring_weight: of the mean squared sum of a pair's rewards, which ties their
-        level.
-    terms: terms of the loss of your own, by name: see `micro_lit.models.contracts.LossTerm`.
-    optimizer: parameters -> optimizer. warmup: share of all steps in which the learning rate rises to its value; it
-        falls to zero along a cosine afterwards. name: what results call the model.
+    Args:
+        backbone: pairs -> representations (`micro_lit.features.backbones`).
+        names: values of each label column, for the breakdowns of the test.
+        num_heads: K.
+        references: names of the reference predictors whose log-probabilities come with the pairs.
+        bayes: the reference among these that knows everything the data contain (the Bayes predictor).
+        sources: values of the column `source` in the model's training data; None: those in `names`.
+        subjects: likewise, the values of criteria and users, by the keys `criterion` and `user`.
+        head: built with (width, num_heads), see `micro_lit.models.contracts`.
+        gate: likewise.
+        link: `probability` mixes Bradley-Terry models, `reward` mixes rewards inside one; or a custom `Link`.
+        entropy_weight: weight of the mean negative entropy of each example's weights. MiCRo sets 0.5, which pulls all
+            weights to uniform.
+        balance_weight: weight of the divergence of the batch's mean weights from uniform; single examples may still
+            have sharp weights.
+        label_smoothing: probability that a label is wrong.
+        rating_gap_weight: the margin must exceed the rating gap times this weight, where the data have rating gaps.
+        centring_weight: weight of the mean squared sum of a pair's rewards, which fixes their level.
+        optimizer: parameters -> optimizer.
+        warmup: fraction of all steps in which the learning rate rises to its value; then it falls to zero along a
+            cosine.
+        name: name of the model in results.
+        terms: custom loss terms, by name: see `micro_lit.models.contracts.LossTerm`.
 
-    knows: what the model is told beyond prompt and responses (`attribute`, `user`, ...): by its class, and what its
-        gate reads of criterion and user.
-    by_user: whether it learns codes of users. weighs_heads: whether such a code is log weights of heads, added to those
-        of the gate. is_router: whether it weighs the heads of a model of stage 1, its argument `stage1`.
+    Attributes:
+        knows: inputs of the model beyond prompt and responses (`attribute`, `user`, ...): those of its class, and
+            criterion and user if its gate reads them.
+        by_user: whether the model learns codes of users.
+        weighs_heads: whether such a code consists of log weights of heads, added to those of the gate.
+        is_router: whether the model weights the heads of a stage 1 model, its argument `stage1`.
     """
 
     knows: frozenset[str] = frozenset()
@@ -134,7 +147,7 @@ class MixtureBT(TrainedModule):
         self.name = name
         self.backbone = backbone
         self.strict_loading = not backbone.untrained
-        # Heads before the gate: with K = 1 they start the same whatever the gate, so every gate is single BT.
+        # Heads are built before the gate: with K = 1 their initial values then do not depend on the gate.
         self.head = as_head(head(width=backbone.width, num_heads=num_heads))
         self.gate = as_gate(gate(width=backbone.width, num_heads=num_heads))
         self.knows = type(self).knows | (KNOWN & frozenset(self.gate.reads))
@@ -149,13 +162,13 @@ class MixtureBT(TrainedModule):
         self.make_optimizer = optimizer
         self.warmup = warmup
         self.terms = named_terms(terms)
-        # Of terms that are modules: weights of theirs move with the model and are trained and saved with it.
+        # Registers terms that are modules, so that their weights are moved, trained and saved with the model.
         self.term_modules = nn.ModuleList(term for term in self.terms.values() if isinstance(term, nn.Module))
         self.names = {name: list(names.get(name, [])) for name in BREAKDOWNS}
         self.settings: dict[str, Any] = {}
         self.num_pairs: int | None = None
-        self.is_checked = False  # by a first training batch
-        self.last_test: dict[str, Any] | None = None  # its results
+        self.is_checked = False  # True after the first training batch
+        self.last_test: dict[str, Any] | None = None  # results of the last test
         self.validation_weights = WeightMetrics(num_heads)
         self.head_metrics = HeadMetrics(num_heads, len(self.names["group"]))
         self.category_metrics = nn.ModuleDict(
@@ -168,11 +181,11 @@ class MixtureBT(TrainedModule):
         self.rater_metrics = RaterMetrics(len(names.get("pair_id", [])))
         self.references, self.bayes = tuple(references), bayes
         self.measure()
-        # Of a run, which sets it: other judgments of the model have no training pairs at hand.
+        # Set by `Run`; only a run has the training pairs that baselines need.
         self.baseline_metrics: Metric | None = None
 
     def measure(self, metrics: Sequence[Any] = BUILT_IN, units: Units = ROWS) -> None:
-        """Sets which metrics validation and test have, and over which units the intervals of a test are."""
+        """Sets the metrics of validation and test, and the units over which the test's intervals are computed."""
         self.validation_metrics = PreferenceMetrics(metrics=metrics)
         self.test_metrics = PreferenceMetrics(metrics=metrics, units=units)
         self.test_breakdowns = nn.ModuleDict(
@@ -186,9 +199,9 @@ class MixtureBT(TrainedModule):
             self.excess_metrics = ExcessMetrics(len(self.references), self.references.index(self.bayes), units)
 
     def forward(self, pairs: Any, evidence_BK: Float[Tensor, "B K"] | None = None) -> Judgment:
-        """Judges pairs by heads and gate. evidence_BK: what else is known of the heads, added to the log weights."""
+        """Scores pairs by heads and gate. evidence_BK: further evidence on the heads, added to the log weights."""
         shown = self.backbone(pairs, with_context="prompt" in self.gate.reads or self.head.reads_context)
-        # Heads and gate are cheap and decide everything: in float32 whatever precision the backbone runs in.
+        # Heads and gate are cheap and decide the result: float32, whatever the precision of the backbone.
         with torch.autocast(self.device.type, enabled=False):
             context_BD = None if shown.context_BD is None else shown.context_BD.float()
             if self.head.reads_context:
@@ -208,7 +221,7 @@ class MixtureBT(TrainedModule):
         return Judgment(margins_BK, log_weights_BK, chosen_BK, rejected_BK, context_BD, log_weights_BK)
 
     def judge(self, pairs: Any) -> Judgment:
-        """How pairs are judged when they are not to be learned from: with all that is known of who judges them."""
+        """Scores pairs at evaluation, with all available information on the rater."""
         return self(pairs)
 
     def gate_inputs(self, pairs: Any, context_BD: Float[Tensor, "B D"] | None) -> Sequence[Tensor | None]:
@@ -217,7 +230,7 @@ class MixtureBT(TrainedModule):
         return asked(self.gate, {"prompt": context_BD, **read})
 
     def _make_room(self, names: Mapping[str, list[str]]) -> None:
-        """Lets the gate count the values of the training data, and maps the codes of the data at hand to its own."""
+        """Sizes the gate by the values of the training data, and maps codes of the current data to the gate's."""
         self.gate.make_room({name: len(values) for name, values in self.values.items()})
         for name in COLUMNS.keys() & set(self.gate.reads):
             code_of = {value: code for code, value in enumerate(self.values[name])}
@@ -225,7 +238,7 @@ class MixtureBT(TrainedModule):
             self.register_buffer(f"{name}_of_code", torch.tensor(codes or [-1]), persistent=False)
 
     def _codes(self, name: str, pairs: Any) -> Int64[Tensor, " B"]:
-        """The source, criterion or user of each pair as the gate counts them, -1 where it has seen none."""
+        """The gate's code of the source, criterion or user of each pair; -1 for values not in training."""
         label_B = pairs.label_N(COLUMNS[name])
         return torch.where(label_B >= 0, self.get_buffer(f"{name}_of_code")[label_B.clamp(min=0)], -1)
 
@@ -234,15 +247,15 @@ class MixtureBT(TrainedModule):
         return self.link.log_prob(judgment.margins_BK, judgment.log_weights_BK)
 
     def _checked_log_prob(self, judgment: Judgment) -> Float[Tensor, " B"]:
-        """Raises `UserError` for what is no probability; see `micro_lit.models.checks`."""
+        """Log-probabilities. Raises `UserError` if they are not valid; see `micro_lit.models.checks`."""
         check_weights(self.gate, judgment.log_weights_BK)
         log_prob_B = self.log_prob(judgment)
         check_log_prob(self.link, log_prob_B)
         return log_prob_B
 
     def losses(self, judgment: Judgment, pairs: Any) -> dict[str, Tensor]:
-        """The terms of the training loss, weighted; their sum is minimised. Terms of weight zero are left out."""
-        judgment = self._asking_for_gaps(judgment, pairs)
+        """The weighted terms of the training loss; their sum is minimised. Terms of weight zero are left out."""
+        judgment = self._less_rating_gaps(judgment, pairs)
         terms = {"nll": self.nll_terms(judgment, pairs).mean()}
         if self.entropy_weight:
             terms["entropy"] = self.entropy_weight * likelihood.negative_entropy(judgment.log_weights_BK)
@@ -257,7 +270,7 @@ class MixtureBT(TrainedModule):
         return terms | self.own_terms(judgment, pairs)
 
     def own_terms(self, judgment: Judgment, pairs: Any) -> dict[str, Tensor]:
-        """The terms of the loss that the settings add, checked on the first batch."""
+        """The custom terms from the settings, checked on the first batch."""
         found = {name: term(judgment, pairs) for name, term in self.terms.items()}
         if not self.is_checked:
             for name, value in found.items():
@@ -265,32 +278,32 @@ class MixtureBT(TrainedModule):
         return found
 
     def pairs_of_loss(self, pairs: Any) -> int:
-        """n: all pairs that the losses of a fit are summed over, on all devices; outside of a fit the pairs at hand."""
+        """n: number of labelled training pairs on all devices during a fit; otherwise the number of given pairs."""
         return self.num_pairs or len(pairs)
 
-    def _asking_for_gaps(self, judgment: Judgment, pairs: Any) -> Judgment:
-        """Margins less what the rating gaps ask of them."""
+    def _less_rating_gaps(self, judgment: Judgment, pairs: Any) -> Judgment:
+        """The judgment with margins reduced by the weighted rating gaps."""
         if not self.rating_gap_weight:
             return judgment
         gap_B = pairs.rating_gap_N.nan_to_num(nan=0.0)
         return judgment._replace(margins_BK=judgment.margins_BK - self.rating_gap_weight * gap_B[:, None])
 
     def _terms_of_rows(self, judgment: Judgment, pairs: Any) -> Float[Tensor, " B"]:
-        """What each pair costs, to find those whose loss is no number."""
+        """The loss of each pair, to find the pairs behind a non-finite loss."""
         with torch.no_grad():
-            return self.nll_terms(self._asking_for_gaps(judgment, pairs), pairs)
+            return self.nll_terms(self._less_rating_gaps(judgment, pairs), pairs)
 
     def nll_terms(self, judgment: Judgment, pairs: Any) -> Float[Tensor, " B"]:
-        """What each pair costs in training, in nats."""
+        """The training loss of each pair, in nats."""
         return self.link.loss(judgment.margins_BK, judgment.log_weights_BK, self.label_smoothing)
 
     def on_fit_start(self) -> None:
-        """Counts the labelled pairs. Heads that are made of the training data, and not learned, are made now."""
+        """Counts the labelled pairs, and prepares heads that are computed from the training data."""
         self.num_pairs = len(self.trainer.datamodule.labelled_pairs)
         self.head.prepare(self._differences(self.trainer.datamodule))
 
     def _differences(self, data: pl.LightningDataModule) -> Iterator[Float[Tensor, "B D"]]:
-        """φ(chosen) - φ(rejected) of all training pairs, a batch at a time."""
+        """φ(chosen) - φ(rejected) of all training pairs, in batches."""
         with torch.no_grad():
             for rows_B in torch.arange(len(data.train_pairs)).split(data.eval_batch_size):
                 shown = self.backbone(data.train_pairs[rows_B].to(self.device), with_context=False)
@@ -298,7 +311,7 @@ class MixtureBT(TrainedModule):
 
     def training_step(self, pairs: Any, batch_index: int) -> Tensor:
         if self.backbone.is_trained:
-            # Of dropout, on every device another: a resumed run drops what the whole run would have.
+            # Seeds dropout by step and device, so that a resumed run draws the same masks as an uninterrupted one.
             step = self.trainer.fit_loop.epoch_loop.total_batch_idx * self.trainer.world_size + self.trainer.global_rank
             torch.manual_seed(1_000_003 * self.settings.get("seed", 0) + step)
         judgment = self(pairs)
@@ -318,7 +331,7 @@ class MixtureBT(TrainedModule):
         return loss
 
     def after_pass(self, judgment: Judgment, pairs: Any) -> None:
-        """Called in training with each judgment, before its loss; for models that need it afterwards."""
+        """Hook called in training with each judgment, before its loss, for models that store it."""
 
     def validation_step(self, pairs: Any, batch_index: int) -> None:
         judgment = self.judge(pairs)
@@ -358,17 +371,17 @@ class MixtureBT(TrainedModule):
             self.baseline_metrics.update(log_prob_B, pairs)
 
     def cell_of(self, name: str, pairs: Any) -> Int64[Tensor, " B"]:
-        """Which value of a breakdown each pair has, -1 for none."""
+        """The index of each pair's value in a breakdown; -1 for none."""
         return pairs.label_N(name)
 
     def on_test_epoch_end(self) -> None:
         [overall] = self.test_metrics.compute()
         self.log_dict({f"test/{name}": facts["value"] for name, facts in overall.items()})
-        # Now: the Trainer moves the model to the CPU, where processes that talk through NCCL cannot add up their sums.
+        # Computed here because the Trainer then moves the model to the CPU, where NCCL cannot reduce the sums.
         self.last_test = measured(self)
 
     def test_results(self) -> dict[str, Any]:
-        """What the last test measured, as plain JSON types; the parts of results.json that a model knows."""
+        """Results of the last test as plain JSON types: the model's parts of results.json."""
         return measured(self) if self.last_test is None else self.last_test
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -380,13 +393,13 @@ class MixtureBT(TrainedModule):
 
 
 def values_of(names: Mapping[str, list[str]], given: Mapping[str, Sequence[str] | None]) -> dict[str, list[str]]:
-    """The values of source, criterion and user that a gate counts: those given, otherwise those of the data."""
+    """The training values of source, criterion and user: those given, otherwise those of the data."""
     found = {name: given.get(name) for name in COLUMNS}
     return {name: list(names.get(COLUMNS[name], []) if values is None else values) for name, values in found.items()}
 
 
 class SingleBT(MixtureBT):
-    """One Bradley-Terry reward for everybody: −log σ(Δ) [Bradley & Terry 1952], the baseline of the field."""
+    """One Bradley-Terry reward for all users: −log σ(Δ) [Bradley & Terry 1952], the standard baseline."""
 
     def __init__(self, backbone: nn.Module, names: Mapping[str, list[str]], **settings: Any) -> None:
         super().__init__(backbone, names, num_heads=1, **settings)

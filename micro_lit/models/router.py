@@ -1,4 +1,4 @@
-"""Stage 2 of MiCRo: heads that stay as they are, and a router that learns to weigh them for a context.
+"""Stage 2 of MiCRo: frozen heads, and a router that learns their weights for a context.
 
 Dimension letters: B pairs in the batch, D representation width, K heads.
 """
@@ -22,15 +22,15 @@ from micro_lit.ranges import Positive, Share, Text
 
 
 class RouterGate(Gate):
-    """log w = log softmax(log w_1 + g), w_1 the weights of a trained gate and g what another gate adds: 0 at the start.
+    """log w = log softmax(log w_1 + g), w_1 the weights of a trained gate, g the output of a new gate, initially 0.
 
-    So a router of any shape starts from the gate of stage 1, and that gate stays as it is. g starts at equal weights
-    (`Gate.zero_`); of a gate that cannot, a frozen copy of its start is subtracted: g = change - start.
+    So any router starts from the gate of stage 1, which stays frozen. The new gate starts at equal weights
+    (`Gate.zero_`). If a gate cannot, a frozen copy of its initial state is subtracted: g = change - start.
 
     Args:
-        stage1: the trained gate.
+        stage1: the trained gate, frozen here.
         change: the gate to be trained.
-        counts: the number of values that the trained gate has codes for; higher codes are unknown to it.
+        counts: number of codes of the trained gate, by input; higher codes are passed to it as unknown, -1.
     """
 
     def __init__(self, stage1: nn.Module, change: nn.Module, counts: Mapping[str, int] | None = None) -> None:
@@ -50,7 +50,7 @@ class RouterGate(Gate):
             self.start = copy.deepcopy(self.change).requires_grad_(False).eval()
 
     def forward(self, *inputs: Tensor | None) -> Float[Tensor, "B K"]:
-        given = dict(zip(self.reads, inputs, strict=False))  # None alone where nothing is read
+        given = dict(zip(self.reads, inputs, strict=False))  # `inputs` is (None,) if nothing is read
         change_BK = self.change(*asked(self.change, given))
         if self.start is not None:
             change_BK = change_BK - self.start(*asked(self.change, given))
@@ -67,23 +67,26 @@ class RouterGate(Gate):
 class ContextRouter(MixtureBT):
     """Weights of frozen heads for a prompt and a criterion, learned from few labelled pairs  [MiCRo, 2505.24846, §3.3].
 
-    Every epoch each pair gets a target from the router as it stands at the epoch's start, w* ∝ ω exp(-ℓ / tau), which
+    In each epoch each pair has a target, computed by the router at the start of the epoch: w* ∝ ω exp(-ℓ / tau), which
     minimises w·ℓ + tau KL(w ‖ ω). The router is fitted to the targets by cross-entropy.
 
-    pooled: whether ℓ is the mean of -log σ(Δ) over all pairs of an attribute, which share what their rater wants, or,
-        as in the paper, that of the pair alone. One label says little of which head is right: on their own the targets
-        follow it, and the router learns the shares of heads that explain single pairs best, not the head that explains
-        them all. Pairs of no attribute stand alone. Pooled, a router also learns from pairs whose labels it does not
-        look at (`loader.unlabelled`): their contexts teach it to read criteria.
+    Args:
+        backbone: that of stage 1.
+        names: see `MixtureBT`; likewise references, bayes, sources, subjects, optimizer, warmup, name and terms.
+        stage1: the trained model whose backbone, heads and gate are reused, frozen.
+        gate: the gate to be learned, of any kind: see `RouterGate`. Codes keep the numbers of the stage 1 gate; values
+            that occur only in the router's data follow them.
+        tau: temperature in nats. MiCRo sets 1e-3 and 1e-4, where targets are one-hot. With tau 1, not pooled, the
+            rounds are those of EM. Logged as train/target_largest and train/target_effective: the mean largest weight
+            of a target and its mean effective number of heads.
+        pooled: whether ℓ is the mean of -log σ(Δ) over all pairs of an attribute, whose raters want the same, or, as in
+            the paper, that of the single pair. One label says little about which head is right: unpooled targets follow
+            it, and the router learns the proportions of heads that explain single pairs best, not the head that
+            explains all pairs. Pairs without attribute are not pooled. A pooled router also learns from pairs whose
+            labels it does not use (`loader.unlabelled`): their contexts teach it to read criteria.
 
-    stage1: the trained model whose backbone, heads and gate are taken over, frozen.
-    gate: what is learned, any gate: see `RouterGate`. Codes that it shares with the gate of stage 1 are those of stage
-        1, and values that only the data of the router have come after them.
-    tau: nats. MiCRo sets 1e-3 and 1e-4, where targets are one head alone. At 1, not pooled, the rounds are those of
-        EM. Logged as train/target_largest and train/target_effective: means of a target's largest weight, and of the
-        heads that it uses.
-
-    Raises `UserError` when there is one head only.
+    Raises:
+        UserError: the stage 1 model has only one head.
     """
 
     is_router = True
@@ -130,13 +133,13 @@ class ContextRouter(MixtureBT):
         self.register_buffer("pooled_losses_AK", torch.zeros(len(self.names["attribute"]), self.num_heads))
         self.backbone.requires_grad_(False)
         self.head.requires_grad_(False)
-        # The router as the epoch began, and which epoch: a run resumed within it goes on with the same targets.
+        # The gate at the start of the epoch, and its number: a run resumed in mid-epoch keeps the same targets.
         self.epoch_gate = copy.deepcopy(self.gate).requires_grad_(False)
         self.register_buffer("epoch", torch.tensor(-1))
 
     @torch.no_grad()
     def on_train_start(self) -> None:
-        """The mean loss of every head on the labelled pairs of each attribute; heads are frozen, so once is enough."""
+        """Computes the mean loss of each head per attribute on labelled pairs, once, since the heads are frozen."""
         super().on_train_start()
         data = self.trainer.datamodule
         count_A1 = torch.zeros_like(self.pooled_losses_AK[:, :1])
@@ -154,7 +157,7 @@ class ContextRouter(MixtureBT):
             self._check_start(data.labelled_pairs[first_B].to(self.device))
 
     def _check_start(self, pairs: Any) -> None:
-        """Raises `UserError` when the router does not start at the weights of stage 1."""
+        """Raises `UserError` if the router's initial weights differ from those of stage 1."""
         gate = copy.deepcopy(self.gate).eval()  # without dropout
         inputs = self.gate_inputs(pairs, self(pairs).context_BD)
         moved_B = (gate(*inputs).exp() - gate.trained(*inputs).exp()).abs().amax(dim=-1)
@@ -170,7 +173,7 @@ class ContextRouter(MixtureBT):
             self.epoch.fill_(self.current_epoch)
 
     def losses(self, judgment: Judgment, pairs: Any) -> dict[str, Tensor]:
-        """The cross-entropy from targets to router, in nats."""
+        """The cross-entropy of the router to the targets, in nats, and any custom terms."""
         target_BK = self.targets(judgment, pairs)
         for name, value in sharpness(target_BK.double().cpu().numpy())._asdict().items():
             self.log(f"train/target_{name}", value, on_step=False, on_epoch=True, batch_size=len(pairs))
@@ -179,7 +182,7 @@ class ContextRouter(MixtureBT):
 
     @torch.no_grad()
     def targets(self, judgment: Judgment, pairs: Any) -> Float[Tensor, "B K"]:
-        """The Hedge targets of the epoch, one for each pair."""
+        """The Hedge targets of the epoch, one per pair [B, K]."""
         attribute_B = pairs.label_N("attribute")
         losses_BK = self.link.head_losses(judgment.margins_BK)
         if self.pooled:

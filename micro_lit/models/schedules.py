@@ -1,4 +1,4 @@
-"""The learning rate over the steps of a fit."""
+"""Learning rate schedule."""
 
 import math
 
@@ -7,11 +7,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def rise_and_fall(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:
-    """Rises linearly to the optimizer's own rate, and falls to zero along a cosine afterwards.
+    """Linear warm-up to the optimizer's learning rate, then cosine decay to zero.
 
     Args:
-        steps: of the whole fit.
-        warmup: share of them in which the rate rises, at least one step.
+        optimizer: optimizer whose rate is scheduled.
+        steps: total number of optimiser steps.
+        warmup: fraction of steps in the warm-up, from 0 to 1; at least one step.
     """
     total = max(1, steps)
     rising = max(1, round(warmup * total))

@@ -1,4 +1,4 @@
-"""How a model is trained, whatever its loss: optimizer and schedule, shards, what a checkpoint holds, broken losses.
+"""Training independent of the loss: optimizer, schedule, sharding, checkpoint content and non-finite losses.
 
 Dimension letters: B pairs in the batch.
 """
@@ -22,10 +22,12 @@ OptimizerFactory = Annotated[
 
 
 class TrainedModule(pl.LightningModule):
-    """A LightningModule whose subclass gives the loss.
+    """A LightningModule whose subclass defines the loss.
 
-    backbone: whose weights it may train. make_optimizer: parameters -> optimizer. warmup: share of all steps in which
-    the learning rate rises.
+    Attributes:
+        backbone: module whose weights may be trained.
+        make_optimizer: parameters -> optimizer.
+        warmup: fraction of all steps in which the learning rate rises.
     """
 
     backbone: nn.Module
@@ -33,28 +35,30 @@ class TrainedModule(pl.LightningModule):
     warmup: float
 
     def on_train_start(self) -> None:
-        # No checkpoint says that training was over.
+        # Checkpoints do not record an early stop, so a resumed run would train on.
         self.trainer.should_stop = any(
             callback.wait_count >= callback.patience for callback in self.trainer.early_stopping_callbacks
         )
 
     def not_finite(self, loss: float, terms_B: Float[Tensor, " B"], num_pairs: int) -> UserError:
-        """The error for a loss that is no number: which rows it comes from, and what may help.
+        """The error for a non-finite loss: lists the rows it comes from, and remedies.
 
         Args:
-            terms_B: what each pair of the batch costs. num_pairs: how many pairs the batch has.
+            loss: value of the loss.
+            terms_B: loss of each pair of the batch.
+            num_pairs: number of pairs in the batch.
         """
         bad_B = ~terms_B.isfinite().flatten()
         rows = bad_B.nonzero()[:, 0] if len(bad_B) == num_pairs else bad_B.new_empty(0)
         where = self.trainer.datamodule.describe(rows if len(rows) else torch.arange(num_pairs))
         return UserError(
             f"the loss is {loss} at step {self.global_step}, from {len(rows) or num_pairs} of the batch's "
-            f"{num_pairs} pairs: {where}. A lower model.optimizer.lr, or mending these rows, may help; +debug=anomaly "
-            "names the operation it comes from"
+            f"{num_pairs} pairs: {where}. A lower model.optimizer.lr, or correcting these rows, may help; "
+            "+debug=anomaly names the operation it comes from"
         )
 
     def configure_model(self) -> None:
-        """Shards the backbone, where the strategy wants it sharded."""
+        """Shards the backbone if the strategy shards."""
         if self.device_mesh is not None:
             sharding.shard(self.backbone, self.device_mesh["data_parallel"], str(self.trainer.precision))
 
@@ -76,14 +80,14 @@ class TrainedModule(pl.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def saves(self, name: str) -> bool:
-        """Whether a checkpoint holds the weight of this name: not those that a backbone has from elsewhere."""
+        """Whether checkpoints store the weight of this name; untrained weights of a pretrained backbone are omitted."""
         return name.removeprefix("backbone.") not in self.backbone.untrained
 
     def configure_optimizers(self) -> torch.optim.Optimizer | dict[str, Any]:
         trained = sharding.split([weight for weight in self.parameters() if weight.requires_grad])
         optimizer = self.make_optimizer(trained[0] if len(trained) == 1 else [{"params": part} for part in trained])
         if isinstance(optimizer, torch.optim.LBFGS):
-            # Its line search sets the steps, and asks for one loss and its whole gradient again and again.
+            # Its line search sets the steps, and evaluates one loss and its exact gradient repeatedly.
             if self.trainer.gradient_clip_val or self.trainer.accumulate_grad_batches > 1:
                 raise UserError(
                     "model/optimizer=lbfgs needs the gradient as it is; give trainer.gradient_clip_val=null "

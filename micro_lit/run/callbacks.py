@@ -1,4 +1,4 @@
-"""Callbacks of our own; the Trainer's stand in `conf/callbacks` beside them."""
+"""Lightning callbacks of this library. `conf/callbacks` lists them beside Lightning's own."""
 
 import signal
 import sys
@@ -19,9 +19,11 @@ from micro_lit.run import workers
 
 
 class StepLine(pl.Callback):
-    """One line every few steps: how far, the loss since the last line, pairs a second, and the time that is left.
+    """Prints a progress line every few steps: step, mean loss since the last line, pairs per second, time left.
 
-    lines: about how many lines a whole training prints. seconds: the longest silence between two of them.
+    Args:
+        lines: approximate number of lines printed in the whole training.
+        seconds: longest time between two lines.
     """
 
     def __init__(self, lines: Count = 20, seconds: NonNegative = 10.0) -> None:
@@ -31,7 +33,7 @@ class StepLine(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.total = max(1, int(trainer.estimated_stepping_batches))
         self.interval = max(1, self.total // self.lines)
-        # The first line comes soon: whoever waits wants to know that it runs, and how fast.
+        # The first line is printed early, so that the user sees the speed.
         self.started = time.perf_counter()
         self.last_time = self.started - self.seconds + 2.0
         self.first_step = self.last_step = trainer.global_step
@@ -42,7 +44,7 @@ class StepLine(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         self.pairs += len(batch) * trainer.world_size
-        # Lightning has divided the loss by the number of batches whose gradients it adds up.
+        # Lightning has divided the loss by accumulate_grad_batches.
         self.loss = self.loss + outputs["loss"].detach() * trainer.accumulate_grad_batches
         self.batches += 1
         step = trainer.global_step
@@ -64,33 +66,34 @@ class StepLine(pl.Callback):
 
 
 class Begun(pl.Callback):
-    """Notes that this process trains; until then, the failure of another process of the run ends it at once."""
+    """Records that this process has started training; before that, a failed worker ends the run at once."""
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         workers.begin_training()
 
 
 class Preemption(Checkpoint):
-    """A SIGTERM in training, as a scheduler sends it before it takes a machine away, saves a checkpoint and ends it.
+    """On SIGTERM during training, saves a checkpoint and exits with status `preemption.PREEMPTED`.
 
-    All devices stop after the same step, once its gradients are spent. Whoever resumes from that checkpoint ends, to
-    the bit, where the whole run would have. Outside of training nothing is left to be saved. The exit status
-    (`preemption.PREEMPTED`) asks to be started again.
+    Schedulers send SIGTERM before they take a machine away; the exit status asks them to start the run again. All
+    devices stop after the same optimiser step. A run resumed from this checkpoint ends with bit-identical weights to
+    an uninterrupted run. Outside of training there is nothing to save.
 
-    dirpath: folder of the checkpoint.
+    Args:
+        dirpath: folder of the checkpoint.
     """
 
-    # A checkpoint callback, so that it comes after those that note which weights are best.
+    # Subclasses Checkpoint so that it runs after the callbacks that record the best weights.
     monitor = None
 
     def __init__(self, dirpath: str) -> None:
         self.path = Path(dirpath) / "last.ckpt"
-        self.told = False
+        self.signalled = False
 
-    # Lightning's own handlers, which these replace, start a collective operation wherever they find the process.
+    # These replace Lightning's own handlers, which start a collective operation at any point of the program.
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._on_sigterm(self._hear)
+        self._on_sigterm(self._handle)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._on_sigterm(preemption.stop)
@@ -101,32 +104,32 @@ class Preemption(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
-        # Where validation follows, or the epoch ends, a checkpoint would not say whether that was done.
+        # No checkpoint before validation or at the end of an epoch: it would not record whether those were done.
         loop, every = trainer.fit_loop.epoch_loop, trainer.val_check_batch
         done = 1 + (loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_index)
         follows = trainer.is_last_batch or (every is not None and done % every == 0)
         if not follows and (batch_index + 1) % trainer.accumulate_grad_batches == 0:
-            self._stop_if_told(trainer)
+            self._stop_if_signalled(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._stop_if_told(trainer)
+        self._stop_if_signalled(trainer)
 
-    def _hear(self, number: int, frame: Any) -> None:
-        self.told = True
+    def _handle(self, number: int, frame: Any) -> None:
+        self.signalled = True
 
     def _on_sigterm(self, handler: Callable[[int, Any], None]) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
 
-    def _stop_if_told(self, trainer: pl.Trainer) -> None:
-        if trainer.strategy.reduce_boolean_decision(self.told, all=False):
+    def _stop_if_signalled(self, trainer: pl.Trainer) -> None:
+        if trainer.strategy.reduce_boolean_decision(self.signalled, all=False):
             if not trainer.fast_dev_run:
                 trainer.save_checkpoint(self.path)
             sys.exit(preemption.PREEMPTED)
 
 
 class EnoughBatches(pl.Callback):
-    """Ends a run before its first step where its limits leave nothing to validate or to test on."""
+    """Raises `UserError` before the first step if the Trainer's limits leave no validation or test batches."""
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.fast_dev_run:
@@ -152,5 +155,5 @@ class EnoughBatches(pl.Callback):
 
 
 def _left(batches: int, limit: int | float) -> int:
-    """How many batches a limit of the Trainer leaves: a number of them, or a share."""
+    """Number of batches that a limit of the Trainer leaves. limit: a number of batches or a fraction."""
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)

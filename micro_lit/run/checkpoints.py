@@ -1,4 +1,4 @@
-"""Checkpoints: what was trained, in files that are whole or refused."""
+"""Checkpoints: written atomically, verified when they are read."""
 
 import contextlib
 import json
@@ -17,20 +17,23 @@ from micro_lit.config.renamed import check_renamed
 from micro_lit.errors import UserError
 from micro_lit.host.files import write_text, write_whole
 
-# Of what a checkpoint holds; one without it is of the first.
+# Format version of checkpoints; files without the key `format` are version 1.
 FORMAT = 1
 
 BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 
-# In a run folder: the checkpoint that was written last, whatever callbacks call theirs.
+# File in a run folder that names the checkpoint written last, whatever its name.
 POINTER = "checkpoints.json"
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """How the Trainer writes and reads checkpoints: each appears in one step, and is verified when it is opened.
+    """Lightning plug-in that writes checkpoints atomically and verifies them when they are read.
 
-    folder: of the run. A checkpoint that is read there names the files of that folder, wherever it was written.
-    step: training step of the checkpoint written last.
+    Args:
+        folder: run folder. Paths inside a checkpoint that is read are changed to this folder if the run has moved.
+
+    Attributes:
+        step: training step of the checkpoint written last.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,14 +47,14 @@ class CheckpointFiles(TorchCheckpointIO):
             path.parent.mkdir(parents=True, exist_ok=True)
             known = {"format": FORMAT, "folder": os.path.realpath(self.folder)}
             write_whole(path, lambda partial: _save({**checkpoint, **known}, partial))
-            if "optimizer_states" in checkpoint:  # others hold weights alone, from which no training goes on
+            if "optimizer_states" in checkpoint:  # others hold only weights and cannot be resumed from
                 point_at(self.folder, path)
                 self.step = checkpoint["global_step"]
         except (OSError, RuntimeError) as error:
-            if isinstance(error.__context__, KeyboardInterrupt | SystemExit):  # which the writer has hidden
+            if isinstance(error.__context__, KeyboardInterrupt | SystemExit):  # torch's writer hides it
                 raise error.__context__ from None
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            kept = "the one before is kept" if path.is_file() else "there is none yet"
+            kept = "the previous one is kept" if path.is_file() else "there is none yet"
             raise UserError(f"{path}: the checkpoint cannot be written ({reason}); {kept}") from error
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
@@ -62,13 +65,13 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 def _home(checkpoint: dict[str, Any]) -> str | None:
-    """The run folder that a checkpoint was written in, as an absolute path; None where nothing tells."""
+    """Absolute path of the run folder in which a checkpoint was written; None if unknown."""
     written = (state["dirpath"] for state in checkpoint.get("callbacks", {}).values() if "dirpath" in state)
     return checkpoint.get("folder") or next((os.path.dirname(folder) for folder in written), None)
 
 
 def _moved(node: Any, old: str | None, new: str) -> Any:
-    """States of callbacks with the paths of a run folder that has moved, as they are now."""
+    """States of callbacks, with paths below the run folder `old` changed to the folder `new`."""
     if isinstance(node, dict):
         return {_moved(key, old, new): _moved(value, old, new) for key, value in node.items()}
     if old is not None and isinstance(node, str) and (node == old or node.startswith(f"{old}/")):
@@ -77,7 +80,7 @@ def _moved(node: Any, old: str | None, new: str) -> Any:
 
 
 def named_in(checkpoint: dict[str, Any], home: Path) -> list[Path]:
-    """The files that a checkpoint names as best or last and that exist. home: where its run folder lies now."""
+    """Existing files that a checkpoint names as best or last. home: current path of its run folder."""
     states = _moved(checkpoint.get("callbacks", {}), _home(checkpoint), str(home)).values()
     named = [state.get(key) for state in states for key in ("best_model_path", "last_model_path")]
     named += [path for state in states for path in state.get("best_k_models", {})]
@@ -85,13 +88,13 @@ def named_in(checkpoint: dict[str, Any], home: Path) -> list[Path]:
 
 
 def point_at(folder: Path, path: Path) -> None:
-    """Makes a checkpoint in a run folder the one that `last` finds. Raises `OSError`."""
+    """Records a checkpoint of a run folder as its last one, for `last`. Raises `OSError`."""
     write_text(folder / POINTER, json.dumps({"last": os.path.relpath(path, folder)}) + "\n")
 
 
 def last(folder: Path) -> Path | None:
-    """The checkpoint that a run wrote last, whatever its name; None before the first."""
-    pointed = folder / LAST  # of a run before there was a pointer
+    """The checkpoint that a run wrote last, whatever its name; None if there is none."""
+    pointed = folder / LAST  # for runs of versions without the pointer file
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         pointed = folder / json.loads((folder / POINTER).read_text())["last"]
     return pointed if pointed.is_file() else None
@@ -103,9 +106,10 @@ def _save(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, every record of it checked against its CRC-32.
+    """Reads a checkpoint and verifies the CRC-32 of each record.
 
-    Raises `UserError` when the file is damaged, none of this library, or of a format it does not know.
+    Raises:
+        UserError: the file is damaged, not a checkpoint of this library, or of an unknown format version.
     """
     try:
         with zipfile.ZipFile(path) as records:
@@ -114,7 +118,7 @@ def read(path: Path) -> dict[str, Any]:
             raise ValueError(f"{damaged} is damaged")
         found = torch.load(path, map_location="cpu", weights_only=True)
         found["state_dict"]
-    except Exception as error:  # whatever a file that is no checkpoint makes of the readers
+    except Exception as error:  # a foreign file can raise anything
         raise UserError(f"{path}: not a checkpoint of this library, or damaged ({error!r:.80})") from error
     if found.get("format", 1) != FORMAT:
         raise UserError(
@@ -125,7 +129,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def shareable(folder: Path) -> Path | None:
-    """The tested checkpoint of a run; None, with a line that says why, where its settings hold secrets."""
+    """The tested checkpoint of a run; None, with a printed reason, if its settings contain secrets."""
     path = tested(folder)
     if path is not None:
         settings = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("settings")
@@ -136,7 +140,7 @@ def shareable(folder: Path) -> Path | None:
 
 
 def read_weights(path: Path, model: Module) -> dict[str, Tensor]:
-    """The weights in a checkpoint. Raises `UserError` unless they are, name by name, those that this model saves."""
+    """The weights in a checkpoint. Raises `UserError` unless names and shapes equal those that the model saves."""
     found = read(path)["state_dict"]
     shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items() if model.saves(name)}
     for name in sorted(shapes.keys() | found.keys()):
@@ -147,24 +151,24 @@ def read_weights(path: Path, model: Module) -> dict[str, Tensor]:
 
 
 def check_resumable(path: Path, model: Module) -> None:
-    """Raises `UserError` unless training of this model can go on from a checkpoint."""
+    """Raises `UserError` unless training of this model can resume from the checkpoint."""
     checkpoint = read(path)
     if "optimizer_states" not in checkpoint:
-        raise UserError(f"{path}: holds weights alone (save_weights_only=true), from which no training can go on")
+        raise UserError(f"{path}: holds only weights (save_weights_only=true), so training cannot resume from it")
     try:
         check_renamed(checkpoint.get("settings") or {})
     except UserError as error:
-        raise UserError(f"{path}: of an earlier version, from which no training can go on ({error})") from error
+        raise UserError(f"{path}: of an earlier version, so training cannot resume from it ({error})") from error
     read_weights(path, model)
 
 
 def load(path: Path, model: Module) -> None:
-    """Gives a model the weights in a checkpoint; those that no checkpoint holds stay as they were built."""
+    """Loads the weights of a checkpoint into a model; weights that checkpoints omit keep their initial values."""
     model.load_state_dict(read_weights(path, model), strict=False)
 
 
 def tested(folder: Path) -> Path | None:
-    """The checkpoint of a run that its results are of, or its best so far; None when it has written none."""
+    """The checkpoint that results.json refers to, else the best so far, else the last; None if there is none."""
     names: list[str] = [BEST, LAST]
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         names.insert(0, json.loads((folder / "results.json").read_text())["checkpoint"])

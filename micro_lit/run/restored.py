@@ -1,7 +1,7 @@
-"""Finished runs, as their folders describe them: settings that are checked like those of a command, and the model.
+"""Restores finished runs from their folders: reads and checks the settings, then builds the model.
 
-A folder may come from anybody. What its settings name is checked before anything of it is imported, against what the
-command allows: `packages` and `trust_remote_code` of the folder itself do not count.
+Run folders are untrusted input. Their settings are checked before anything they name is imported. Only the current
+command grants permissions; `packages` and `trust_remote_code` in the folder are ignored.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,20 +23,22 @@ from micro_lit.run.run_folder import COSTS
 
 TOKENIZER = "tokenizer.json"
 
-# What objects are built of.
+# Settings that are built into objects.
 BUILT = ("data", "backbone", "model")
 
-# Settings that change no judgment of a trained model.
+# Settings that do not change the predictions of a trained model.
 TRAINING = (*COSTS, "backbone.trust_remote_code", "backbone.lora.dropout", "model.optimizer", "model.terms")
 
 REMOTE = "trust_remote_code"
 
 
 class Trust(NamedTuple):
-    """What a command allows the settings in a folder to run.
+    """What the settings in a run folder may execute; the current command decides.
 
-    packages: whose classes they may name beside ours. remote_code: whether a backbone may run the code that comes with
-    its weights. setting: with which setting the command would allow that.
+    Args:
+        packages: packages beside micro_lit whose classes the settings may name.
+        remote_code: whether a backbone may run code that comes with its weights.
+        setting: dotted key of the setting that allows remote code, for error messages.
     """
 
     packages: Sequence[str] = ()
@@ -45,18 +47,18 @@ class Trust(NamedTuple):
 
     @classmethod
     def of(cls, settings: Settings) -> "Trust":
-        """That of a command with these settings: a training run's backbone says it, other commands at the top."""
+        """The permissions that a command grants: in `backbone` for training runs, at the top level otherwise."""
         backbone = settings.get("backbone")
         place, setting = (settings, REMOTE) if backbone is None else (backbone, f"backbone.{REMOTE}")
         return cls(tuple(settings.get("packages") or ()), place.get(REMOTE) is True, setting)
 
 
-# Nothing but this library and its dependencies.
+# Allows only this library and its dependencies.
 ALONE = Trust()
 
 
 def read_settings(folder: Path, trust: Trust = ALONE) -> Settings:
-    """What a run was set to. Raises `UserError` when the folder is none of a run, or names what is not allowed."""
+    """Reads and checks the settings of a run. Raises `UserError` for other folders and for code not allowed."""
     none = f"{folder}: not the folder of a run; its config.yaml"
     try:
         settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -83,26 +85,26 @@ def _in_one_line(text: str) -> str:
 
 
 def _check_trust(built: Mapping[str, Any], trust: Trust) -> None:
-    """Raises `UserError`, with the command to type, for what the user has not named."""
+    """Raises `UserError`, with the command to type, for code that the user has not allowed."""
     allowed = (*ALLOWED_TARGETS, *(f"{package}." for package in trust.packages))
     for key, node in objects(built):
         target = node["_target_"]
         if is_public(target) and not target.startswith(allowed):
             packages = ",".join([*trust.packages, target.split(".")[0]])
             raise UserError(
-                f"{key}._target_={target} is code that this command does not name; if you trust it: "
+                f"{key}._target_={target} is code that this command does not allow; if you trust it: "
                 f"{command_with(f'packages=[{packages}]')}"
             )
     for key, value in _named(built, REMOTE):
         if value not in (False, None) and not trust.remote_code:
             raise UserError(
-                f"{key}={value} runs code that comes with the weights, and this command does not say so; if you trust "
+                f"{key}={value} runs code that comes with the weights, which this command does not allow; if you trust "
                 f"them: {command_with(f'{trust.setting}=true')}"
             )
 
 
 def _named(node: Any, name: str, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting of some name in a tree, with its dotted key."""
+    """All settings of a given name in a tree, each with its dotted key."""
     children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
     for each, child in children:
         here = f"{key}.{each}" if key else str(each)
@@ -114,7 +116,7 @@ def _named(node: Any, name: str, key: str = "") -> Iterator[tuple[str, Any]]:
 def make_model(
     settings: Settings, data: PreferenceData, backbone: Module, stage1: MixtureBT | None, **known: Any
 ) -> MixtureBT:
-    """The model that settings describe, untrained; a router weighs the heads of `stage1`."""
+    """Builds the untrained model of these settings; a router weights the heads of `stage1`."""
     known |= {"backbone": backbone, "names": data.names, "references": data.references, "bayes": data.bayes}
     if stage1 is not None:
         known["stage1"] = stage1
@@ -124,15 +126,18 @@ def make_model(
 def restore(
     folder: Path, data: PreferenceData, features_dir: Path, trust: Trust = ALONE, routers: tuple[Path, ...] = ()
 ) -> MixtureBT:
-    """The model of a finished run as it was tested, frozen, ready to judge the pairs of `data`.
+    """Restores the tested model of a finished run, frozen and in evaluation mode, to score the pairs of `data`.
 
-    trust: what the settings in the folder may run. routers: folders of which this one is stage 1.
+    Args:
+        trust: what the settings in the folder may execute.
+        routers: folders of the routers above this stage 1, to detect a cycle.
 
-    Raises `UserError` when the folder holds no such model, or one of other weights or judgments than its settings say.
+    Raises:
+        UserError: the folder holds no model, or its checkpoint does not fit its settings.
     """
     if folder.resolve() in routers:
         raise UserError(
-            f"stage1={folder}: a run cannot be stage 1 of itself; name the run whose heads are to be weighed"
+            f"stage1={folder}: a run cannot be stage 1 of itself; name the run whose heads the router shall weight"
         )
     settings = read_settings(folder, trust)
     path = checkpoints.tested(folder)
@@ -148,7 +153,7 @@ def restore(
     else:
         stage1 = restore(Path(settings["stage1"]), data, features_dir, trust, (*routers, folder.resolve()))
         backbone = stage1.backbone
-    # What a gate that reads criteria or users counts: only such a gate has it in its checkpoint.
+    # Only gates that read criteria or users store their subjects in the checkpoint.
     subjects = {"subjects": checkpoint["subjects"]} if "subjects" in checkpoint else {}
     model = make_model(settings, data, backbone, stage1, sources=checkpoint.get("sources"), **subjects)
     checkpoints.load(path, model)
@@ -156,9 +161,9 @@ def restore(
 
 
 def _check_same(folder: Path, settings: Settings, trained: Any) -> None:
-    """Raises `UserError` when a checkpoint was trained with settings that judge otherwise than those in config.yaml.
+    """Raises `UserError` if the checkpoint was trained with other backbone or model settings than config.yaml holds.
 
-    Checkpoints may hold no settings, or no settings in clear.
+    Settings that are missing or redacted in the checkpoint are not compared.
     """
     trained = as_now(trained) if isinstance(trained, Mapping) else trained
     for name in ("backbone", "model"):
@@ -175,7 +180,7 @@ def _child(node: Any, name: Any) -> Any:
 
 
 def _differences(here: Any, there: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
-    """Every setting that both show in clear and differently. One that the checkpoint's version did not have is none."""
+    """Settings that are readable on both sides and differ; keys that the checkpoint's version lacked do not count."""
     if isinstance(here, Mapping) and isinstance(there, Mapping):
         for name in [*there, *(name for name in here if name not in there)]:
             yield from _differences(here.get(name, "nothing"), _child(there, name), f"{key}.{name}")

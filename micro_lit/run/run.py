@@ -1,4 +1,4 @@
-"""A run: everything settings describe, built in order, with the folder it writes to."""
+"""One run: builds data, backbone, model and trainer from settings, trains, tests and records the results."""
 
 import logging
 import os
@@ -38,26 +38,26 @@ from micro_lit.track import Artifact, Loggers, RunRecord
 
 
 def quiet_libraries() -> None:
-    """Silences remarks of libraries that a user of ours cannot act on."""
+    """Silences warnings of libraries that users of micro_lit cannot act on."""
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what we raise
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it also logs the exceptions that we raise
     for message in (
-        ".*does not have many workers.*",  # batches are slices of resident tensors: workers would only slow them
-        ".*Experiment logs directory.*exists and is not empty.*",  # the run folder holds config.yaml already
-        ".*Checkpoint directory.*exists and is not empty.*",  # so it is when a run is resumed
-        ".*dataloader is not resumable.*",  # it is: our datamodule's state says where it stood
-        ".*in eval mode at the start of training.*",  # the frozen parts of a router, which are to stay as tested
-        ".*LeafSpec.* is deprecated.*",  # inside Lightning, of torch 2.13
-        ".*The `srun` command is available on your system but is not used.*",  # we start our processes ourselves
-        ".*recommended to use .*sync_dist=True.*",  # our metrics are sums over all devices by then
+        ".*does not have many workers.*",  # batches are slices of tensors in memory: workers would only slow them
+        ".*Experiment logs directory.*exists and is not empty.*",  # config.yaml is already there
+        ".*Checkpoint directory.*exists and is not empty.*",  # as it is when a run is resumed
+        ".*dataloader is not resumable.*",  # it is: the state of our datamodule holds the position
+        ".*in eval mode at the start of training.*",  # the frozen parts of a router
+        ".*LeafSpec.* is deprecated.*",  # inside Lightning, since torch 2.13
+        ".*The `srun` command is available on your system but is not used.*",  # we start the workers ourselves
+        ".*recommended to use .*sync_dist=True.*",  # our metrics are already summed over devices
         ".*number of training batches.*smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", message)
 
 
 def _check_optimizer(node: Settings | None) -> None:
-    """Makes the optimizer of a model for one number: what it refuses is better known before the data are read."""
+    """Builds the optimizer for one parameter, so that invalid settings fail before the data are read."""
     if node is None:
         return
     make = build(node)
@@ -68,20 +68,20 @@ def _check_optimizer(node: Settings | None) -> None:
 
 
 def _with_heads(settings: Settings, num_heads: int) -> Settings:
-    """The settings with a number of heads, where `model.num_heads=null` leaves it to the number of training pairs."""
+    """The settings with `num_heads` filled in where `model.num_heads=null`."""
     if settings["model"].get("num_heads", 0) is not None:
         return settings
     return {**settings, "model": {**settings["model"], "num_heads": num_heads}}
 
 
 def _of_lightning(error: Exception) -> bool:
-    """Whether an exception was raised by Lightning's own code: what it says is about our settings."""
+    """Whether Lightning's own code raised an exception; then its message is about our settings."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__")).startswith(("pytorch_lightning.", "lightning_fabric."))
 
 
 class Run:
-    """Data, backbone, model and trainer of one run. As a context it closes loggers whatever happens."""
+    """Data, backbone, model and trainer of one run. As a context manager it always closes the loggers."""
 
     def __init__(self, settings: Settings) -> None:
         self.started = time.perf_counter()
@@ -92,10 +92,10 @@ class Run:
         own = (settings.get("metrics") or {}).values()
         self.metrics = with_built_in([build(node) for node in own if node is not None])
         self.loggers = Loggers(settings)
-        # A function of a user's package may make the model: then of no stage 1.
+        # A user's package may build the model by a function, which has no `is_router`; such a model has no stage 1.
         routes = getattr(find(settings["model"]["_target_"]), "is_router", False)
         if routes != (settings["stage1"] is not None):
-            raise UserError("model=router and stage1=<folder of a run> go together: a router weighs its heads")
+            raise UserError("model=router and stage1=<folder of a run> go together: a router weights its heads")
         loader = settings["loader"]
         if loader["unlabelled"] and not (routes and settings["model"].get("pooled", True) and loader["budget"]):
             raise UserError("loader.unlabelled needs model=router, model.pooled=true and a loader.budget of labels")
@@ -111,7 +111,7 @@ class Run:
             build(settings["backbone"]).prepare(self.data, features_dir) if stage1 is None else stage1.backbone
         )
         self._note_reading()
-        # Once more, so that heads start alike whatever the data and the backbone drew.
+        # Seed again, so that the heads' initial values do not depend on draws by data and backbone.
         pl.seed_everything(settings["seed"], verbose=False)
         self.model = make_model(settings, self.data, self.backbone, stage1)
         self.model.settings = settings
@@ -122,14 +122,14 @@ class Run:
             )
         if self.model.by_user and not self.data.names["user_id"]:
             print(
-                "note: the data name no users, so that every pair has a user of its own; map a column "
+                "note: the data name no users, so every pair counts as a separate user; map a column "
                 "(+data.columns.user_id=theirs), or for a planted population set data.users_per_group"
             )
         loader = {"_target_": "micro_lit.data.datamodule.PreferenceDataModule", **settings["loader"]}
         self.datamodule: PreferenceDataModule = build(loader, data=self.data, seed=settings["seed"])
         units = units_of(self.data, self.data.split("test"))
         self.model.measure(self.metrics, units)
-        if self.data.population is None or not self.data.is_vectors:  # few vectors: the majority would be the floor
+        if self.data.population is None or not self.data.is_vectors:  # with few vectors the majority is the floor
             baselines = Baselines(self.data, self.datamodule.labelled_pairs)
             self.model.baseline_metrics = BaselineMetrics(baselines, units)
         self.checkpoints = CheckpointFiles(self.folder)
@@ -138,19 +138,19 @@ class Run:
             self._begin_folder()
 
     def _choose_heads(self) -> int:
-        """The number of heads in the checkpoint to go on from, or one that the number of training pairs suggests."""
+        """The number of heads of the checkpoint to resume from, or one chosen by the number of training pairs."""
         path = self.settings["ckpt_path"]
         trained = {} if path is None else results.flatten(checkpoints.read(Path(path)).get("settings") or {})
         return trained.get("model.num_heads") or heads_for(len(self.data.splits["train"]))
 
     def _restore_stage1(self, features_dir: Path) -> MixtureBT | None:
-        """The model that `stage1` names; says so when the two stages do not share their data."""
+        """The model that `stage1` names; prints a note if the two stages use different data."""
         if self.settings["stage1"] is None:
             return None
         folder, trust = Path(self.settings["stage1"]), Trust.of(self.settings)
         then, now = (results.flatten(each) for each in redact((read_settings(folder, trust), self.settings)))
         other = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
-        # What only one of the two knows was not there to be set in the version of the other, and changes nothing.
+        # A key missing on one side did not exist in the version that wrote it: no difference.
         known = then.keys() & now.keys()
         free = (*COSTS, f"backbone.{REMOTE}")
         if backbone := [key for key in other if key.startswith("backbone.") and key in known and key not in free]:
@@ -163,7 +163,7 @@ class Run:
         return restore(folder, self.data, features_dir, trust, (self.folder.resolve(),))
 
     def _begin_folder(self) -> None:
-        """Only once all is built: settings that lead nowhere leave what an earlier run has measured."""
+        """Writes the run folder. Called last, so that invalid settings do not destroy an earlier run's results."""
         try:
             run_folder.begin(self.settings)
             if self.backbone.learned_tokenizer is not None:
@@ -174,7 +174,7 @@ class Run:
     def _make_trainer(self) -> pl.Trainer:
         callbacks = [build(node) for node in (self.settings.get("callbacks") or {}).values() if node is not None]
         callbacks.append(EnoughBatches())
-        # Processes that we started find each other by themselves, whatever cluster they are on.
+        # The workers that we start use our rendezvous address on any cluster.
         plugins = [self.checkpoints, *([LightningEnvironment()] if workers.ours() else [])]
         try:
             trainer = build(
@@ -196,7 +196,7 @@ class Run:
         return time.perf_counter() - self.started
 
     def fit(self) -> None:
-        """Trains, from `ckpt_path` on if it is given."""
+        """Trains; resumes from `ckpt_path` if given."""
         path = self.settings["ckpt_path"]
         self.loggers.begin(RunRecord("train", self.settings["name"], self.folder, self.settings), path is not None)
         if path is not None:
@@ -210,13 +210,13 @@ class Run:
         except SystemExit as stop:
             if not self.trainer.interrupted:
                 raise
-            print(f"interrupted at step {self.trainer.global_step}; what there is lies in {self.folder}/")
+            print(f"interrupted at step {self.trainer.global_step}; the files so far are in {self.folder}/")
             if (last := checkpoints.last(self.folder)) is not None:
                 print(f"to go on: {command_with(text_setting('ckpt_path', last), without=['overwrite'])}")
             sys.exit(stop.code if stop.code == PREEMPTED else 130)
 
     def test(self) -> dict[str, Any]:
-        """Tests the best checkpoint (the weights at hand when none was written) and returns the model's results."""
+        """Tests the best checkpoint (current weights if there is none) and returns the model's results."""
         kept = (callback for callback in self.trainer.checkpoint_callbacks if callback.monitor)
         best, measure, score = next(
             ((each.best_model_path, each.monitor, each.best_model_score) for each in kept if each.best_model_path),
@@ -226,20 +226,20 @@ class Run:
         tested = "the weights at hand" if best is None else f"the best checkpoint by {measure}"
         print(f"trained {self.trainer.current_epoch} of {self.trainer.max_epochs} epochs{early}; testing {tested}")
         if best is None and self.checkpoints.step not in (None, self.trainer.global_step):
-            # No checkpoint holds these weights, and whoever opens this run is to see what was tested.
+            # No checkpoint holds these weights; save what is tested for those who open this run later.
             self.trainer.save_checkpoint(self.folder / checkpoints.LAST)
         self.trainer.test(self.model, self.datamodule, ckpt_path=best, weights_only=True, verbose=False)
         of = checkpoints.last(self.folder) if best is None else Path(best)
-        told = {"criterion"} if self.data.bayes == "oracle" else set()
+        oracle = {"criterion"} if self.data.bayes == "oracle" else set()
         return self.model.test_results() | {
-            "knows": self.model.knows | told,
+            "knows": self.model.knows | oracle,
             "metrics": {each.name: {"unit": each.unit, "better": each.better} for each in self.metrics},
             "checkpoint": None if of is None else os.path.relpath(os.path.realpath(of), os.path.realpath(self.folder)),
             "validation": {} if score is None else {measure.removeprefix("val/"): float(score)},
         }
 
     def record(self, measured: dict[str, Any]) -> None:
-        """Hands what results.json holds, the model and what it was made from to the loggers."""
+        """Passes results, model and input artifacts to the loggers."""
         used, features, stage1 = [], self.backbone.store_folder, self.settings["stage1"]
         if features is not None:
             used.append(Artifact("features", features))
@@ -254,7 +254,7 @@ class Run:
                 raise UserError(f"data: the {name} split is empty; {self._remedy()}")
 
     def _remedy(self) -> str:
-        """What helps where a split has no rows."""
+        """The remedy in the error message for a split without rows."""
         if self.data.is_vectors:
             return "give more rows for it"
         prompts = {self.data.texts[row].prompt for row in self.data.pairs.chosen_N.unique().tolist()}
@@ -267,7 +267,7 @@ class Run:
         return f"{few}; give rows of more prompts"
 
     def _note_reading(self) -> None:
-        """Counts the texts that were cut, and drops the pairs of which the backbone reads two equal responses."""
+        """Counts truncated texts; drops pairs whose two responses are the same tokens for the backbone."""
         reading = self.backbone.reading
         if reading is None:
             return

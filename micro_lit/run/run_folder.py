@@ -1,14 +1,14 @@
-"""The folder of a run: one command at a time writes there, and nothing that an earlier one has made is lost.
+"""The folder of a run: locked by one command at a time; results of earlier commands are never lost silently.
 
 What a command does depends on what it finds in `paths.run_dir`:
 
 | found there | without ckpt_path | with ckpt_path |
 |---|---|---|
-| nothing | trains | trains, from that checkpoint if it names one |
-| a finished run of equal settings and data | nothing: "finished before" | the same |
-| that of another length of training | refuses | goes on: a warm restart |
-| an unfinished run | refuses | goes on |
-| other settings or data | refuses | refuses, and names them |
+| nothing | trains | trains, from that checkpoint if one is given |
+| a finished run with equal settings and data | nothing: "finished before" | the same |
+| a finished run of another training length | refuses | resumes: a warm restart |
+| an unfinished run | refuses | resumes |
+| other settings or data | refuses | refuses and lists the differences |
 
 `overwrite=true` trains from the start whatever is there.
 """
@@ -41,42 +41,43 @@ from micro_lit.report.results import flatten, is_incidental
 
 CONFIG, INPUTS = "config.yaml", "inputs.json"
 
-# Files and folders of a run, which overwrite=true removes. Others, such as wandb/ with what is not yet sent, stay.
+# Files and folders of a run that overwrite=true removes. Others stay, such as wandb/ with runs not yet uploaded.
 MADE = (
     CONFIG, INPUTS, results.FILE_NAME, "results.*.json", "metrics.csv", "metrics.*.csv", "metrics.jsonl",
     "metrics.*.jsonl", "tensorboard", "tokenizer.json", "checkpoints", "checkpoints.*", "*.ckpt",
 )  # fmt: skip
 
-# Settings that say how long training takes: with another value a run goes on where it had ended.
+# Settings of the training length. If one of them is increased, a finished run can be continued.
 LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 
-# Settings of a backbone that say what it costs, and not what it makes of a text.
+# Settings of a backbone that change its cost but not its features.
 COSTS = tuple(
     f"backbone.{name}" for name in ("token_budget", "resident_gb", "gradient_checkpointing", "attn_implementation")
 )
 
-# Settings that a resumed run may change: they take effect at once, and the weights so far do not depend on them.
+# Settings that a resumed run may change: they take effect at once and do not affect the weights trained so far.
 CHANGEABLE = (
     *COSTS, "loader.eval_batch_size", "trainer.accelerator", "trainer.detect_anomaly", "trainer.enable_model_summary",
     "trainer.enable_progress_bar", "trainer.limit_test_batches", "trainer.log_every_n_steps",
     "trainer.num_sanity_val_steps", "trainer.profiler",
 )  # fmt: skip
 
-# Callbacks whose state is in the checkpoint, and their settings with it; others act from now on.
+# Callbacks whose state, settings included, is restored from the checkpoint; other callbacks may be changed.
 STATEFUL = ("callbacks.best", "callbacks.last", "callbacks.early_stopping")
 
-# Of data files whose content is compared; other endings in a folder are not read.
+# Endings of the files in a data folder whose content is compared.
 DATA_ENDINGS = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".gz", ".zst", ".arrow")
 
-# Seconds that the processes of a command that was killed have to end.
+# Seconds to wait for the workers of a killed command to exit.
 PATIENCE = 30.0
 
 
 class Plan(NamedTuple):
-    """What a command does in its run folder.
+    """What a command will do in its run folder.
 
-    settings: with `ckpt_path` resolved to the checkpoint to go on from, or None. finished: the results that are there
-    already; then there is nothing to do.
+    Args:
+        settings: settings with `ckpt_path` resolved to the checkpoint to resume from, or None.
+        finished: results of a finished run; then nothing is left to do.
     """
 
     settings: Settings
@@ -85,10 +86,10 @@ class Plan(NamedTuple):
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[int]:
-    """While inside, no other command writes to a run folder. Gives the descriptor of its lock.
+    """Context manager that locks a run folder for this command. Yields the file descriptor of the lock.
 
-    Processes that are given the descriptor hold the lock too: when their parent process is killed, it is free once
-    the last of them has ended, and the next command waits for that. A command that is running is not waited for.
+    Workers inherit the descriptor and so hold the lock too. After the parent process is killed, the lock is free once
+    its last worker has exited; the next command waits for that. It does not wait for a command that is still running.
 
     Raises:
         UserError: another command is running there, or the folder cannot be written.
@@ -123,29 +124,32 @@ def _lock(descriptor: int, folder: Path) -> None:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is_running(os.pread(descriptor, 300, 0).decode(errors="replace")):
             raise UserError(
-                f"paths.run_dir={folder}: a run is writing there at this moment; let it end, or give another folder"
+                f"paths.run_dir={folder}: another run is writing there; wait until it ends, or give another folder"
             )
         if deadline is None:
-            print(f"waiting for the processes of a killed run to leave {folder}/", flush=True)
+            print(f"waiting for the workers of a killed run to exit; they still write to {folder}/", flush=True)
             deadline = time.monotonic() + PATIENCE
         if time.monotonic() > deadline:
-            raise UserError(f"paths.run_dir={folder}: the processes of a killed run still write there; let them end")
+            raise UserError(f"paths.run_dir={folder}: the workers of a killed run still write there; let them end")
         time.sleep(0.1)
 
 
 def _is_running(holder: str) -> bool:
-    """Whether the command that took the lock is alive; one on another machine may have been killed there."""
+    """Whether the command that holds the lock is alive; False for another host, where it may have been killed."""
     host, _, number = holder.partition(" ")
     if host != socket.gethostname() or not number.isdecimal():
-        return not holder  # it has just taken the lock
+        return not holder  # an empty file: the holder has just taken the lock
     return Path(f"/proc/{number}").exists() if Path("/proc/self").exists() else True
 
 
 def plan(settings: Settings) -> Plan:
     """Decides what a command does in its run folder; call it inside `alone_in`.
 
+    Returns:
+        The plan, see the table at the top of this module.
+
     Raises:
-        UserError: what is there would be lost, or the settings do not fit the checkpoint to go on from.
+        UserError: existing results would be lost, or the settings do not fit the checkpoint to resume from.
     """
     folder, asked = Path(settings["paths"]["run_dir"]), settings["ckpt_path"]
     if asked not in (None, "last") and not Path(asked).is_file():
@@ -160,7 +164,7 @@ def plan(settings: Settings) -> Plan:
     finished = (folder / results.FILE_NAME).is_file()
     if finished and not different:
         return Plan(settings, results.read(folder))
-    from micro_lit.run import checkpoints  # it takes seconds to import
+    from micro_lit.run import checkpoints  # a slow import
 
     path = None if asked is None else checkpoints.last(folder) if asked == "last" else Path(asked)
     if asked is None or (finished and path is None):
@@ -180,9 +184,9 @@ def plan(settings: Settings) -> Plan:
 
 
 def follow(settings: Settings) -> Plan:
-    """What `plan` decides, for the other processes of a run that torchrun or several machines have started.
+    """Makes the same decision as `plan` in the other processes of a run started by torchrun or on several machines.
 
-    The first process may have begun by now, so that nothing is refused here: what it refuses ends all of them.
+    It refuses nothing, since the first process may have started already; an error there ends all processes.
     """
     from micro_lit.run import checkpoints
 
@@ -196,7 +200,7 @@ def follow(settings: Settings) -> Plan:
 
 
 def _check_resumable(path: Path, different: Mapping[str, tuple[Any, Any]], ways_out: str) -> None:
-    """Says what it means to go on from a checkpoint. Raises `UserError` for settings that could not take effect."""
+    """Prints that a run is resumed, and any warm restart. Raises `UserError` for settings that cannot take effect."""
     fixed = {key: values for key, values in different.items() if not _may_change(key, values)}
     if fixed:
         key, (then, now) = next(iter(fixed.items()))
@@ -224,7 +228,7 @@ def _may_change(key: str, values: tuple[Any, Any]) -> bool:
 
 
 def _adopt(path: Path, settings: Settings) -> str:
-    """Copies a checkpoint of another run, and those that it names as best, into the folder of a new run."""
+    """Copies a checkpoint of another run, and the best checkpoints it names, into the folder of a new run."""
     from micro_lit.run import checkpoints
 
     found, home = checkpoints.read(path), run_folder_of(path)
@@ -241,18 +245,26 @@ def _adopt(path: Path, settings: Settings) -> str:
 
 
 def _place(path: Path, home: Path) -> Path:
-    """Where in a run folder a checkpoint belongs."""
+    """The path in the run folder for a copied checkpoint."""
     absolute = path.absolute()
     return absolute.relative_to(home) if absolute.is_relative_to(home) else Path("checkpoints", path.name)
 
 
 def differences(folder: Path, settings: Settings, data: bool = True) -> dict[str, tuple[Any, Any]]:
-    """What sets a run in a folder apart from these settings: dotted key -> (value there, value here).
+    """Compares the settings and data of the run in a folder with these settings.
 
-    Settings that change no result do not count. A data file counts by its content, wherever it lies.
+    Settings that do not affect results are ignored. Data files are compared by content, not by path.
 
     Args:
+        folder: an existing run folder.
+        settings: settings of the current command.
         data: whether to read the data files; otherwise their paths are compared.
+
+    Returns:
+        dotted key -> (value there, value here), for each difference.
+
+    Raises:
+        UserError: the folder holds a run that cannot be read.
     """
     try:
         before = yaml.safe_load((folder / CONFIG).read_text())
@@ -267,10 +279,10 @@ def differences(folder: Path, settings: Settings, data: bool = True) -> dict[str
 
 
 def _other_heads(folder: Path, settings: Settings) -> dict[str, tuple[Any, Any]]:
-    """The number of heads of a finished run, where somebody set it and these settings leave it to the data."""
+    """The heads of a finished run if a user set another number than the data suggest, and these settings are null."""
     if settings["model"].get("num_heads", 0) is not None or not (folder / results.FILE_NAME).is_file():
         return {}
-    from micro_lit.models.mixture import heads_for  # it takes seconds to import
+    from micro_lit.models.mixture import heads_for  # a slow import
 
     found = results.read(folder)
     train = found["data"]["train"]
@@ -281,17 +293,17 @@ def _other_heads(folder: Path, settings: Settings) -> dict[str, tuple[Any, Any]]
 def _differences(
     before: Settings, inputs_before: Mapping[str, str], settings: Settings, inputs: Mapping[str, str]
 ) -> dict[str, tuple[Any, Any]]:
-    then, now = map(_telling, redact((before, settings)))
+    then, now = map(_result_settings, redact((before, settings)))
     for key in inputs_before.keys() & inputs.keys():
         then[key], now[key] = inputs_before[key], inputs[key]
-    if now.get("model.num_heads", 0) is None:  # asks for no number: that which was chosen there will do
+    if now.get("model.num_heads", 0) is None:  # null accepts the number chosen there
         now["model.num_heads"] = then.get("model.num_heads")
     keys = dict.fromkeys([*now, *then])
     return {key: (then.get(key), now.get(key)) for key in keys if then.get(key) != now.get(key)}
 
 
-def _telling(settings: Settings) -> dict[str, Any]:
-    """The settings that results depend on, by dotted key; paths in the run folder without that folder."""
+def _result_settings(settings: Settings) -> dict[str, Any]:
+    """Settings that affect results, by dotted key; paths below the run folder are made relative to it."""
     own = str((settings.get("paths") or {}).get("run_dir"))
     return {
         key: f"<run_dir>{value.removeprefix(own)}" if isinstance(value, str) and value.startswith(f"{own}/") else value
@@ -301,24 +313,24 @@ def _telling(settings: Settings) -> dict[str, Any]:
 
 
 def fingerprint(settings: Settings) -> str:
-    """Eight letters that settings and data of another result do not share."""
-    told = json.dumps([_telling(settings), digests(settings)], sort_keys=True, default=str)
-    return hashlib.sha256(told.encode()).hexdigest()[:8]
+    """Eight hexadecimal digits of a SHA-256 of the result-relevant settings and data."""
+    content = json.dumps([_result_settings(settings), digests(settings)], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
 def digests(settings: Settings) -> dict[str, str]:
-    """Of every file or folder that settings name as data, stage 1 or chat template, by dotted key, its digest.
+    """Digests of the files and folders that the settings name as data, stage 1 or chat template, by dotted key.
 
-    Sets of a hub are not read: their `revision` names their content.
+    Hub data sets are not read: their `revision` identifies the content.
     """
-    found, told = {}, flatten({"data": settings["data"]})
-    # A reader of the user's own may read any file.
-    data_endings = ("",) if any(key.endswith("reader._target_") for key in told) else DATA_ENDINGS
+    found, paths = {}, flatten({"data": settings["data"]})
+    # A user's own reader may read files with any ending.
+    data_endings = ("",) if any(key.endswith("reader._target_") for key in paths) else DATA_ENDINGS
     template = {"chat_template": (settings.get("backbone") or {}).get("chat_template")}
-    for key, value in (told | flatten({"stage1": settings["stage1"], "backbone": template})).items():
+    for key, value in (paths | flatten({"stage1": settings["stage1"], "backbone": template})).items():
         if not isinstance(value, str) or key.split(".")[-1] not in ("train", "test", "stage1", "chat_template"):
             continue
-        if key == "backbone.chat_template" and "{" in value:  # the text itself
+        if key == "backbone.chat_template" and "{" in value:  # the template itself, not a path
             continue
         path = Path(value).expanduser()
         if path.exists():
@@ -338,17 +350,17 @@ def _digest(path: Path, endings: tuple[str, ...]) -> str:
 
 
 def begin(settings: Settings) -> None:
-    """Makes the folder that of a run about to train: what it was set to, and what its data are.
+    """Prepares the folder for training: writes config.yaml and the data digests, moves or removes earlier files.
 
-    With a checkpoint to go on from, the results of before are set aside as results.1.json and so on; without one,
-    everything that a run has left there is removed.
+    With a checkpoint to resume from, earlier results are renamed to results.1.json and so on. Without one, all files
+    of the earlier run are removed.
     """
     folder = Path(settings["paths"]["run_dir"])
     folder.mkdir(parents=True, exist_ok=True)
     if settings["ckpt_path"] is None:
         for left in [path for pattern in MADE for path in folder.glob(pattern)]:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-    for name in (results.FILE_NAME, "metrics.csv", "metrics.jsonl"):  # loggers begin their files anew
+    for name in (results.FILE_NAME, "metrics.csv", "metrics.jsonl"):  # loggers start new files
         path = folder / name
         if path.exists():
             if path.suffix != ".json":
@@ -365,7 +377,7 @@ def _named(different: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def _ways_out(folder: Path, going_on: bool = True) -> str:
-    """The commands that go on, repeat, or leave what is there."""
+    """The commands to resume, to overwrite, or to use another folder, for error messages."""
     ways = {"to go on": "ckpt_path=last"} if going_on else {}
     ways |= {"to replace it": "overwrite=true", "to keep it": "paths.run_dir=<a new folder>"}
     ours, here = ("ckpt_path", "overwrite"), text_setting("paths.run_dir", folder)
@@ -374,7 +386,7 @@ def _ways_out(folder: Path, going_on: bool = True) -> str:
 
 
 def write_typed(folder: Path) -> None:
-    """Writes what was typed on the command line, and which options it chose, as Hydra itself would in `.hydra/`."""
+    """Writes the command-line overrides and Hydra's own settings to `.hydra/`, as Hydra would."""
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     if hydra is not None and hydra.job.config_name == "train":  # not a run inside another command
         (folder / ".hydra").mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
-"""A search for settings: Optuna proposes, the jobs of a sweep train, the loss of the validation split decides.
+"""Hyper-parameter search: Optuna proposes trials, the jobs of a sweep train them, validation loss selects the best.
 
-Every trial is in a journal before it is trained and draws with a seed of its own, so that a search that was killed goes
-on, by the same command, as if it had not been.
+Every trial is written to a journal before it is trained, and its sampler has its own seed. A killed search therefore
+resumes with the same command and gives the same trials.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from micro_lit.host.files import cut_torn_line, write_text
 SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler", "gp": "GPSampler"}
 BEST = "best.yaml"
 
-# Fewer say nothing about which setting mattered.
+# Importances from fewer trials are meaningless.
 TRIALS_FOR_IMPORTANCE = 10
 
 
 @runtime_checkable
 class Jobs(Protocol):
-    """What runs the trials."""
+    """Protocol of the class that runs trials: trains a batch of jobs and gives the folder of each."""
 
     def run(self, batch: Sequence[list[str]], first: int) -> list[float]: ...
 
@@ -42,21 +42,29 @@ class Jobs(Protocol):
 def search(
     spec: Mapping[str, Any], overrides: Sequence[Override], silent: Sequence[str], folder: Path, jobs: Jobs
 ) -> None:
-    """Runs trials until there are `n_trials`, those of earlier commands included; writes best.yaml into `folder`.
+    """Runs trials until `n_trials` are done, including those of earlier commands; writes best.yaml.
 
-    spec: as in conf/hydra/sweeper/optuna.yaml. overrides: those that sweep are searched, the others hold for every
-    trial; `silent` names those that have no say in what a trial measures. A trial that fails is marked as such, and
-    others follow. Raises `UserError` for settings that make no search, and for a journal that holds another one.
+    A failed trial is recorded as failed, and the search goes on.
+
+    Args:
+        spec: settings as in conf/hydra/sweeper/optuna.yaml.
+        overrides: Hydra overrides; those that sweep define the search space, the others are fixed for all trials.
+        silent: names of overrides that do not affect results, left out when journals are compared.
+        folder: folder for best.yaml.
+        jobs: runs the trials.
+
+    Raises:
+        UserError: invalid search settings, or the journal holds a different search.
     """
     _check(spec)
     space = {each.get_key_element(): distribution(each) for each in overrides if each.is_sweep_override()}
     if not space:
         raise UserError("nothing to search: give a setting several values, as in model.num_heads=choice(1,2,4,8)")
     fixed = [each for each in overrides if not each.is_sweep_override()]
-    told = [each.input_line for each in fixed if each.key_or_group not in silent]
+    relevant = [each.input_line for each in fixed if each.key_or_group not in silent]
     journal = Path(spec["storage"]).absolute()
     with _alone(journal):
-        study = _open(journal, spec, space, sorted(told))
+        study = _open(journal, spec, space, sorted(relevant))
         given = [each.input_line for each in fixed]
         _run(study, spec, space, given, jobs)
         _conclude(study, spec, given, folder, jobs)
@@ -78,10 +86,13 @@ def _check(spec: Mapping[str, Any]) -> None:
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """What the values of an override in Hydra's grammar are to Optuna.
+    """Converts an override in Hydra's sweep grammar into an Optuna distribution.
 
-    An interval or a range of numbers is one, on a logarithmic scale with tag(log, ...); anything else is a choice
-    between the values as they were written. Raises `UserError` for numbers between which nothing can be chosen.
+    An interval or a numeric range becomes a numeric distribution, logarithmic with tag(log, ...). Other sweeps become a
+    categorical choice between the values as typed.
+
+    Raises:
+        UserError: the interval or range is empty or invalid.
     """
     swept = override.value()
     try:
@@ -101,19 +112,19 @@ def distribution(override: Override) -> BaseDistribution:
 
 @contextlib.contextmanager
 def _alone(journal: Path) -> Iterator[None]:
-    """Two commands on one journal would train each other's trials."""
+    """Locks the journal: two commands on one journal would train each other's trials."""
     journal.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(f"{journal}.lock")
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
-        raise UserError(f"{journal}: another command is at this search; give this one another name") from error
+        raise UserError(f"{journal}: another command runs this search; give this one another name") from error
     with lock:
         yield
 
 
 class _NoLock:
-    """For a journal that no one else writes to: a lock that a killed process cannot leave behind."""
+    """Dummy lock for Optuna's journal. `_alone` locks it already, and this leaves no lock file after a kill."""
 
     def acquire(self) -> bool:
         return True
@@ -122,8 +133,8 @@ class _NoLock:
         pass
 
 
-def _open(journal: Path, spec: Mapping[str, Any], space: Mapping[str, BaseDistribution], told: list[str]) -> Study:
-    """The search in a journal, new or begun by an earlier command with the same settings."""
+def _open(journal: Path, spec: Mapping[str, Any], space: Mapping[str, BaseDistribution], relevant: list[str]) -> Study:
+    """The Optuna study of a journal: new, or started by an earlier command with the same settings."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if journal.exists():
         cut_torn_line(journal)
@@ -133,7 +144,7 @@ def _open(journal: Path, spec: Mapping[str, Any], space: Mapping[str, BaseDistri
         "objective": spec["objective"],
         "direction": spec["direction"],
         "space": {name: optuna.distributions.distribution_to_json(each) for name, each in space.items()},
-        "settings": told,
+        "settings": relevant,
     }
     begun = study.user_attrs.get("search", known)
     for name, value in known.items():
@@ -148,12 +159,12 @@ def _open(journal: Path, spec: Mapping[str, Any], space: Mapping[str, BaseDistri
 def _run(
     study: Study, spec: Mapping[str, Any], space: Mapping[str, BaseDistribution], fixed: list[str], jobs: Jobs
 ) -> None:
-    """Asks for trials, `n_jobs` at a time, runs them and tells how they ended."""
+    """Runs trials in batches of `n_jobs` and reports their values to Optuna."""
     waiting = []  # numbers and values of trials that have not ended
     for trial in study.get_trials(states=[TrialState.RUNNING]):
         if trial.params.keys() == space.keys():
             waiting.append((trial.number, trial.params))
-        else:  # its command was killed while this was written
+        else:  # the command was killed while it wrote this trial
             study.tell(trial.number, state=TrialState.FAIL)
     number = len(study.trials)
     while True:
@@ -165,20 +176,20 @@ def _run(
             return
         batch = [[*fixed, *_overrides(values)] for _, values in waiting]
         returned = jobs.run(batch, waiting[0][0])
-        for (told, values), overrides, result in zip(waiting, batch, returned, strict=True):
-            value = _measured(spec["objective"], jobs.folder(overrides, told)) if math.isfinite(result) else math.nan
+        for (asked, values), overrides, result in zip(waiting, batch, returned, strict=True):
+            value = _measured(spec["objective"], jobs.folder(overrides, asked)) if math.isfinite(result) else math.nan
             if math.isfinite(value):
-                study.tell(told, value)
+                study.tell(asked, value)
             else:
-                study.tell(told, state=TrialState.FAIL)
+                study.tell(asked, state=TrialState.FAIL)
             end = f"{spec['objective']} {value:.4f}" if math.isfinite(value) else "failed"
             shown = " ".join(_overrides(values))
-            print(f"trial {told} ({told + 1} of {spec['n_trials']}): {end}, {shown}", flush=True)
+            print(f"trial {asked} ({asked + 1} of {spec['n_trials']}): {end}, {shown}", flush=True)
         waiting = []
 
 
 def _sampler(spec: Mapping[str, Any], number: int) -> optuna.samplers.BaseSampler:
-    """The sampler that proposes a trial: one of its own, so that it does not matter when a search was stopped."""
+    """A new sampler for each trial, so that an interruption does not change the proposals."""
     try:
         return getattr(optuna.samplers, SAMPLERS[spec["sampler"]])(seed=spec["seed"] + number, **spec["options"])
     except TypeError as error:
@@ -190,7 +201,7 @@ def _overrides(values: Mapping[str, Any]) -> list[str]:
 
 
 def _measured(objective: str, folder: Path) -> float:
-    """What a job has measured, nan when its results are damaged. Raises `UserError` when they do not hold it."""
+    """The objective of a job; nan if its results are damaged. Raises `UserError` if they lack the objective."""
     from micro_lit.report import collect, results
 
     try:
@@ -205,7 +216,7 @@ def _measured(objective: str, folder: Path) -> float:
 
 
 def _conclude(study: Study, spec: Mapping[str, Any], fixed: list[str], folder: Path, jobs: Jobs) -> None:
-    """Says which trial was best and which settings mattered; best.yaml holds its overrides."""
+    """Prints the best trial and the importance of settings; writes best.yaml."""
     done = study.get_trials(states=[TrialState.COMPLETE])
     print(f"\n{len(study.trials)} trials, {len(study.trials) - len(done)} of them failed")
     if not done:

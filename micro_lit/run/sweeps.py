@@ -1,4 +1,4 @@
-"""What a sweep does beside running its jobs: a failed one is noted and the others go on; a report closes it."""
+"""Error handling of sweeps: failed jobs are recorded, the other jobs continue, and a report is written at the end."""
 
 import contextlib
 import math
@@ -22,23 +22,24 @@ from micro_lit.config.redaction import redact
 from micro_lit.errors import UserError
 from micro_lit.host.files import write_text
 
-# In the folder of a failed job: a line that says what went wrong, its overrides in another, a third that says which job
-# of which command it was, then the traceback.
+# File in the folder of a failed job. Line 1: the error; line 2: overrides; line 3: number of the job and name of the
+# command; then the traceback.
 ERROR = "error.txt"
 JOB = re.compile(r"job (\d+) of command ([0-9a-f]+)")
 
 
 class Sweep(Callback):
-    """Keeps a sweep going when one of its jobs fails, and ends it with a report of all; one of Hydra's callbacks.
+    """Hydra callback that keeps a sweep running when a job fails and writes a report at the end.
 
-    command: a random name of this command. Launchers hand the callback, and with it the name, to the processes of jobs.
+    Attributes:
+        command: random name of this command. Launchers pass the callback, and thus the name, to job processes.
     """
 
     def __init__(self) -> None:
         self.command = secrets.token_hex(8)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Refuses a sweep that a launcher has started in several processes, each of which would run the whole of it."""
+        """Refuses a sweep started as several processes by torchrun or srun: each would run the whole sweep."""
         processes = max(int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
         if processes > 1 or "LOCAL_RANK" in os.environ:
             sys.exit(
@@ -46,11 +47,11 @@ class Sweep(Callback):
                 "it as one process, python -m micro_lit.train -m ...: every job starts the processes of its devices"
             )
         for path in Path(config.hydra.sweep.dir).rglob(ERROR):
-            if not path.stat().st_size:  # of an earlier command: it does not say of which
+            if not path.stat().st_size:  # left by an earlier command, which cannot be identified
                 path.unlink()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Notes an exception in the folder of the job, whose value becomes nan; a job that succeeds clears the note."""
+        """Writes error.txt for a failed job and sets its value to nan; removes error.txt of a job that succeeded."""
         folder = Path(config.hydra.runtime.output_dir)
         if job_return.status == JobStatus.COMPLETED:
             (folder / ERROR).unlink(missing_ok=True)
@@ -62,17 +63,17 @@ class Sweep(Callback):
             note_failure(folder, job_return.overrides, in_one_line(error), details, number, self.command)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Reports on the jobs that have finished, names those that failed, and ends the command with status 1 then."""
+        """Writes the report, lists the failed jobs, and exits with status 1 if there are any."""
         sweep = Path(config.hydra.sweep.dir)
         failed = failures(sweep, self.command)
         try:
-            if next(sweep.rglob("results.json"), None):  # without one, what takes seconds to import is not needed
+            if next(sweep.rglob("results.json"), None):  # avoids a slow import if there is nothing to report
                 self._report(config, sweep)
             else:
                 print("no report: no job has finished")
-        except Exception as error:  # the jobs have run, and those that failed are to be named
+        except Exception as error:  # failed jobs must still be listed
             again = f"python -m micro_lit.report runs={sweep}"
-            print(f"no report: {in_one_line(error)}\nonce that is mended: {again}")
+            print(f"no report: {in_one_line(error)}\nonce that is fixed: {again}")
         typed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         shared = {each.get_key_element() for each in typed if not each.is_sweep_override()}
         for failure in failed:
@@ -94,7 +95,7 @@ class Sweep(Callback):
 
 
 class Failure(NamedTuple):
-    """A job that failed: its folder, its overrides, and what went wrong in one line."""
+    """A failed job: folder, overrides and a one-line error."""
 
     folder: Path
     overrides: list[str]
@@ -102,9 +103,15 @@ class Failure(NamedTuple):
 
 
 def note_failure(folder: Path, overrides: Sequence[str], error: str, details: str, number: int, command: str) -> None:
-    """Prints that a job failed, and leaves `error.txt` in its folder.
+    """Prints that a job failed and writes `error.txt` into its folder.
 
-    number: of the job. command: the name of its command, see `Sweep`.
+    Args:
+        folder: folder of the job.
+        overrides: Hydra overrides of the job.
+        error: message in one line.
+        details: traceback, or an empty string.
+        number: number of the job.
+        command: name of its command, see `Sweep`.
     """
     print(f"failed: {folder}/: {error}", flush=True)
     lines = [error, shlex.join(overrides), f"job {number} of command {command}", details]
@@ -113,12 +120,12 @@ def note_failure(folder: Path, overrides: Sequence[str], error: str, details: st
         (folder / ERROR).unlink(missing_ok=True)
         try:
             write_text(folder / ERROR, redact("\n".join(lines)))
-        except OSError:  # where the disk is full there is an empty file, which says as much
+        except OSError:  # disk full: `failures` reads an empty file as that
             (folder / ERROR).touch()
 
 
 def failures(sweep: Path, command: str) -> list[Failure]:
-    """The jobs of a command that failed, in the order of their numbers; of no other command in the same folder."""
+    """Failed jobs of one command, ordered by number; other commands in the same folder are ignored."""
     found = []
     for path in sorted(sweep.rglob(ERROR)):
         error, overrides, job, *_ = [*path.read_text(encoding="utf-8").split("\n"), "", "", ""]
@@ -130,19 +137,19 @@ def failures(sweep: Path, command: str) -> list[Failure]:
 
 
 def command_of(context: HydraContext) -> str:
-    """The name of the sweep's command, see `Sweep`; an empty one where the sweep has no such callback."""
+    """The name of the sweep's command, see `Sweep`; an empty string if the sweep has no such callback."""
     callbacks = context.callbacks.callbacks
     return next((callback.command for callback in callbacks if isinstance(callback, Sweep)), "")
 
 
 def in_one_line(error: Exception) -> str:
-    """What a user's mistake says; of any other exception its type too."""
+    """The message of an exception on one line, preceded by its type unless it is a `UserError`."""
     message = " ".join(str(error).split())
     return message if isinstance(error, UserError) else f"{type(error).__name__}: {message}"
 
 
 def job_folder(context: HydraContext, sweep: DictConfig, overrides: Sequence[str], number: int) -> Path:
-    """The folder of a job of a sweep, which need not have run."""
+    """The folder of a sweep's job, whether or not it has run."""
     config = context.config_loader.load_sweep_config(sweep, list(overrides))
     with open_dict(config.hydra.job):
         config.hydra.job.id = config.hydra.job.num = number

@@ -1,4 +1,4 @@
-"""Training from settings to results: in this process, or in one worker for each device."""
+"""Training from settings to results, in this process or in one worker per device."""
 
 import contextlib
 import math
@@ -14,12 +14,18 @@ from micro_lit.run import run_folder, workers
 
 
 def train(settings: Settings, brief: bool = False) -> float:
-    """Trains, tests, writes the run folder and prints the tables. Returns the test NLL in nats.
+    """Trains, tests, writes the run folder and prints the tables.
 
-    Of several machines the first returns it, the others nan.
+    Args:
+        settings: resolved settings of the run.
+        brief: print one line instead of tables, for a run that is one of many.
 
-    brief: one of many, of which each prints one line in the end. Raises `UserError` for what the user can mend, and its
-    kind `ImpossibleResult` for results, written by then, that cannot be true.
+    Returns:
+        The test NLL in nats. With several machines, the first returns it and the others return nan.
+
+    Raises:
+        UserError: a mistake that the user can correct.
+        ImpossibleResult: the results, already written, cannot be true.
     """
     folder = Path(settings["paths"]["run_dir"])
     if workers.ours():
@@ -29,17 +35,17 @@ def train(settings: Settings, brief: bool = False) -> float:
         found = run_folder.plan(settings) if leads else run_folder.follow(settings)
         if found.finished is not None:
             print(f"finished before: {folder}/")
-            return _believed(found.finished, folder)
+            return _valid_nll(found.finished, folder)
         if leads:
             run_folder.write_typed(folder)
         if not processes:
-            return _believed(_train(found.settings, folder, brief), folder)
+            return _valid_nll(_train(found.settings, folder, brief), folder)
         first = workers.start(found.settings, processes, brief=brief or in_sweep(), lock=lock)
-        return _believed(results.read(folder), folder) if first else math.nan
+        return _valid_nll(results.read(folder), folder) if first else math.nan
 
 
-def _believed(found: Mapping[str, Any], folder: Path) -> float:
-    """The test NLL. Raises `ImpossibleResult` where it cannot be true."""
+def _valid_nll(found: Mapping[str, Any], folder: Path) -> float:
+    """The test NLL of valid results. Raises `ImpossibleResult` otherwise."""
     if not found.get("valid", True):
         raise ImpossibleResult(f"{folder}: {found['invalid_because']}")
     return found["test"]["nll"]["value"]
@@ -47,7 +53,7 @@ def _believed(found: Mapping[str, Any], folder: Path) -> float:
 
 @threads.by_settings
 def _train(settings: Settings, folder: Path, brief: bool) -> dict[str, Any]:
-    """One process of a run, or the only one. Returns what results.json holds."""
+    """Trains and tests in one process of a run. Returns the content of results.json."""
     from micro_lit.report import results, terminal
     from micro_lit.run.run import Run
 

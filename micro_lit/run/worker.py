@@ -1,6 +1,6 @@
-"""One worker process: a rank of a run on several devices, or a run beside others. Started by us, never typed.
+"""Entry point of a worker process: one rank of a run on several devices, or one of several runs side by side.
 
-`workers.start` starts the ranks of one run, `compare.side_by_side.train` one worker for each of several runs.
+Users never type it: `workers.start` starts the ranks of one run, `compare.side_by_side.train` one worker per run.
 """
 
 import ctypes
@@ -21,11 +21,11 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(path: str, parent: str, *brief: str) -> None:
-    """One process. It ends when the command that has started it does."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a cluster tells all processes; the one that waits passes it on
+    """Trains in this process. On Linux it receives SIGTERM when its parent process ends."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # clusters signal all processes; the parent process forwards it
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(parent):  # it has ended already
+    if os.getppid() != int(parent):  # the parent exited before prctl took effect
         sys.exit(PREEMPTED)
     try:
         with stoppable():

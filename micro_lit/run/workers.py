@@ -1,8 +1,8 @@
-"""The processes of one run: one for each device, started together, on one machine or on several.
+"""Worker processes of one run: one per device, on one or several machines.
 
-Whoever asks for `trainer.devices=4` gets four processes that run the same settings, and the command itself only waits
-for them. It does so inside a sweep too: each job is a group of processes of its own that know nothing of the sweep.
-Processes that torchrun has started already, one for each device, are taken as they are.
+With `trainer.devices=4` the command starts four workers with the same settings and waits for them. In a sweep, each job
+starts its own group of workers, which do not depend on the sweep. Processes already started by torchrun, one per
+device, are used as they are.
 """
 
 import contextlib
@@ -25,26 +25,28 @@ from micro_lit.errors import UserError
 from micro_lit.host import ranks, threads
 from micro_lit.host.preemption import PREEMPTED
 
-# Seconds that the other processes of a run have to end once one has failed, or once the run was told to stop; and how
-# many where one has failed before the first step: they may wait for it where no signal reaches them.
+# Seconds before the other workers are killed after one has failed or a stop was requested. The second value applies
+# if one fails before the first step: the others may then block in a collective where no signal handler runs.
 GRACE, GRACE_BEFORE_TRAINING = 30.0, 3.0
 
-# Set for every process that `start` has started, so that it starts none itself: the folder of what they leave for it.
+# Environment variable that marks a worker, so that it starts no workers itself; its value is the folder shared with the
+# parent process.
 OURS = "MICRO_LIT_RANK"
 
-# In that folder, one of each process that trains.
+# Prefix of the files in that folder that mark the workers in training.
 TRAINING = "training"
 
 
 def ours() -> bool:
-    """Whether `start` has started this process."""
+    """Whether this process is a worker of `start`."""
     return OURS in os.environ
 
 
 def needed(settings: Settings) -> int:
-    """How many processes this command has to start for a run on this machine; 0 when the run goes on in this process.
+    """Number of workers that this command must start on this machine; 0 to train in this process.
 
-    Raises `UserError` when the processes that there are do not fit the devices that are asked for.
+    Raises:
+        UserError: the processes already started do not match the requested devices.
     """
     trainer = settings["trainer"]
     devices, nodes = _count(trainer), trainer["num_nodes"]
@@ -75,7 +77,7 @@ def needed(settings: Settings) -> int:
 
 
 def _count(trainer: Mapping[str, Any]) -> int:
-    """Devices of one machine that a Trainer uses. Raises `UserError` for GPUs by number where it trains on the CPU."""
+    """Number of devices per machine that the Trainer uses. Raises `UserError` for GPU indices on the CPU."""
     devices, accelerator = trainer["devices"], trainer["accelerator"]
     if str(devices).isdecimal():
         return int(devices)
@@ -90,7 +92,7 @@ def _count(trainer: Mapping[str, Any]) -> int:
                 "give a number of processes, as in trainer.devices=2, or trainer.accelerator=gpu"
             )
     if isinstance(devices, str) and "," in devices:
-        devices = [each for each in devices.split(",") if each.strip()]  # "0," is device 0 alone
+        devices = [each for each in devices.split(",") if each.strip()]  # "0," means only device 0
     if isinstance(devices, list):
         return len(devices)
     import torch
@@ -99,27 +101,35 @@ def _count(trainer: Mapping[str, Any]) -> int:
 
 
 def _node(settings: Settings) -> int:
-    """Which of the machines of a run this is, from 0."""
+    """Index of this machine in the run, from 0."""
     if settings["trainer"]["num_nodes"] == 1:
         return 0
     return int(next((os.environ[name] for name in ("NODE_RANK", "SLURM_NODEID") if name in os.environ), 0))
 
 
 def leads(settings: Settings) -> bool:
-    """Whether this process, or the first that it starts, writes to the run folder."""
+    """Whether this process, or its first worker, writes the run folder."""
     return ranks.rank() == 0 and _node(settings) == 0
 
 
 def start(settings: Settings, processes: int, brief: bool = False, lock: int | None = None) -> bool:
-    """Runs `micro_lit.train` with these settings in a group of processes of its own, and waits for its end.
+    """Runs `micro_lit.train` in a group of worker processes and waits until all have exited.
 
-    Whether the first process of the run, which writes its results, was one of them.
+    The first worker of the run prints to this terminal; the others write to logs/rank<number>.txt in the run folder.
+    Signals that stop this process are forwarded to the workers. If one worker fails, the others are stopped.
 
-    lock: descriptor of the lock on the run folder, which the processes hold for as long as they live.
+    Args:
+        settings: settings of the run.
+        processes: number of workers on this machine.
+        brief: see `training.train`.
+        lock: file descriptor of the lock on the run folder, inherited by the workers.
 
-    The first process of the run writes to this terminal, each other to logs/rank<number>.txt in the run folder. What
-    stops this process stops them. Raises `SystemExit` with `PREEMPTED` when they were told to stop, and `UserError`
-    when one fails; the others are stopped then.
+    Returns:
+        Whether rank 0, which writes the results, was among the workers.
+
+    Raises:
+        SystemExit: with status `PREEMPTED` after SIGTERM, 130 after SIGINT.
+        UserError: a worker failed.
     """
     nodes, node = settings["trainer"]["num_nodes"], _node(settings)
     address, port = _meeting_point(nodes)
@@ -135,7 +145,7 @@ def start(settings: Settings, processes: int, brief: bool = False, lock: int | N
         path = Path(folder) / "settings.yaml"
         path.write_text(yaml.safe_dump(settings))
         children: list[subprocess.Popen] = []
-        with _stopping_them(children) as heard:
+        with _forwarding_signals(children) as received:
             for local in range(processes):
                 number = node * processes + local
                 own = environment | {OURS: folder, "RANK": str(number), "LOCAL_RANK": str(local)}
@@ -148,7 +158,7 @@ def start(settings: Settings, processes: int, brief: bool = False, lock: int | N
                     *["brief"] * brief,
                 ]
                 group = children[0].pid if children else 0
-                if heard:
+                if received:
                     break
                 with _output(logs / f"rank{number}.txt" if number else None) as output:
                     streams: dict[str, Any] = {
@@ -159,10 +169,10 @@ def start(settings: Settings, processes: int, brief: bool = False, lock: int | N
                     children.append(subprocess.Popen(command, env=own, process_group=group, **streams))
             failed = _wait(children, Path(folder))
         codes = {child.returncode for child in children}
-        if signal.SIGINT in heard and codes != {0}:
+        if signal.SIGINT in received and codes != {0}:
             sys.exit(130)
-        # One that had not begun to listen was ended by the signal itself, and had nothing to save.
-        if signal.SIGTERM in heard and codes != {0} and codes <= {0, PREEMPTED, -signal.SIGTERM, -signal.SIGKILL}:
+        # A worker killed before it installed its signal handler had nothing to save.
+        if signal.SIGTERM in received and codes != {0} and codes <= {0, PREEMPTED, -signal.SIGTERM, -signal.SIGKILL}:
             sys.exit(PREEMPTED)
         if failed:
             raise _failure(children, failed, Path(folder), logs, node * processes, processes * nodes)
@@ -173,7 +183,7 @@ def start(settings: Settings, processes: int, brief: bool = False, lock: int | N
 
 @contextlib.contextmanager
 def _output(path: Path | None) -> Iterator[IO[str] | None]:
-    """A file to write to, or None, which is where this process writes."""
+    """An open file for the output of a worker, or None to inherit this process's output."""
     if path is None:
         yield None
         return
@@ -185,27 +195,28 @@ def _output(path: Path | None) -> Iterator[IO[str] | None]:
 def _failure(
     children: list[subprocess.Popen], failed: list[int], folder: Path, logs: Path, first: int, processes: int
 ) -> UserError:
-    """Why a run failed. Only one process may know: the others fail because it did, with a connection that is closed.
+    """The cause of a failed run. The other workers often fail only because their connection to the first was closed.
 
     Args:
-        failed: which of the children were seen to fail first. first: number of the first child among all `processes`.
+        failed: indices of the children that failed first.
+        first: rank of children[0] among all `processes`.
     """
     local = next((local for local in failed if children[local].returncode < 0), failed[0])
     number, code = first + local, children[local].returncode
-    words = sorted(folder.glob(word_of(folder, "*").name), key=lambda word: word.stat().st_mtime_ns)
-    if words and code > 0:
-        said = [word.read_text() for word in words]
-        return UserError(min(said, key=lambda reason: reason.startswith("internal error")))
+    messages = sorted(folder.glob(word_of(folder, "*").name), key=lambda path: path.stat().st_mtime_ns)
+    if messages and code > 0:
+        texts = [path.read_text() for path in messages]
+        return UserError(min(texts, key=lambda reason: reason.startswith("internal error")))
     end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     where = f"; see {logs / f'rank{number}.txt'}" if number else ""
     return UserError(f"process {number} of {processes} of the run {end}{where}")
 
 
 def _wait(children: list[subprocess.Popen], folder: Path) -> list[int]:
-    """Waits for the end of all; once one has ended badly, for as long as others may need to end as well.
+    """Waits for all children; after a failure, only as long as GRACE or GRACE_BEFORE_TRAINING allows.
 
     Returns:
-        Which of them were the first to fail, none where all went well: the others may fail only because they did.
+        Indices of the children that failed first; empty if all succeeded. The others may fail only as a consequence.
     """
     failed, deadline = [], None
     while True:
@@ -226,24 +237,24 @@ def _wait(children: list[subprocess.Popen], folder: Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def _stopping_them(children: list[subprocess.Popen]) -> Iterator[set[int]]:
-    """While inside, what would stop this process is passed on to the children; leaving it, none is left running.
+def _forwarding_signals(children: list[subprocess.Popen]) -> Iterator[set[int]]:
+    """Context manager: forwards SIGTERM and SIGINT to the children, and kills any that are left on exit.
 
-    Gives the signals that were heard so far.
+    Yields the set of signals received so far.
     """
-    heard: set[int] = set()
+    received: set[int] = set()
 
     def pass_on(number: int, frame: Any) -> None:
-        heard.add(number)
+        received.add(number)
         for child in children:
             child.send_signal(number)
 
     try:
         before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # only the main thread hears signals
+    except ValueError:  # only the main thread can install signal handlers
         before = {}
     try:
-        yield heard
+        yield received
     finally:
         for child in children:
             if child.poll() is None:
@@ -254,7 +265,7 @@ def _stopping_them(children: list[subprocess.Popen]) -> Iterator[set[int]]:
 
 
 def _meeting_point(nodes: int) -> tuple[str, int]:
-    """Address and port at which the processes find each other: of this machine alone, or of the first of several."""
+    """MASTER_ADDR and MASTER_PORT of the run: localhost with a free port, or the first of several machines."""
     if nodes == 1:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -274,12 +285,12 @@ def _meeting_point(nodes: int) -> tuple[str, int]:
 
 
 def begin_training() -> None:
-    """Notes for the parent process that the processes of the run have met, and train."""
+    """Marks in the shared folder that this worker has started training."""
     if ours():
-        with contextlib.suppress(OSError):  # the parent process was killed
+        with contextlib.suppress(OSError):  # the parent process was killed and the folder removed
             Path(os.environ[OURS], f"{TRAINING}{ranks.rank()}").touch()
 
 
 def word_of(folder: Path, number: int | str) -> Path:
-    """Where a process leaves what a user did wrong, for the one that waits to say."""
+    """File in which a worker writes its error message so that the parent process can raise it."""
     return folder / f"error{number}.txt"

@@ -363,7 +363,7 @@ def test_a_file_that_cannot_be_written_is_said_in_a_line(setting, message, store
 
 
 def test_names_that_no_file_can_hold_are_refused(store):
-    with pytest.raises(UserError, match="the name of a user holds half a character"):
+    with pytest.raises(UserError, match="the name of a user holds an invalid character"):
         store.learn(make_labels(["\ud800"]))
     assert store.users == []
 

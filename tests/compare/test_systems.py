@@ -208,8 +208,8 @@ def test_a_profile_in_the_comparison_is_the_profile_that_personalise_keeps():
     [
         (lambda margins, user, prior: np.ones_like(prior), r"gave weights that sum to 4"),
         (lambda margins, user, prior: prior[:1], r"gave an array of shape \(1, 4\) for 6 subjects and 4 heads"),
-        (lambda margins, user, prior: prior * np.nan, "none that are numbers"),
-        (lambda margins, user, prior: prior - np.array([[1.0, -1.0, 0.0, 0.0]]), "gave weights below 0"),
+        (lambda margins, user, prior: prior * np.nan, "negative or not finite"),
+        (lambda margins, user, prior: prior - np.array([[1.0, -1.0, 0.0, 0.0]]), "gave weights that are negative"),
         (lambda margins, user, prior: prior.tolist(), "gave an array of shape"),
         (lambda margins, user, prior: prior / margins[:, :1], r"failed \(ValueError: operands could not be broadcast"),
     ],

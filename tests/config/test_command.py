@@ -49,7 +49,7 @@ def command(*arguments: str, cwd: Path, module: str = "micro_lit.train", **envir
         (["hydra.run.dir=/dev/null/x"], 1, "error: /dev/null/x: Not a directory"),
         (["-m", "seed=0,1", "hydra.sweep.dir=/dev/null/x"], 1, "error: /dev/null/x: Not a directory"),
         (["seed=${oc.env:NOT_THERE}"], 1, "seed: KeyError raised while resolving interpolation"),
-        (["~backbone"], 1, "backbone: may not be taken out"),
+        (["~backbone"], 1, "backbone: cannot be removed"),
         (["~trainer.devices"], 1, "accelerator, devices and num_nodes"),
         (["trainer.max_time=0"], 1, "trainer.max_time=0 is not allowed; give a time above 0"),
         (["trainer.limit_test_batches=0"], 1, "trainer.limit_test_batches=0 is not allowed"),

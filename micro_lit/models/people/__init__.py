@@ -1,4 +1,4 @@
-"""Models of people: one code for each user, shared by all pairs that the user has labelled."""
+"""Models of users: one code per user, shared by all pairs that the user has labelled."""
 
 from micro_lit.models.people.base import PeopleBT, codes_of, number_users, prior_of_users
 from micro_lit.models.people.lore import PAL, LoRe

@@ -1,8 +1,8 @@
-"""Models of people: what somebody's labels say is shared by all of that somebody's pairs.
+"""Base class of models of users, in which all pairs of a user share one code.
 
-A user has weights over heads, or another code, that the user's labelled pairs determine. A pair-level mixture draws a
-head anew for each pair and so cannot see people; these models judge all pairs of a user by one code. Heads are learned,
-codes follow: a new user takes no training, only `learn`.
+The code of a user, weights over heads or another vector, is determined by the user's labelled pairs. A pair-level
+mixture draws a head for each pair independently and cannot model users; these models score all pairs of a user with one
+code. Only heads are trained; codes are inferred: a new user needs no training, only `learn`.
 
 Dimension letters: B pairs in the batch, N pairs, K heads, U users, u users of a batch, C numbers of a user's code,
 E numbers of a pair that codes are learned from.
@@ -22,19 +22,19 @@ from micro_lit.models.people.evidence import EpochEvidence
 
 
 class PeopleBT(MixtureBT):
-    """What all models of people share. Batches hold all training pairs of their users (`by_user`).
+    """Base class of models of users. Batches hold all training pairs of their users (`by_user`).
 
-    Pairs to validate and test on are judged with the codes that their users' training pairs determine. A user without
-    any, or one whom the data do not name, has the code 0: the prior.
+    Validation and test pairs are scored with codes learned from the training pairs of their users. A user without
+    training pairs, or an unnamed user, has the code 0: the prior.
 
-    A model gives `evidence` of each labelled pair, and `codes` of users from the evidence of all. Where the backbone is
-    trained, validation takes the evidence from the training passes of the epoch, and so reads no text again; a test
-    reads them with the weights that it judges by.
+    Subclasses define `evidence` of each labelled pair, and `codes` of users from the evidence of their pairs. If the
+    backbone is trained, validation reuses the evidence of the epoch's training passes and encodes no text again. A test
+    computes the evidence with the tested weights.
     """
 
     knows = frozenset({"user"})
     by_user = True
-    rows_at_once = 4096  # in `learn`; where there is a Trainer, as many as it tests at once
+    rows_at_once = 4096  # batch size in `learn`; with a Trainer, the datamodule's eval_batch_size
 
     def __init__(self, backbone: nn.Module, names: Mapping[str, list[str]], *arguments: Any, **settings: Any) -> None:
         super().__init__(backbone, names, *arguments, **settings)
@@ -50,24 +50,32 @@ class PeopleBT(MixtureBT):
         return self.num_heads
 
     def evidence(self, judgment: Judgment) -> Float[Tensor, "B E"]:
-        """The numbers that codes are learned from, a row for each labelled pair: log-odds, votes or the like."""
-        raise AssertionError("each model of people says what it learns from")
+        """[B, E] the numbers that codes are learned from, one row per labelled pair: log-odds, votes or the like."""
+        raise AssertionError("a subclass of PeopleBT must define evidence")
 
     def codes(self, evidence_NE: Float[Tensor, "N E"], user_N: Int64[Tensor, " N"], num_users: int) -> Tensor:
-        """[U, C] the codes of users 0 .. U - 1 from the evidence of labelled pairs, all zero where there are none.
+        """Codes of users 0 .. U - 1 from the evidence of labelled pairs, 0 for users without pairs.
 
-        user_N: whose label each pair is. The second argument of `forward` is a row of codes for each pair.
+        The second argument of `forward` is one row of codes per pair.
+
+        Args:
+            evidence_NE: evidence of labelled pairs.
+            user_N: the user who labelled each pair, from 0 to U - 1.
+            num_users: U.
+
+        Returns:
+            [U, C].
         """
-        raise AssertionError("each model of people says how it learns")
+        raise AssertionError("a subclass of PeopleBT must define codes")
 
     @torch.no_grad()
     def learn(self, pairs: Any, user_N: Int64[Tensor, " N"], num_users: int) -> Float[Tensor, "U C"]:
-        """The codes of users 0 .. U - 1 from labelled pairs. user_N: whose label each pair is; -1: nobody's."""
+        """Codes of users 0 .. U - 1 from labelled pairs. user_N: user of each pair; pairs with -1 are ignored."""
         row_N = torch.nonzero(user_N >= 0)[:, 0]
         return self.codes(self.read(pairs[row_N]), user_N[row_N], num_users)
 
     def read(self, pairs: Any) -> Float[Tensor, "N E"]:
-        """The evidence of labelled pairs, `rows_at_once` at a time."""
+        """The evidence of labelled pairs, computed in batches of `rows_at_once`."""
         return torch.cat(
             [self.evidence(self(pairs[row_B])) for row_B in torch.arange(len(pairs)).split(self.rows_at_once)]
         )
@@ -77,10 +85,13 @@ class PeopleBT(MixtureBT):
 
     @torch.no_grad()
     def learn_users(self, epoch: EpochEvidence | None = None) -> None:
-        """Learns the codes of all users from the training pairs. epoch: evidence of pairs that need not be read again.
+        """Learns the codes of all users from the training pairs.
+
+        Args:
+            epoch: evidence from the training passes of this epoch; only the other pairs are computed.
 
         Raises:
-            UserError: codes of another shape than [U, C].
+            UserError: a subclass returned codes of another shape than [U, C].
         """
         data = self.trainer.datamodule
         pairs, self.rows_at_once = data.labelled_pairs.to(self.device), data.eval_batch_size
@@ -145,18 +156,18 @@ class PeopleBT(MixtureBT):
 
 
 def codes_of(codes_UC: Float[Tensor, "U C"], user_B: Int64[Tensor, " B"]) -> Float[Tensor, "B C"]:
-    """The code of each row's user; 0 for a user -1."""
+    """The code of each row's user; 0 for user -1."""
     return torch.cat([codes_UC, codes_UC.new_zeros(1, codes_UC.shape[1])])[user_B]
 
 
 def number_users(code_B: Int64[Tensor, " B"]) -> tuple[Int64[Tensor, " B"], int]:
-    """The users of a batch, counted from 0, and how many they are; each -1 is a user of its own."""
+    """Renumbers the users of a batch from 0, and counts them; each -1 counts as a separate user."""
     alone_B = -1 - torch.arange(len(code_B), device=code_B.device)
     codes, user_B = torch.where(code_B >= 0, code_B, alone_B).unique(return_inverse=True)
     return user_B, len(codes)
 
 
 def prior_of_users(log_weights_NK: Tensor, user_N: Int64[Tensor, " N"], num_users: int) -> Float[Tensor, "U K"]:
-    """The mean over a user's pairs of the log weights, as weights again: even for a user without pairs."""
+    """The mean of the log weights over each user's pairs, normalised; uniform for a user without pairs."""
     count_U1 = torch.bincount(user_N, minlength=num_users).clamp(min=1)[:, None]
     return torch.log_softmax(sum_by(log_weights_NK, user_N, num_users) / count_U1, dim=-1)

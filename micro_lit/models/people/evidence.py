@@ -1,7 +1,7 @@
-"""Evidence: the numbers of each training pair that the codes of users are learned from.
+"""Cache of evidence: the numbers of each training pair from which the codes of users are learned.
 
-A trained backbone reads every training text once an epoch. Evidence of those forward passes is kept here, so that
-validation learns codes from it and reads only the pairs that the epoch has not come to yet.
+A trained backbone encodes every training text once per epoch. The evidence of those forward passes is cached here, so
+that validation learns codes from it and encodes only the pairs that the epoch has not reached yet.
 
 Dimension letters: N training pairs, B pairs of a batch, E numbers of evidence of a pair.
 """
@@ -15,9 +15,12 @@ from torch import Tensor
 
 
 class EpochEvidence:
-    """The evidence of the training pairs that an epoch has read so far, of this process.
+    """Evidence of the training pairs that this process has read so far in an epoch.
 
-    num_pairs: N. Several devices read different pairs; `gathered` has those of all.
+    Devices read different pairs; `gathered` returns those of all devices.
+
+    Args:
+        num_pairs: number of training pairs, N.
     """
 
     def __init__(self, num_pairs: int) -> None:
@@ -26,22 +29,22 @@ class EpochEvidence:
         self.read_N = torch.zeros(num_pairs, dtype=torch.bool)
 
     def begin(self, epoch: int) -> None:
-        """Forgets the evidence of the epoch before; an epoch that is resumed keeps that of its first part."""
+        """Clears the evidence at the start of a new epoch; an epoch that is resumed keeps its evidence."""
         if epoch != self.epoch:
             self.epoch, self.read_N = epoch, torch.zeros_like(self.read_N)
             self.evidence_NE = None
 
     def keep(self, row_B: Int64[Tensor, " B"], evidence_BE: Float[Tensor, "B E"]) -> None:
-        """Keeps the evidence of a batch. row_B: rows among the training pairs."""
+        """Stores the evidence of a batch. row_B: indices among the training pairs."""
         if self.evidence_NE is None:
             self.evidence_NE = evidence_BE.new_zeros(len(self.read_N), evidence_BE.shape[1])
-        # A checkpoint's are on the CPU.
+        # Tensors loaded from a checkpoint are on the CPU.
         self.evidence_NE, self.read_N = self.evidence_NE.to(evidence_BE.device), self.read_N.to(evidence_BE.device)
         row_B = row_B.to(evidence_BE.device)
         self.evidence_NE[row_B], self.read_N[row_B] = evidence_BE, True
 
     def gathered(self) -> tuple[Float[Tensor, "N E"] | None, Bool[Tensor, " N"]]:
-        """The evidence that all devices have read, 0 where `read_N` is false; None before the first batch."""
+        """The evidence read by all devices, 0 where `read_N` is false, and `read_N`; None before the first batch."""
         if self.evidence_NE is None or not torch.distributed.is_initialized():
             return self.evidence_NE, self.read_N
         evidence_NE, read_N = self.evidence_NE.clone(), self.read_N.int()
@@ -50,12 +53,12 @@ class EpochEvidence:
         return evidence_NE, read_N.bool()
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint, so that a run resumed within an epoch validates as the whole run does."""
+        """State for a checkpoint, so that a run resumed in mid-epoch validates like an uninterrupted one."""
         evidence_NE, read_N = self.gathered()
         return {"epoch": self.epoch, "evidence": evidence_NE, "read": read_N}
 
     def load_state_dict(self, state: dict[str, Any], is_first: bool) -> None:
-        """Only the first of several devices takes it, so that no pair is counted twice in `gathered`."""
+        """Restores the state on the first device only, so that `gathered` counts no pair twice."""
         self.epoch, evidence_NE, read_N = state["epoch"], state["evidence"], state["read"]
         if evidence_NE is not None:
             self.evidence_NE = evidence_NE if is_first else torch.zeros_like(evidence_NE)

@@ -1,4 +1,4 @@
-"""LoRe and PAL: for each user one mix of a basis of rewards, found as the optimum of a convex problem.
+"""LoRe and PAL: each user has one weighted mean of a basis of rewards, the optimum of a convex problem.
 
 Dimension letters: B pairs in the batch, N pairs, K heads, U users.
 """
@@ -18,14 +18,15 @@ from micro_lit.models.people.tied import TiedMixture
 
 
 class LoRe(TiedMixture):
-    """A basis of rewards, and for each user one mix of them: −log σ(Σ_k w_uk Δ_k)  [LoRe, arXiv 2504.14439].
+    """A basis of rewards, and one weighted mean of them per user: −log σ(Σ_k w_uk Δ_k)  [LoRe, arXiv 2504.14439].
 
-    The weights lie on the simplex. For given heads they are the optimum of a convex problem, so they are not trained
-    beside the heads, as in the paper, but found: the loss is
+    The weights lie on the simplex. For given heads they solve a convex problem. So they are not trained with the heads,
+    as in the paper, but computed: the loss is
 
         Σ_u min over w of Σ_i -log σ(Σ_k w_k Δ_ik) + temperature KL(w ‖ π).
 
-    At temperature 0, the paper's own, two labels already choose a corner; labels cannot be smoothed then.
+    At temperature 0, as in the paper, two labels already select a corner of the simplex; label smoothing is refused
+    then.
     """
 
     own_link = "reward"
@@ -37,7 +38,7 @@ class LoRe(TiedMixture):
 
     def user_log_weights(self, margins_NK: Tensor, log_prior_UK: Tensor, user_N: Tensor) -> Float[Tensor, "U K"]:
         if self.label_smoothing:
-            # A smoothed label adds ε w·Δ to its loss, which is what another prior would.
+            # A smoothed label adds ε w·Δ to the loss, which is equivalent to a changed prior.
             margins_UK = sum_by(margins_NK, user_N, len(log_prior_UK))
             log_prior_UK = log_prior_UK - self.label_smoothing * margins_UK / self.temperature
             log_prior_UK = torch.log_softmax(log_prior_UK, dim=-1)
@@ -50,12 +51,11 @@ class LoRe(TiedMixture):
 
 
 class PAL(LoRe):
-    """A user's ideal point is a mix of K prototypes, and a response is worth its closeness  [PAL, arXiv 2406.08469].
+    """A user's ideal point is a mix of K prototypes; the reward is closeness to it  [PAL, arXiv 2406.08469].
 
-    Both models of the paper are LoRe with heads of their own: what a response is worth to the mixed point and the same
-    mix of what it is worth to the prototypes differ by a constant, which no margin shows. `PrototypeHeads` make it
-    model A, `PromptPrototypeHeads` model B. PAL trains the users' weights beside the heads; here, as in `LoRe`, they
-    are found.
+    Both models of the paper are LoRe with special heads: the reward for the mixed point equals the mix of the rewards
+    for the prototypes up to a constant, which cancels in every margin. `PrototypeHeads` gives model A,
+    `PromptPrototypeHeads` model B. PAL trains the users' weights with the heads; here, as in `LoRe`, they are computed.
     """
 
     def __init__(self, *arguments: Any, head: Callable[..., nn.Module] = PrototypeHeads, **settings: Any) -> None:

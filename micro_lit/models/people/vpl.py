@@ -1,4 +1,4 @@
-"""A model of people whose codes an encoder reads off their labels (VPL).
+"""VPL: a model of users in which an encoder infers the code of a user from labelled pairs.
 
 Dimension letters: B pairs in the batch, b those of them that the loss is of, N pairs, D representation width, E numbers
 that show a pair (2D), C numbers of a user's code, V numbers of a vote (2C), U users, u users of a batch, K heads.
@@ -21,12 +21,12 @@ from micro_lit.models.mixture import Judgment
 from micro_lit.models.people.base import PeopleBT, number_users
 from micro_lit.ranges import Count, NonNegative
 
-# A number of the code is active where the variance over users of its mean is larger  [Burda et al. 2016].
+# A dimension of the code is active if the variance over users of its mean is larger  [Burda et al. 2016].
 ACTIVE = 0.01
 
 
 class CodeDecoder(Head):
-    """Rewards of responses to users: a network of two hidden layers that reads [φ, z]; at z = 0, one of φ."""
+    """Rewards of responses for users: a network with two hidden layers that reads [φ, z]; at z = 0, one of φ alone."""
 
     def __init__(self, width: int, num_heads: int, code_width: int, hidden: int) -> None:
         super().__init__()
@@ -42,25 +42,28 @@ class CodeDecoder(Head):
 
 
 class VPL(PeopleBT):
-    """One reward r(φ, z) for everybody, z a code of the user that labels tell  [VPL, arXiv 2408.10075].
+    """One reward r(φ, z) for all users, z a code of the user inferred from labels  [VPL, arXiv 2408.10075].
 
-    An encoder turns labelled pairs into q(z), independent Gaussians. Each pair [φ(chosen), φ(rejected)] votes for their
-    means μ and log variances; they are the mean of the user's votes and one vote for the prior N(0, 1). So few labels
-    stay near the prior, and none are at it. The authors weigh pairs by attention and cast no vote for the prior.
+    An encoder maps labelled pairs to q(z), independent Gaussians. Each pair [φ(chosen), φ(rejected)] gives a vote, a
+    vector of means μ and log variances; q has the mean of the user's votes and one vote for the prior N(0, 1). So a
+    user with few labels stays near the prior, and one without labels has the prior. The authors weight pairs by
+    attention and include no vote for the prior.
 
-    The loss of a user, spread over the user's pairs, is with one z drawn from q for each batch
+    The loss of a user, divided among the user's pairs, has one z drawn from q per batch:
 
         Σ_i -log σ(r(chosen_i, z) - r(rejected_i, z)) + kl_weight KL(q ‖ N(0, 1)).
 
-    Users are judged by z = μ. That is no average over the prior: where tastes differ, strangers fare better with one
-    reward for all. Codes may collapse, all users to one. `code` in the results of a test says how far they are from it,
-    and validation logs it: the active numbers of the code, and the mean KL in nats, of all users with labels.
+    Users are scored with z = μ. This is not an average over the prior: if preferences differ, a single reward for all
+    users fits new users better. Codes may collapse: all users get one code. `code` in the test results measures
+    collapse, and validation logs it: active dimensions and mean KL in nats, over users with labels.
 
-    code_width: C. hidden: width of the two hidden layers that encoder and decoder have each.
-    kl_weight: 1 is the evidence lower bound; the authors set much less. kl_warmup: share of all steps in which it rises
-        from 0.
-    read_share: of a user's pairs, drawn anew for each batch: the encoder reads these, and the loss is that of the
-        others, which it has not read; the authors too draw what is read. At 1 it reads all, and the loss is of all.
+    Args:
+        code_width: C.
+        hidden: width of the two hidden layers of the encoder and of the decoder.
+        kl_weight: 1 is the evidence lower bound; the authors set much less.
+        kl_warmup: fraction of all steps in which kl_weight rises from 0.
+        read_share: fraction of a user's pairs, drawn for each batch, that the encoder reads. The loss is that of the
+            other pairs; the authors too draw the pairs to read. At 1 the encoder reads all, and the loss is of all.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class VPL(PeopleBT):
         return self.head.code_width
 
     def forward(self, pairs: Any, codes_BC: Float[Tensor, "B C"] | None = None) -> Judgment:
-        """Judges pairs as users of these codes do; None: as strangers do, whose code is 0, the prior's mean."""
+        """Scores pairs with the given codes of users; None: with code 0, the prior mean, as for new users."""
         shown_BE = self._show(pairs)
         return self._decode(shown_BE, shown_BE.new_zeros(len(pairs), self.code_width) if codes_BC is None else codes_BC)
 
@@ -107,7 +110,7 @@ class VPL(PeopleBT):
             return self.encoder(shown_BE)
 
     def losses(self, judgment: Judgment, pairs: Any) -> dict[str, Tensor]:
-        """The terms of the training loss. Whoever the judgment is by, the pairs are judged again, by their users."""
+        """The training loss terms. Scores the pairs again with their users' codes, not those of `judgment`."""
         shown_BE = judgment.context_BD
         user_B, num_users = number_users(pairs.label_N("user_id"))
         read_B, noise_uC = self._draw(len(pairs), num_users)
@@ -121,7 +124,7 @@ class VPL(PeopleBT):
         return terms
 
     def _draw(self, num_pairs: int, num_users: int) -> tuple[Bool[Tensor, " B"], Float[Tensor, "u C"]]:
-        """Which pairs of a batch the encoder reads, and the noise of the codes: both by the seed and the step alone."""
+        """Which pairs of a batch the encoder reads, and the noise of the codes; both depend only on seed and step."""
         generator = torch.Generator().manual_seed(self.noise_seed + self.global_step)
         read_B = torch.rand(num_pairs, generator=generator) < self.read_share
         return read_B.to(self.device), torch.randn(num_users, self.code_width, generator=generator).to(self.device)
@@ -131,14 +134,14 @@ class VPL(PeopleBT):
         self.steps_to_rise = self.kl_warmup * self.trainer.estimated_stepping_batches
 
     def evidence(self, judgment: Judgment) -> Float[Tensor, "B V"]:
-        """The votes of the pairs."""
+        """The votes of the pairs, [B, V]."""
         return self._vote(judgment.context_BD)
 
     def codes(self, evidence_NE: Float[Tensor, "N V"], user_N: Int64[Tensor, " N"], num_users: int) -> Tensor:
-        """The means of the users' codes. `code_facts` are of these users from then on."""
+        """The means of the users' codes, [U, C]. Also updates `code_facts` to these users."""
         mean_UC, log_variance_UC = posterior(evidence_NE, user_N, num_users)
-        heard_U = torch.bincount(user_N, minlength=num_users) > 0
-        self.code_facts = describe(mean_UC[heard_U], log_variance_UC[heard_U])
+        labelled_U = torch.bincount(user_N, minlength=num_users) > 0
+        self.code_facts = describe(mean_UC[labelled_U], log_variance_UC[labelled_U])
         return mean_UC
 
     def on_validation_epoch_end(self) -> None:
@@ -152,7 +155,7 @@ class VPL(PeopleBT):
 def posterior(
     votes_NV: Float[Tensor, "N V"], user_N: Int64[Tensor, " N"], num_users: int
 ) -> tuple[Float[Tensor, "U C"], Float[Tensor, "U C"]]:
-    """Means and log variances of users' codes: the mean of a user's votes and of one vote for N(0, 1), which is 0."""
+    """Means and log variances of users' codes: mean of the user's votes and one vote for N(0, 1), which is zero."""
     count_U1 = 1 + torch.bincount(user_N, minlength=num_users)[:, None]
     mean_UC, log_variance_UC = (sum_by(votes_NV, user_N, num_users) / count_U1).chunk(2, dim=-1)
     return mean_UC, log_variance_UC
@@ -164,7 +167,7 @@ def divergence(mean_UC: Float[Tensor, "U C"], log_variance_UC: Float[Tensor, "U 
 
 
 def describe(mean_UC: Float[Tensor, "U C"], log_variance_UC: Float[Tensor, "U C"]) -> dict[str, int | float]:
-    """What codes tell of users: how many numbers they have, how many of these are active, and the mean KL in nats."""
+    """Statistics of users' codes: dimension, number of active dimensions, and mean KL in nats."""
     count = max(1, len(mean_UC))
     variance_C = (mean_UC - mean_UC.sum(dim=0) / count).square().sum(dim=0) / count
     return {
