@@ -9,7 +9,7 @@ from micro_lit.config import Settings, entry_point
 from micro_lit.errors import UserError
 from micro_lit.host.files import write_text
 
-FLOORS = ("oracle", "marginal", "single_bt_conditional", "single_bt_linear")
+FLOOR_PANELS = ("oracle", "marginal", "single_bt_conditional", "single_bt_linear")
 
 
 def run(settings: Settings) -> str:
@@ -70,8 +70,10 @@ def workspace(entity: str, project: str, title: str) -> Any:
             lines("Validation accuracy", "val/accuracy"),
         ],
         "Where it stands": [
-            bars("Test NLL beside the floors of its population", "test/nll", *(f"floors/{name}" for name in FLOORS)),
-            bars("Distance from each floor, on the same test rows", *(f"excess/{name}" for name in FLOORS)),
+            bars(
+                "Test NLL beside the floors of its population", "test/nll", *(f"floors/{name}" for name in FLOOR_PANELS)
+            ),
+            bars("Distance from each floor, on the same test rows", *(f"excess/{name}" for name in FLOOR_PANELS)),
             bars("Test accuracy", "test/accuracy"),
             bars("Calibration: Brier score and expected calibration error", "test/brier", "test/ece"),
         ],

@@ -86,7 +86,7 @@ def calls(tmp_path_factory) -> dict[str, Calls]:
     with traced() as training:
         train.run(run)
     settings = config.compose("personalise", [*given, f"paths.run_dir={folder}/out"])
-    with traced() as labels, learning.sitting(settings):
+    with traced() as labels, learning.personalising(settings):
         pass
     return {"record to loss": training, "label to profile": labels}
 

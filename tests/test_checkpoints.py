@@ -15,7 +15,7 @@ from small_models import save_llama
 from micro_lit import train
 from micro_lit.errors import UserError
 from micro_lit.host.preemption import PREEMPTED, stoppable
-from micro_lit.report.results import read
+from micro_lit.report.results import read_results
 from micro_lit.run import checkpoints
 
 FEATURES = (
@@ -62,7 +62,7 @@ def small(tmp_path) -> Path:
 
 
 def test_what_was_saved_is_read(small):
-    for found in (checkpoints.read(small), load(small)):
+    for found in (checkpoints.read_checkpoint(small), load(small)):
         assert found.keys() - {"callbacks"} == {"state_dict", "epoch", "format", "folder"}
         assert found["epoch"] == 3
         assert torch.equal(found["state_dict"]["trained"], Small().trained)
@@ -73,7 +73,7 @@ def test_a_damaged_checkpoint_is_refused(damaged, small):
     whole = small.read_bytes()
     small.write_bytes({"half": whole[: len(whole) // 2], "short": whole[:-1], "empty": b"", "text": b"none"}[damaged])
     with pytest.raises(UserError, match="not a checkpoint of this library, or damaged"):
-        checkpoints.read(small)
+        checkpoints.read_checkpoint(small)
 
 
 def test_no_changed_bit_gives_other_weights(small):
@@ -108,7 +108,7 @@ class Payload:
 def test_no_checkpoint_runs_code(small, tmp_path):
     torch.save({"state_dict": {}, "more": Payload(tmp_path / "touched")}, small)
     with pytest.raises(UserError, match="not a checkpoint of this library, or damaged"):
-        checkpoints.read(small)
+        checkpoints.read_checkpoint(small)
     assert not (tmp_path / "touched").exists()
 
 
@@ -116,7 +116,7 @@ def test_no_checkpoint_runs_code(small, tmp_path):
 def test_what_holds_no_weights_is_no_checkpoint(content, small):
     torch.save(content, small)
     with pytest.raises(UserError, match="not a checkpoint of this library, or damaged"):
-        checkpoints.read(small)
+        checkpoints.read_checkpoint(small)
 
 
 class Interrupted:
@@ -213,7 +213,7 @@ def test_results_are_of_the_best_checkpoint_or_of_the_last(tmp_path):
 
 
 def test_a_checkpoint_of_another_format_is_refused(small):
-    found = checkpoints.read(small)
+    found = checkpoints.read_checkpoint(small)
     assert found["format"] == checkpoints.FORMAT
     for other in (0, 99):
         torch.save(found | {"format": other}, small)
@@ -221,7 +221,7 @@ def test_a_checkpoint_of_another_format_is_refused(small):
             load(small)
     # The first versions wrote none.
     torch.save({name: value for name, value in found.items() if name != "format"}, small)
-    checkpoints.read(small)
+    checkpoints.read_checkpoint(small)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(settings):
@@ -287,12 +287,12 @@ def test_a_run_that_is_told_to_stop_goes_on_to_the_bit(overrides, step, saved, s
         train.run(run)
     assert caught.value.code == PREEMPTED
     last = folder_of(run) / checkpoints.LAST
-    assert checkpoints.read(last)["global_step"] == saved
+    assert checkpoints.read_checkpoint(last)["global_step"] == saved
     assert f"ckpt_path={last}" in capsys.readouterr().out
     value = train.run(run)
-    resumed = read(folder_of(run))
+    resumed = read_results(folder_of(run))
     assert train.run({**run, "overwrite": True}) == value
-    whole = read(folder_of(run))
+    whole = read_results(folder_of(run))
     assert {name: part for name, part in resumed.items() if name != "seconds"} == {
         name: part for name, part in whole.items() if name != "seconds"
     }
@@ -315,9 +315,9 @@ def test_what_dropout_drops_does_not_depend_on_a_stop(settings, tmp_path):
     with pytest.raises(SystemExit):
         train.run(run)
     value = train.run(run)
-    saved = checkpoints.read(folder_of(run) / checkpoints.LAST)["state_dict"]
+    saved = checkpoints.read_checkpoint(folder_of(run) / checkpoints.LAST)["state_dict"]
     assert train.run({**run, "overwrite": True}) == value
-    whole = checkpoints.read(folder_of(run) / checkpoints.LAST)["state_dict"]
+    whole = checkpoints.read_checkpoint(folder_of(run) / checkpoints.LAST)["state_dict"]
     assert all(torch.equal(weight, whole[name]) for name, weight in saved.items())
     # Nothing but what was trained is in it.
     assert {name.split(".")[-2] for name in saved if name.startswith("backbone.")} == {"default"}
@@ -330,11 +330,11 @@ def test_a_run_that_stopped_early_does_not_train_on(settings, tmp_path):
     run = settings(*FEATURES, *early)
     value = train.run(run)
     last = folder_of(run) / checkpoints.LAST
-    step = checkpoints.read(last)["global_step"]
+    step = checkpoints.read_checkpoint(last)["global_step"]
     assert step < 20 * 8
     (folder_of(run) / "results.json").unlink()
     assert train.run(run) == value
-    assert checkpoints.read(last)["global_step"] == step
+    assert checkpoints.read_checkpoint(last)["global_step"] == step
 
 
 def test_a_run_that_is_not_training_stops_at_once(monkeypatch):

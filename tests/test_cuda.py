@@ -26,7 +26,7 @@ from micro_lit.features.encoder import encode
 from micro_lit.features.pretrained import Pretrained
 from micro_lit.features.rows import in_rows
 from micro_lit.personalise import __main__ as personalise
-from micro_lit.report.results import read
+from micro_lit.report.results import read_results
 from micro_lit.run import checkpoints
 from micro_lit.run.run import restore
 
@@ -77,7 +77,7 @@ def trained(settings, folder: Path, *overrides: str) -> Path:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return checkpoints.read(folder / checkpoints.BEST)["state_dict"]
+    return checkpoints.read_checkpoint(folder / checkpoints.BEST)["state_dict"]
 
 
 def assert_same(one: Path, two: Path) -> None:
@@ -86,7 +86,7 @@ def assert_same(one: Path, two: Path) -> None:
     first, second = weights(one), weights(two)
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
-    assert read(one)["test"] == read(two)["test"]
+    assert read_results(one)["test"] == read_results(two)["test"]
 
 
 @pytest.mark.parametrize("overrides", [TEXT, VECTORS], ids=["text", "vectors"])
@@ -94,7 +94,9 @@ def test_a_run_on_the_gpu_is_as_on_the_cpu_and_repeats_itself_to_the_bit(overrid
     cpu = trained(settings, tmp_path / "cpu", *overrides)
     one, two = (trained(settings, tmp_path / name, *overrides, "trainer.accelerator=auto") for name in ("one", "two"))
     assert losses(one) == pytest.approx(losses(cpu), abs=1e-4)
-    assert read(one)["test"]["nll"]["value"] == pytest.approx(read(cpu)["test"]["nll"]["value"], abs=1e-4)
+    assert read_results(one)["test"]["nll"]["value"] == pytest.approx(
+        read_results(cpu)["test"]["nll"]["value"], abs=1e-4
+    )
     assert_same(one, two)
 
 
@@ -115,7 +117,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(precision, settings, tmp
                  "+callbacks.last.every_n_train_steps=1")  # fmt: skip
     whole = trained(settings, tmp_path / "whole", *overrides)
     cut = trained_in_two_parts(settings, tmp_path / "cut", 4, *overrides)
-    assert read(cut)["test"] == read(whole)["test"]
+    assert read_results(cut)["test"] == read_results(whole)["test"]
     first, second = weights(cut), weights(whole)
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
@@ -220,7 +222,7 @@ def test_a_backbone_is_trained_and_restored(how, model, settings, tmp_path):
     with torch.no_grad():
         nll = -restored.log_prob(restored.judge(data.split("test"))).mean()
     tolerance = 1e-4 if how in ((),) or "backbone.dtype=float32" in how else 0.05
-    assert float(nll) == pytest.approx(read(one)["test"]["nll"]["value"], abs=tolerance)
+    assert float(nll) == pytest.approx(read_results(one)["test"]["nll"]["value"], abs=tolerance)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp1"])
@@ -271,7 +273,7 @@ def test_labels_that_a_model_of_people_keeps_go_on_after_a_kill(settings, tmp_pa
              "callbacks.early_stopping=null", "+callbacks.last.every_n_train_steps=1")  # fmt: skip
     whole = trained(settings, tmp_path / "whole", *given)
     cut = trained_in_two_parts(settings, tmp_path / "cut", 5, *given)
-    assert read(cut)["test"] == read(whole)["test"]
+    assert read_results(cut)["test"] == read_results(whole)["test"]
 
 
 def test_a_router_weighs_heads_that_were_trained_on_the_gpu(settings, tmp_path):
@@ -294,7 +296,9 @@ def test_heads_of_principal_components_are_made_on_the_gpu(settings, tmp_path):
 def test_optimizers_of_full_batches(optimizer, settings, tmp_path):
     given = (*VECTORS, f"model/optimizer={optimizer}", "loader.batch_size=512", "trainer.gradient_clip_val=null")
     cpu, gpu = trained(settings, tmp_path / "cpu", *given), trained(settings, tmp_path / "gpu", *given, *GPU)
-    assert read(gpu)["test"]["nll"]["value"] == pytest.approx(read(cpu)["test"]["nll"]["value"], abs=1e-3)
+    assert read_results(gpu)["test"]["nll"]["value"] == pytest.approx(
+        read_results(cpu)["test"]["nll"]["value"], abs=1e-3
+    )
 
 
 def test_a_profile_learns_of_a_mixture_that_was_trained_on_the_gpu(settings, tmp_path):
@@ -316,8 +320,8 @@ def test_judges_read_a_model_wherever_it_is(model, settings, tmp_path):
     data = build(settings(*given)["data"]).load(0)
     restored = restore(run, data, tmp_path / "features")
     pairs = data.split("test")
-    before = judges.judge(restored, pairs, 8)
-    after = judges.judge(restored.cuda(), pairs, 8)
+    before = judges.judge_pairs(restored, pairs, 8)
+    after = judges.judge_pairs(restored.cuda(), pairs, 8)
     assert after.margins_BJ == pytest.approx(before.margins_BJ, abs=1e-3)
     judged = judge_rows(restored, data, 8)
     assert judged["margins_BK"].shape == (len(data.pairs), restored.num_heads)

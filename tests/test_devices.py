@@ -19,7 +19,7 @@ from micro_lit.config import build
 from micro_lit.errors import UserError
 from micro_lit.host import ranks
 from micro_lit.host.preemption import PREEMPTED
-from micro_lit.report.results import read
+from micro_lit.report.results import read_results
 from micro_lit.run import checkpoints, workers
 from micro_lit.run.run import Run, restore
 
@@ -59,7 +59,7 @@ def folder_of(run: dict) -> Path:
 def compare(one: Path, two: Path, tolerance: float) -> None:
     """Two runs lost the same at every step, and measured the same on the same test rows."""
     assert losses(two) == pytest.approx(losses(one), abs=tolerance)
-    mine, theirs = read(two), read(one)
+    mine, theirs = read_results(two), read_results(one)
     assert mine["data"] == theirs["data"]
     for name, facts in theirs["test"].items():
         assert mine["test"][name]["n"] == facts["n"]
@@ -74,7 +74,7 @@ def compare(one: Path, two: Path, tolerance: float) -> None:
 def test_two_processes_learn_and_measure_what_one_does(settings, tmp_path):
     train.run(settings(*VECTORS, "loader.batch_size=64", f"paths.run_dir={tmp_path / 'one'}"))
     two = settings(*VECTORS, "loader.batch_size=32", "trainer=ddp", *TWO, f"paths.run_dir={tmp_path / 'two'}")
-    assert train.run(two) == read(tmp_path / "two")["test"]["nll"]["value"]
+    assert train.run(two) == read_results(tmp_path / "two")["test"]["nll"]["value"]
     compare(tmp_path / "one", tmp_path / "two", 1e-6)
     # Two processes wrote one folder, and the second one said its part in a file.
     found = {path.name for path in (tmp_path / "two").iterdir()}
@@ -104,17 +104,17 @@ def test_weights_are_sharded_and_a_checkpoint_is_whole(settings, tmp_path):
     # One device reads what two have written, and judges as they did.
     data = build(one["data"]).load(one["seed"])
     model = restore(tmp_path / "two", data, tmp_path / "features")
-    saved = checkpoints.read(tmp_path / "two" / checkpoints.BEST)["state_dict"]
+    saved = checkpoints.read_checkpoint(tmp_path / "two" / checkpoints.BEST)["state_dict"]
     assert (
         saved.keys()
         == model.state_dict().keys()
-        == checkpoints.read(tmp_path / "one" / checkpoints.BEST)["state_dict"].keys()
+        == checkpoints.read_checkpoint(tmp_path / "one" / checkpoints.BEST)["state_dict"].keys()
     )
     assert all(torch.equal(weight, saved[name]) for name, weight in model.state_dict().items())
     test = data.split("test")
     with torch.no_grad():
         nll = -model.log_prob(model.judge(test)).mean().item()
-    assert nll == pytest.approx(read(tmp_path / "two")["test"]["nll"]["value"], abs=1e-6)
+    assert nll == pytest.approx(read_results(tmp_path / "two")["test"]["nll"]["value"], abs=1e-6)
 
 
 @pytest.mark.full
@@ -138,7 +138,7 @@ def test_a_run_on_two_devices_that_is_told_to_stop_goes_on_where_it_was(settings
     capsys.readouterr()
     train.run(settings(*command[3:], f"paths.run_dir={cut}"))
     assert f"going on from {cut / checkpoints.LAST}" in capsys.readouterr().out
-    assert read(cut)["test"] == read(whole)["test"]
+    assert read_results(cut)["test"] == read_results(whole)["test"]
     assert not (tmp_path / "runs").exists()
 
 
@@ -183,7 +183,7 @@ def test_processes_that_are_there_are_taken_as_they_are(settings, monkeypatch):
     assert workers.needed(settings(*VECTORS, "trainer.devices=2")) == 0
     with pytest.raises(UserError, match="2 processes were started"):
         workers.needed(settings(*VECTORS, "trainer.devices=4"))
-    monkeypatch.setenv(workers.OURS, "1")
+    monkeypatch.setenv(workers.WORKER_FOLDER, "1")
     assert workers.needed(settings(*VECTORS, "trainer.devices=2")) == 0
 
 

@@ -74,7 +74,7 @@ def outcome(run: dict) -> dict:
     weights = {
         f"{name} {key}": weight.tolist()
         for name in (checkpoints.BEST, checkpoints.LAST)
-        for key, weight in checkpoints.read(folder / name)["state_dict"].items()
+        for key, weight in checkpoints.read_checkpoint(folder / name)["state_dict"].items()
     }
     return {"results": results, "weights": weights, "features": features(run)}
 
@@ -99,11 +99,11 @@ def check(run: dict, expected: dict, step: int) -> int:
         results.pop("seconds")
         assert results == expected["results"]
     if (folder / checkpoints.BEST).exists():
-        checkpoints.read(folder / checkpoints.BEST)
+        checkpoints.read_checkpoint(folder / checkpoints.BEST)
     if not (folder / checkpoints.LAST).exists():
         assert step == 0
         return 0
-    saved = checkpoints.read(folder / checkpoints.LAST)["global_step"]
+    saved = checkpoints.read_checkpoint(folder / checkpoints.LAST)["global_step"]
     assert saved >= step
     return saved
 

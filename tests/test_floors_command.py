@@ -9,7 +9,7 @@ from full_disk import assert_whole
 from micro_lit.data.planted.population import REFERENCES
 from micro_lit.errors import UserError
 from micro_lit.floors import __main__ as floors
-from micro_lit.floors.raters import FLOORS
+from micro_lit.floors.raters import RATER_FLOORS
 
 SMALL = ("data.train=60", "data.validation=20", "data.test=20", "replicates=50")
 
@@ -46,7 +46,7 @@ def test_raters_of_the_same_pairs_have_their_own_floor_too(measure, capsys):
     texts = ("data=planted_text", "data.raters_per_pair=3", *SMALL)
     found = measure(*texts)
     assert set(found) == {"population", "raters"}
-    assert set(found["raters"]["floors"]) == set(FLOORS)
+    assert set(found["raters"]["floors"]) == set(RATER_FLOORS)
     facts = {name: found["raters"][name] for name in ("rows", "pairs", "raters", "raters_per_pair", "covered")}
     assert facts == {"rows": 300, "pairs": 100, "raters": None, "raters_per_pair": 3.0, "covered": 1.0}
     printed = capsys.readouterr().out

@@ -13,7 +13,7 @@ from conftest import SMALL_TEXT
 from numpy.testing import assert_allclose, assert_array_equal
 
 from micro_lit import train
-from micro_lit.adapt.profile_store import Labels, ProfileStore
+from micro_lit.adapt.profile_store import ProfileLabels, ProfileStore
 from micro_lit.adapt.profiles import RULES, Profiles
 from micro_lit.compare import judges
 from micro_lit.config import build, compose
@@ -155,7 +155,7 @@ def test_whatever_the_labels_they_cost_at_most_log_two_against_the_model_as_trai
 @pytest.mark.parametrize("link", ["probability", "reward"])
 def test_the_model_as_everybody_gets_it_is_the_first_judge(link, model, data, judgment, monkeypatch):
     monkeypatch.setattr(model, "link", link_of(link))
-    judged = judges.judge(model, data.split("test"), 50)
+    judged = judges.judge_pairs(model, data.split("test"), 50)
     log_prob_N = model.log_prob(judgment)
     assert_allclose(-np.logaddexp(0.0, -judged.margins_BJ[:, 0]), log_prob_N.numpy(), atol=1e-5)
     assert_allclose(judged.margins_BJ[:, 1:], judgment.margins_BK.numpy(), atol=1e-5)
@@ -280,19 +280,19 @@ def test_many_users_are_not_explained_one_by_one(sit, rows, tmp_path):
 
 
 def test_the_fingerprint_is_that_of_all_that_judges(model, run, data, monkeypatch):
-    name = judges.fingerprint(model)
+    name = judges.heads_fingerprint(model)
     assert name.startswith("8-")
-    assert judges.fingerprint(restore(run, data, run / "features")) == name
+    assert judges.heads_fingerprint(restore(run, data, run / "features")) == name
     weights = model.state_dict()
     for part in ("head.", "backbone.", "gate."):
         key = next(key for key in weights if key.startswith(part))
         before = weights[key].clone()
         weights[key].view(-1)[0] += 1e-3
-        assert judges.fingerprint(model) != name
+        assert judges.heads_fingerprint(model) != name
         weights[key].copy_(before)
-    assert judges.fingerprint(model) == name
+    assert judges.heads_fingerprint(model) == name
     monkeypatch.setattr(model, "link", link_of("reward"))
-    assert judges.fingerprint(model) != name
+    assert judges.heads_fingerprint(model) != name
 
 
 def refused(message, sit, *overrides, **files):
@@ -369,7 +369,7 @@ def test_nothing_is_learned_when_nothing_can_be_written(sit, rows, tmp_path):
 
 def test_the_api_reads_what_the_command_wrote(sit, rows, model, tmp_path):
     sit("user=ada", f"export={tmp_path / 'out.json'}", pairs=rows[:10])
-    people = Profiles.load(tmp_path / "out.json", judges.fingerprint(model))
+    people = Profiles.load(tmp_path / "out.json", judges.heads_fingerprint(model))
     assert people.users == ["ada"]
     assert_array_equal(people.counts(["ada", "bob"]), [10, 0])
     with ProfileStore(tmp_path / "me.sqlite") as store:
@@ -435,14 +435,14 @@ def test_a_label_is_known_by_all_that_makes_it():
 def test_what_another_process_learned_meanwhile_is_counted(sit, rows, tmp_path, monkeypatch):
     """It learns after the file was opened, and before the labels are."""
     sit("user=ada", pairs=rows[:3])
-    judge, generator = judges.judge, np.random.default_rng(0)
+    judge, generator = judges.judge_pairs, np.random.default_rng(0)
 
     def judge_late(*arguments):
         with ProfileStore(tmp_path / "me.sqlite") as other:
-            other.learn(Labels(["ada", "bob"], generator.normal(size=(2, 9)), [b"1", b"2"], [None] * 2))
+            other.learn(ProfileLabels(["ada", "bob"], generator.normal(size=(2, 9)), [b"1", b"2"], [None] * 2))
         return judge(*arguments)
 
-    monkeypatch.setattr(judges, "judge", judge_late)
+    monkeypatch.setattr(judges, "judge_pairs", judge_late)
     found = sit("user=ada", pairs=rows[3:6])
     assert found["users"]["ada"]["labels"] == {"before": 4, "after": 7}
     assert found["stream"]["label"] == [5, 6, 7]
@@ -470,7 +470,7 @@ def test_new_users_are_named_with_those_who_are_spelt_alike(sit, rows, capsys):
 
 def old_profiles(path, model, rows):
     """A file of JSON, as older versions wrote them, that fits the run."""
-    people = judges.nobody(model, "posterior")
+    people = judges.empty_profiles(model, "posterior")
     people.learn(["ada", "bob", "ada"], np.random.default_rng(1).normal(size=(3, 9)))
     people.save(path)
     return people

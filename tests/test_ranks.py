@@ -91,7 +91,7 @@ def test_nobody_waits_for_those_that_have_not_begun(tmp_path, monkeypatch, train
     waited = []
     monkeypatch.setattr(time, "monotonic", lambda: 0.0 if not waited else waited[-1])
     monkeypatch.setattr(time, "sleep", lambda seconds: waited.append((waited[-1] if waited else 0.0) + 0.5))
-    monkeypatch.setenv(workers.OURS, str(tmp_path))
+    monkeypatch.setenv(workers.WORKER_FOLDER, str(tmp_path))
     if training:
         workers.begin_training()
     children = [subprocess.Popen([sys.executable, "-c", code]) for code in ("raise SystemExit(3)", WAITS)]
@@ -108,7 +108,7 @@ def test_the_reason_is_that_of_the_first_to_fail(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
     ended.wait(LONG)
     for number, word in enumerate(["internal error: RuntimeError: connection closed", "the disk is full", "late"]):
-        path = workers.word_of(tmp_path, number)
+        path = workers.error_file(tmp_path, number)
         path.write_text(word)
         os.utime(path, ns=(number, number))
     found = workers._failure([ended] * 3, [0], tmp_path, Path("logs"), 0, 3)

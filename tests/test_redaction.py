@@ -187,7 +187,7 @@ def test_a_secret_is_in_no_file_of_a_run(tmp_path):
     assert settings["name"] == json.loads((folder / "results.json").read_text())["experiment"] == f"a run of {HIDDEN}"
     assert settings["callbacks"]["keeps"]["api_key"] == HIDDEN
     assert settings["callbacks"]["keeps"]["address"] == f"https://{HIDDEN}@host/a?token={HIDDEN}"
-    kept = checkpoints.read(checkpoints.tested(folder))["settings"]
+    kept = checkpoints.read_checkpoint(checkpoints.tested(folder))["settings"]
     assert kept["callbacks"]["keeps"] == settings["callbacks"]["keeps"]
 
 

@@ -226,7 +226,7 @@ def test_overwrite_begins_anew_and_leaves_what_is_not_of_the_run(settings):
     assert train.run(settings(*ONE, "seed=1", "overwrite=true", "ckpt_path=last")) == whole
     assert (folder / "wandb" / "unsent").exists()
     assert not list(folder.glob("*.1.*"))
-    assert checkpoints.read(folder / checkpoints.LAST)["global_step"] == 8
+    assert checkpoints.read_checkpoint(folder / checkpoints.LAST)["global_step"] == 8
     with pytest.raises(UserError, match="give one of the two"):
         train.run(settings(*ONE, "overwrite=true", f"ckpt_path={folder / checkpoints.LAST}"))
 
@@ -289,13 +289,13 @@ def test_a_longer_training_goes_on(how, settings, capsys):
     """The same whichever way the checkpoint is named: it was thrown away by one, and taken up by the other."""
     train.run(settings(*ONE))
     folder = folder_of(settings(*ONE))
-    first = results.read(folder)
+    first = results.read_results(folder)
     path = "last" if how == "last" else folder / checkpoints.LAST
     train.run(settings(*FEATURES, f"ckpt_path={path}"))
     printed = capsys.readouterr().out
     assert "note: a warm restart (trainer.max_epochs was 1, now 3)" in printed
     assert "step 8/24" not in printed
-    assert checkpoints.read(folder / checkpoints.LAST)["global_step"] == 24
+    assert checkpoints.read_checkpoint(folder / checkpoints.LAST)["global_step"] == 24
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 3
     assert json.loads((folder / "results.1.json").read_text()) == first
     assert (folder / "metrics.1.csv").exists()
@@ -354,7 +354,7 @@ def test_checkpoints_of_other_names_are_found(named, settings, whole):
     folder = kill_at(18, settings, *EARLY_BEST, *named)
     run = settings(*EARLY_BEST, *named, "ckpt_path=last")
     assert train.run(run) == expected
-    assert checkpoints.read(checkpoints.last(folder))["global_step"] == 24
+    assert checkpoints.read_checkpoint(checkpoints.last(folder))["global_step"] == 24
     assert measured(folder) == pytest.approx(expected)
 
 
@@ -403,7 +403,7 @@ def test_what_was_tested_is_what_is_opened(settings):
     """Also when no checkpoint was written after the last step: the weights at hand are tested then."""
     run = settings(*ONE, "callbacks.best=null", "callbacks.early_stopping=null", "trainer.val_check_interval=3")
     value = train.run(run)
-    assert results.read(folder_of(run))["checkpoint"] == checkpoints.LAST
+    assert results.read_results(folder_of(run))["checkpoint"] == checkpoints.LAST
     assert measured(folder_of(run)) == pytest.approx(value)
 
 
@@ -411,7 +411,7 @@ def test_another_monitor_is_named_as_what_it_is(settings):
     """It was written down as the validation NLL, by which a search chooses."""
     run = settings(*ONE, "callbacks.best.monitor=val/accuracy", "callbacks.best.mode=max")
     train.run(run)
-    assert list(results.read(folder_of(run))["validation"]) == ["accuracy"]
+    assert list(results.read_results(folder_of(run))["validation"]) == ["accuracy"]
 
 
 def test_a_deleted_working_folder_is_no_traceback(tmp_path, settings):

@@ -135,7 +135,9 @@ def test_a_report_that_cannot_be_made_says_how_to_make_it_later(tmp_path, capsys
 
 def test_loggers_of_the_report_know_its_sweep(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(runs, "write", lambda paths, spec, folder, settings, group: seen.append((settings, group)))
+    monkeypatch.setattr(
+        runs, "write_report", lambda paths, spec, folder, settings, group: seen.append((settings, group))
+    )
     write_run(tmp_path / "my sweep" / "0")
     end(tmp_path / "my sweep")
     assert "wandb" not in (seen.pop()[0].get("logger") or {})
@@ -190,7 +192,7 @@ def test_failed_jobs_are_named_whatever_becomes_of_the_report(tmp_path, monkeypa
     write_run(tmp_path / "1")
     this = Sweep()
     note_failure(tmp_path / "0", ["seed=0"], "ValueError: no", "", 0, this.command)
-    monkeypatch.setattr(runs, "write", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(runs, "write_report", lambda *_, **__: 1 / 0)
     with pytest.raises(SystemExit):
         this.on_multirun_end(ended(tmp_path))
     *_, why, how, failed = capsys.readouterr().out.splitlines()

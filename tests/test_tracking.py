@@ -256,7 +256,7 @@ def test_a_server_that_does_not_take_the_end_is_left(server, tmp_path, capsys):
 
 @pytest.mark.full
 def test_a_wandb_core_that_hangs_is_ended_and_what_it_was_told_is_kept(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tracking, "GRACE", 3.0)
+    monkeypatch.setattr(tracking, "EXIT_GRACE", 3.0)
     session = Session(tmp_path, project="p", offline=True, init_timeout=0.1, finish_timeout=0.1)
     opened(session)
     os.kill(core(), signal.SIGSTOP)
@@ -541,4 +541,7 @@ def test_payloads_are_redacted_and_the_cells_of_tables_too():
     assert (sent["table"].columns, sent["table"].data) == (["a", "token=***"], [["https://***@host", 1.0]])
     assert sent["other"] is other
     assert (sent["words"], sent["nll"]) == (["api_key=***"], 0.5)
-    assert tracking._reason(ValueError("no answer from https://me:pw@host\nmore")) == "no answer from https://***@host"
+    assert (
+        tracking._wandb_reason(ValueError("no answer from https://me:pw@host\nmore"))
+        == "no answer from https://***@host"
+    )

@@ -98,7 +98,7 @@ def elicit(
         ValueError: a user has fewer than `num_questions` allowed pairs, or the input is invalid.
     """
     num_users, num_pairs = len(prior_UK), len(margins_PK)
-    _check(margins_PK, prior_UK)
+    _check_pool(margins_PK, prior_UK)
     labels.check_setting("num_questions", num_questions, zero=True)
     if allowed_UP.shape != (num_users, num_pairs):
         raise ValueError(
@@ -129,13 +129,13 @@ def elicit(
     return Elicited(asked_UN, weights_TUK)
 
 
-def _check(margins_PK: Floats, weights_UK: Floats) -> None:
-    labels.check(margins_PK, np.zeros(len(margins_PK), dtype=int), weights_UK)
+def _check_pool(margins_PK: Floats, weights_UK: Floats) -> None:
+    labels.check_labels(margins_PK, np.zeros(len(margins_PK), dtype=int), weights_UK)
 
 
 def _in_blocks(score: Callable[[Array, Array], Array], margins_PK: Floats, weights_UK: Floats) -> Array:
     """Scores pairs in blocks, so that memory beyond the result does not grow with their number."""
-    _check(margins_PK, weights_UK)
+    _check_pool(margins_PK, weights_UK)
     weights_UK = weights_UK / weights_UK.sum(axis=1, keepdims=True, dtype=np.float64)
     scores_UP = np.empty((len(weights_UK), len(margins_PK)))
     size = max(1, labels.BLOCK_VALUES // max(weights_UK.shape))
@@ -147,7 +147,9 @@ def _in_blocks(score: Callable[[Array, Array], Array], margins_PK: Floats, weigh
 
 def _information_gain(margins_pK: Array, weights_UK: Array) -> Array:
     tilt_pK = np.tanh(margins_pK / 2.0)  # σ(Δ) - σ(-Δ): swapping the responses only changes the sign
-    return np.maximum(_coin_entropy(_mean(weights_UK, tilt_pK)) - _mean(weights_UK, _coin_entropy(tilt_pK)), 0.0)
+    return np.maximum(
+        _coin_entropy(_mean_score(weights_UK, tilt_pK)) - _mean_score(weights_UK, _coin_entropy(tilt_pK)), 0.0
+    )
 
 
 def _coin_entropy(tilt: Array) -> Array:
@@ -158,10 +160,10 @@ def _coin_entropy(tilt: Array) -> Array:
 
 def _disagreement(margins_pK: Array, weights_UK: Array) -> Array:
     beyond_pK = margins_pK - margins_pK[:, :1]  # the same variance, without cancellation of a common part
-    return np.maximum(_mean(weights_UK, beyond_pK**2) - _mean(weights_UK, beyond_pK) ** 2, 0.0)
+    return np.maximum(_mean_score(weights_UK, beyond_pK**2) - _mean_score(weights_UK, beyond_pK) ** 2, 0.0)
 
 
-def _mean(weights_UK: Array, values_pK: Array) -> Array:
+def _mean_score(weights_UK: Array, values_pK: Array) -> Array:
     """[U, p] Σ_k w_k x_k, summed in a fixed order: equal pairs tie to the last bit, which BLAS does not guarantee."""
     return np.einsum("uk,pk->up", np.ascontiguousarray(weights_UK), np.ascontiguousarray(values_pK))
 

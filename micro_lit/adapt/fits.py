@@ -99,7 +99,7 @@ def _fit(
     tolerance: float,
     max_steps: int,
 ) -> Array:
-    labels.check(margins_NK, user_N, prior_UK)
+    labels.check_labels(margins_NK, user_N, prior_UK)
     if link == "reward" and (infinite_NK := np.isinf(margins_NK) & (prior_UK > 0)[user_N]).any():
         row, head = np.argwhere(infinite_NK)[0]
         raise ValueError(
@@ -110,8 +110,8 @@ def _fit(
     labels.check_setting("tolerance", tolerance)
     weights_UK = prior_UK.astype(np.float64)
     missed = []
-    for users_u, margins_unK, real_un in labels.blocks(margins_NK, user_N, len(prior_UK)):
-        rows_unK = _rows(margins_unK, prior_UK[users_u] > 0, link)
+    for users_u, margins_unK, real_un in labels.padded_blocks(margins_NK, user_N, len(prior_UK)):
+        rows_unK = _label_rows(margins_unK, prior_UK[users_u] > 0, link)
         problem = _Problem(rows_unK, real_un, weights_UK[users_u], link, pull, pseudo)
         weights_UK[users_u], gap_u = _minimise(problem, tolerance, max_steps)
         missed += gap_u[gap_u > 0].tolist()
@@ -125,7 +125,7 @@ def _fit(
     return weights_UK
 
 
-def _rows(margins_unK: Array, allowed_uK: NDArray[np.bool_], link: LinkName) -> Array:
+def _label_rows(margins_unK: Array, allowed_uK: NDArray[np.bool_], link: LinkName) -> Array:
     """The a_ik, 0 for heads not allowed. Probabilities are divided by the pair's largest to avoid underflow."""
     if link == "reward":
         return np.where(allowed_uK[:, None], margins_unK, 0.0)

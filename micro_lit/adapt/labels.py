@@ -24,7 +24,7 @@ LARGEST_MARGIN = 1e100
 SUM_TOLERANCE = 1e-5  # allows float32 weights and manually typed thirds
 
 
-def check(margins_NK: Floats, user_N: Integers, prior_UK: Floats) -> None:
+def check_labels(margins_NK: Floats, user_N: Integers, prior_UK: Floats) -> None:
     """Raises `ValueError`, with place and remedy, if shapes do not match or the prior is not a distribution."""
     check_prior(prior_UK)
     check_margins(margins_NK, user_N, prior_UK)
@@ -101,7 +101,9 @@ def summed_losses(margins_NK: Floats, user_N: Integers, num_users: int) -> Array
     return loss_UK
 
 
-def blocks(margins_NK: Floats, user_N: Integers, num_users: int) -> Iterator[tuple[Integers, Array, NDArray[np.bool_]]]:
+def padded_blocks(
+    margins_NK: Floats, user_N: Integers, num_users: int
+) -> Iterator[tuple[Integers, Array, NDArray[np.bool_]]]:
     """Yields padded blocks of users and their labels: users [u], margins [u, n, K], and a mask of real labels [u, n].
 
     Users without labels are in no block. Users in a block have similar numbers of labels: at least half of it is real.

@@ -132,7 +132,7 @@ class OnlineHedge:
 
 def online_hedge(margins_NK: Floats, user_N: Integers, prior_UK: Floats, ceiling: float = 2.0) -> Array:
     """The weights of anytime `OnlineHedge` after each user's last label; the order of labels does not matter."""
-    labels.check(margins_NK, user_N, prior_UK)
+    labels.check_labels(margins_NK, user_N, prior_UK)
     rule = OnlineHedge(ceiling=ceiling)
     loss_UK = np.zeros(prior_UK.shape)
     np.add.at(loss_UK, user_N, rule.losses(margins_NK))

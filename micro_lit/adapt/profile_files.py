@@ -20,7 +20,7 @@ class Places(NamedTuple):
     json: Path | None
 
 
-def locate(profile: Path) -> Places:
+def profile_paths(profile: Path) -> Places:
     """me.json -> me.sqlite beside it. Any other path is the store itself, unless that file holds JSON already."""
     if profile.suffix.lower() == ".json":
         return Places(profile.with_suffix(".sqlite"), profile)
@@ -41,7 +41,7 @@ def open_store(profile: Path, start: Profiles | None, make: bool) -> ProfileStor
     Raises:
         UserError: the file is not a store, is damaged, or does not match `start`.
     """
-    path, source = locate(profile)
+    path, source = profile_paths(profile)
     try:
         if path.exists():
             store = ProfileStore(path, None if start is None else start.adapt)
@@ -68,7 +68,7 @@ def export(store: ProfileStore, profile: Path, path: Path) -> None:
     """Writes all profiles to a JSON file, possibly the imported one. Raises `UserError`."""
     try:
         store.export(path)
-        source = locate(profile).json
+        source = profile_paths(profile).json
         if source is not None and source.exists() and source.samefile(path):
             store.remember_json(digest(source))
     except OSError as error:

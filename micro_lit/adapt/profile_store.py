@@ -24,7 +24,7 @@ from micro_lit.adapt.labels import Array, Floats
 from micro_lit.adapt.profiles import REMEDY, RULES, Kept, Learned, Profiles
 from micro_lit.errors import UserError
 from micro_lit.host.files import write_new
-from micro_lit.host.sqlite_files import connect, in_one_line, journal_mode, transaction, wipe
+from micro_lit.host.sqlite_files import connect, journal_mode, one_line_errors, transaction, wipe
 
 APPLICATION, VERSION = 0x6D6C7073, 1
 
@@ -47,7 +47,7 @@ UNWIPED = "unwiped"  # fact that marks a removed user whose bytes may still be i
 Repeated = Literal["skip", "count"]
 
 
-class Labels(NamedTuple):
+class ProfileLabels(NamedTuple):
     """N labels in the order they were given.
 
     digests: digest of each label's content; equal for equal labels. label_ids: identifiers of the labels, or None.
@@ -59,7 +59,7 @@ class Labels(NamedTuple):
     label_ids: Sequence[str | None]
 
 
-class Taught(NamedTuple):
+class ProfileUpdate(NamedTuple):
     """The result of learning N labels. `new_N` marks those that were learned; `learned` has one row for each of them.
 
     changed_N: labels with a known label_id whose content differs from the label learned under it. before, after:
@@ -88,7 +88,7 @@ class ProfileStore:
         self.path, self.adapt = path, adapt
         if path.is_dir():
             raise UserError(f"{path}: a folder; give a file")
-        with in_one_line(path):
+        with one_line_errors(path):
             if not path.stat().st_size:
                 raise UserError(f"{path}: empty, as of a file that was cut; {REMEDY}")
             self._connection = connect(path)
@@ -113,7 +113,7 @@ class ProfileStore:
                 connection.execute(f"PRAGMA journal_mode={journal_mode(path)}")
                 _fill(connection, start, source)
 
-        with in_one_line(path):
+        with one_line_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             left = [other for suffix in ("-wal", "-journal") if (other := Path(f"{path}{suffix}")).exists()]
             # Check `left` before `path`: another process that has just created the store may have created these.
@@ -151,13 +151,13 @@ class ProfileStore:
     @property
     def users(self) -> list[str]:
         """Users with a profile, in the order of their first labels."""
-        with in_one_line(self.path):
+        with one_line_errors(self.path):
             return [name for (name,) in self._connection.execute("SELECT name FROM users ORDER BY number")]
 
     def profiles(self, users: Sequence[str] | None = None) -> Profiles:
         """Reads the profiles of some users, or of all, into memory. Users without a profile stay without one."""
         columns = "SELECT name, start_count, start_state, count, state, checksum FROM users"
-        with in_one_line(self.path):
+        with one_line_errors(self.path):
             if users is None:
                 rows = self._connection.execute(f"{columns} ORDER BY number").fetchall()
             else:
@@ -166,7 +166,7 @@ class ProfileStore:
         profiles, num_heads = self._nobody(), len(self.prior_K)
         states = np.empty((len(rows), num_heads + 1))
         for row, (*facts, checksum) in enumerate(rows):
-            if checksum != _checksum(*facts):
+            if checksum != _facts_checksum(*facts):
                 raise UserError(
                     f"{self.path}: the profile of {facts[0]!r} does not fit its checksum: the file is damaged; {REMEDY}"
                 )
@@ -181,17 +181,17 @@ class ProfileStore:
     def _margins(self, user: str) -> Array:
         """[n, K] margins of all labels of a user, in their order."""
         query = "SELECT margins FROM labels WHERE user = (SELECT number FROM users WHERE name = ?) ORDER BY number"
-        with in_one_line(self.path):
+        with one_line_errors(self.path):
             rows = [np.frombuffer(margins, dtype="<f8") for (margins,) in self._connection.execute(query, (user,))]
         return np.array(rows).reshape(-1, len(self.prior_K))
 
-    def learn(self, labels: Labels, repeated: Repeated = "skip") -> Taught:
+    def learn(self, labels: ProfileLabels, repeated: Repeated = "skip") -> ProfileUpdate:
         """Learns labels in one transaction, synced to disk on return. See `learning`."""
         with self.learning(labels, repeated) as taught:
             return taught
 
     @contextmanager
-    def learning(self, labels: Labels, repeated: Repeated = "skip") -> Iterator[Taught]:
+    def learning(self, labels: ProfileLabels, repeated: Repeated = "skip") -> Iterator[ProfileUpdate]:
         """Context manager that learns labels: commits when the block ends, rolls back if it raises.
 
         Other processes that want to learn wait, and then continue from the new state.
@@ -209,18 +209,18 @@ class ProfileStore:
             ValueError: invalid margins; nothing has changed.
         """
         with transaction(self._connection, self.path):
-            with in_one_line(self.path):
+            with one_line_errors(self.path):
                 names = list(dict.fromkeys(labels.users))
                 before, after = self.profiles(names), self.profiles(names)
                 new_N, changed_N = self._compare(labels, repeated)
                 rows = np.flatnonzero(new_N)
                 learned = after.learn([labels.users[row] for row in rows], labels.margins_NK[rows])
                 self._write(labels, rows, after)
-            yield Taught(new_N, changed_N, learned, before, after)
+            yield ProfileUpdate(new_N, changed_N, learned, before, after)
 
     def forget(self, user: str) -> int:
         """Deletes a user and all their labels, also their bytes in the file. Returns their number of labels."""
-        with transaction(self._connection, self.path), in_one_line(self.path):
+        with transaction(self._connection, self.path), one_line_errors(self.path):
             found = self._connection.execute("SELECT number, count FROM users WHERE name = ?", (user,)).fetchone()
             if found is None:
                 raise UserError(f"{self.path}: no profile of {user!r}")
@@ -228,7 +228,7 @@ class ProfileStore:
             self._connection.execute("DELETE FROM labels WHERE user = ?", (number,))
             self._connection.execute("DELETE FROM users WHERE number = ?", (number,))
             self._connection.execute("INSERT OR REPLACE INTO facts VALUES (?, '')", (UNWIPED,))
-        with in_one_line(self.path):
+        with one_line_errors(self.path):
             self._wipe()
         return count
 
@@ -242,11 +242,11 @@ class ProfileStore:
 
     def knows_json(self, digest: str) -> bool:
         """Whether a JSON file, by its digest, was imported here or exported from here."""
-        with in_one_line(self.path):
+        with one_line_errors(self.path):
             return bool(self._connection.execute("SELECT 1 FROM json_files WHERE digest = ?", (digest,)).fetchone())
 
     def remember_json(self, digest: str) -> None:
-        with in_one_line(self.path):
+        with one_line_errors(self.path):
             self._connection.execute("INSERT OR IGNORE INTO json_files VALUES (?)", (digest,))
 
     def _check(self) -> None:
@@ -268,7 +268,7 @@ class ProfileStore:
         counted = self._connection.execute(
             "SELECT 1 FROM users AS u WHERE count != start_count + (SELECT COUNT(*) FROM labels WHERE user = u.number)"
         ).fetchone()
-        if facts.get("checksum") != _checksum(*rules) or counted:
+        if facts.get("checksum") != _facts_checksum(*rules) or counted:
             raise UserError(f"{self.path}: it does not fit its checksums: edited or damaged; {REMEDY}")
         self.heads, self.rule, prior = rules
         self.prior_K: Array = np.array(json.loads(prior))
@@ -278,7 +278,7 @@ class ProfileStore:
     def _nobody(self) -> Profiles:
         return Profiles(self.prior_K, self.heads, self.rule, self.adapt)
 
-    def _compare(self, labels: Labels, repeated: Repeated) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def _compare(self, labels: ProfileLabels, repeated: Repeated) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Masks of the labels that are new, and of those with a known label_id but changed content."""
         new_N, changed_N = (np.zeros(len(labels.users), dtype=bool) for _ in range(2))
         digest_of: dict[tuple[str, str], bytes] = {}
@@ -305,7 +305,7 @@ class ProfileStore:
         found = self._connection.execute(query, values).fetchone()
         return found and found[0]
 
-    def _write(self, labels: Labels, rows: NDArray[np.int64], profiles: Profiles) -> None:
+    def _write(self, labels: ProfileLabels, rows: NDArray[np.int64], profiles: Profiles) -> None:
         number_of = {}
         for user in dict.fromkeys(labels.users[row] for row in rows):
             found = self._connection.execute(
@@ -314,7 +314,7 @@ class ProfileStore:
             number, *start = found or (None, 0, bytes(8 * (len(self.prior_K) + 1)))
             facts = (user, *start, *_state(profiles, user))
             written = self._connection.execute(
-                "INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?, ?, ?, ?)", (number, *facts, _checksum(*facts))
+                "INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?, ?, ?, ?)", (number, *facts, _facts_checksum(*facts))
             )
             number_of[user] = written.lastrowid
         time = datetime.now(UTC).isoformat(timespec="seconds")
@@ -347,13 +347,13 @@ def _fill(connection: sqlite3.Connection, start: Profiles, source: str | None) -
     )
     connection.execute("BEGIN")
     rules = (start.heads, start.rule, json.dumps(start.prior_K.tolist()))
-    facts = zip(("heads", "rule", "prior", "checksum"), (*rules, _checksum(*rules)), strict=True)
+    facts = zip(("heads", "rule", "prior", "checksum"), (*rules, _facts_checksum(*rules)), strict=True)
     connection.executemany("INSERT INTO facts VALUES (?, ?)", facts)
     if source is not None:
         connection.execute("INSERT INTO json_files VALUES (?)", (source,))
     for user in start.users:
         row = (user, *_state(start, user), *_state(start, user))
-        connection.execute("INSERT INTO users VALUES (NULL, ?, ?, ?, ?, ?, ?)", (*row, _checksum(*row)))
+        connection.execute("INSERT INTO users VALUES (NULL, ?, ?, ?, ?, ?, ?)", (*row, _facts_checksum(*row)))
     connection.execute("COMMIT")
 
 
@@ -363,6 +363,6 @@ def _state(profiles: Profiles, user: str) -> tuple[int, bytes]:
     return int(kept.count_S[0]), np.append(kept.loss_SK[0], kept.lost_S).astype("<f8").tobytes()
 
 
-def _checksum(*values: Any) -> str:
+def _facts_checksum(*values: Any) -> str:
     """Checksum of text, numbers and bytes as SQLite returns them."""
     return hashlib.blake2b(ascii(values).encode(), digest_size=16).hexdigest()

@@ -26,7 +26,7 @@ from micro_lit.adapt.weights import reweigh
 from micro_lit.host.files import write_text
 from micro_lit.likelihood import ProbabilityLink
 
-FORMAT, VERSION = "micro_lit profiles", 1
+PROFILE_FORMAT, VERSION = "micro_lit profiles", 1
 KEYS = ("heads", "rule", "prior", "users", "checksum")
 PROFILE_KEYS = ("labels", "weights", "losses", "lost")
 REMEDY = (
@@ -122,8 +122,7 @@ class Profiles:
 
     Args:
         prior_K: weights before any label.
-        heads: fingerprint of the heads (`micro_lit.compare.judges.fingerprint`), so that profiles in a file are never
-            used with other heads.
+        heads: fingerprint of the heads, so that profiles in a file are never used with other heads.
         rule: how weights follow from labels: one of `RULES`, or the name of `adapt`.
         adapt: a custom adaptation. It is applied to all labels of a user, whose margins are stored for it.
     """
@@ -154,7 +153,7 @@ class Profiles:
         """[S, K] weights for each user's next pair; without labels the prior, to the last bit."""
         if self.adapt is None:
             return self._rule.weights(self._state(users))
-        return self._adapted([self.margins(user) for user in _names(users)])
+        return self._adapted([self.margins(user) for user in _user_names(users)])
 
     def margins(self, user: str) -> Array:
         """[n, K] margins of all labels of a user; stored only for a custom adaptation."""
@@ -186,7 +185,7 @@ class Profiles:
             ValueError: invalid margins; nothing has changed.
         """
         code: dict[str, int] = {}
-        user_N = np.array([code.setdefault(user, len(code)) for user in _names(users)], dtype=np.int64)
+        user_N = np.array([code.setdefault(user, len(code)) for user in _user_names(users)], dtype=np.int64)
         names = list(code)
         state, lost_U = self._state(names), self._lost_U[self._rows(names)]
         labels.check_margins(margins_NK, user_N, state.prior_UK)
@@ -258,7 +257,7 @@ class Profiles:
         columns = (self._count_U[1:], self.weights(self.users), self._loss_UK[1:], self._lost_U[1:])
         rows = zip(*(column.tolist() for column in columns), strict=True)
         content = {
-            "format": FORMAT,
+            "format": PROFILE_FORMAT,
             "version": VERSION,
             "heads": self.heads,
             "rule": self.rule,
@@ -282,7 +281,7 @@ class Profiles:
         """
         try:
             content = json.loads(path.read_text(), parse_constant=_refuse_constant)
-            if not isinstance(content, Mapping) or content.get("format") != FORMAT:
+            if not isinstance(content, Mapping) or content.get("format") != PROFILE_FORMAT:
                 raise ValueError("it is no file of profiles")
             if content.get("version") != VERSION:
                 raise ValueError(f"it is of version {content.get('version')!r}, and this release reads {VERSION}")
@@ -297,7 +296,7 @@ class Profiles:
 
     @classmethod
     def _from_content(cls, content: Mapping[str, Any]) -> "Profiles":
-        prior_K = _numbers(content["prior"], None, "the prior")
+        prior_K = _finite_numbers(content["prior"], None, "the prior")
         profiles = cls(prior_K, str(content["heads"]), str(content["rule"]))
         shapes = dict(zip(PROFILE_KEYS, ((), prior_K.shape, prior_K.shape, ()), strict=True))
         read: dict[str, list[Array]] = {name: [] for name in shapes}
@@ -305,7 +304,7 @@ class Profiles:
         for user, profile in content["users"].items():
             _check_keys(profile, PROFILE_KEYS, f"the profile of {user!r}")
             for name, shape in shapes.items():
-                read[name].append(_numbers(profile[name], shape, f"{name} of {user!r}"))
+                read[name].append(_finite_numbers(profile[name], shape, f"{name} of {user!r}"))
             count = float(read["labels"][-1])
             if count < 1 or count % 1:
                 raise ValueError(f"labels of {user!r}: {count} is no count of labels")
@@ -325,7 +324,7 @@ class Profiles:
         return HedgeState(prior_SK, self._loss_UK[row_S], self._count_U[row_S])
 
     def _rows(self, users: Users) -> NDArray[np.int64]:
-        return np.array([self._row_of.get(user, 0) for user in _names(users)], dtype=np.int64)
+        return np.array([self._row_of.get(user, 0) for user in _user_names(users)], dtype=np.int64)
 
 
 def log_prob(margins_NK: Floats, weights_NK: Floats) -> Array:
@@ -340,7 +339,7 @@ def checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def _names(users: Users) -> Sequence[str]:
+def _user_names(users: Users) -> Sequence[str]:
     return [users] if isinstance(users, str) else users
 
 
@@ -360,7 +359,7 @@ def _check_keys(found: Any, keys: Sequence[str], what: str) -> None:
         raise ValueError(f"{what}: lacks {', '.join(missing)}")
 
 
-def _numbers(value: Any, shape: tuple[int, ...] | None, what: str) -> Array:
+def _finite_numbers(value: Any, shape: tuple[int, ...] | None, what: str) -> Array:
     """JSON numbers as an array. Raises `ValueError` unless finite, non-negative and of the given shape, if any."""
     try:
         numbers = np.array(value, dtype=np.float64)

@@ -24,13 +24,13 @@ from micro_lit.adapt.labels import Array, Floats, Integers
 
 def prior(margins_NK: Floats, user_N: Integers, prior_UK: Floats) -> Array:
     """No adaptation: the prior itself."""
-    labels.check(margins_NK, user_N, prior_UK)
+    labels.check_labels(margins_NK, user_N, prior_UK)
     return prior_UK.astype(np.float64)
 
 
 def uniform(margins_NK: Floats, user_N: Integers, prior_UK: Floats) -> Array:
     """No adaptation and no prior: equal weights on all heads whose prior is above 0."""
-    labels.check(margins_NK, user_N, prior_UK)
+    labels.check_labels(margins_NK, user_N, prior_UK)
     return _even(prior_UK)
 
 
@@ -42,7 +42,7 @@ def posterior(margins_NK: Floats, user_N: Integers, prior_UK: Floats, temperatur
     It also has a regret bound when used online: the mixture Σ_k w_k σ(Δ_k), with w from the earlier labels, loses at
     most log(1/π_k) nats more than head k over any sequence (the losses telescope to -log Σ_k π_k exp(-Σ_i ℓ_ik)).
     """
-    labels.check(margins_NK, user_N, prior_UK)
+    labels.check_labels(margins_NK, user_N, prior_UK)
     labels.check_setting("temperature", temperature)
     return reweigh(prior_UK, labels.summed_losses(margins_NK, user_N, len(prior_UK)), temperature)
 
@@ -61,7 +61,7 @@ def hedge(margins_NK: Floats, user_N: Integers, prior_UK: Floats, tau: float = 0
     Only the mean of the losses counts: as n grows the weights converge instead of moving to one head. At tau = 1/n it
     is `posterior`. tau is in nats; the paper sets 1e-3 and 1e-4, which leaves only the head of least loss.
     """
-    labels.check(margins_NK, user_N, prior_UK)
+    labels.check_labels(margins_NK, user_N, prior_UK)
     labels.check_setting("tau", tau)
     loss_UK = labels.summed_losses(margins_NK, user_N, len(prior_UK))
     count_U1 = np.bincount(user_N, minlength=len(prior_UK))[:, None]
@@ -74,7 +74,7 @@ def best_head_oracle(test_margins_NK: Floats, user_N: Integers, prior_UK: Floats
     It uses the labels it is evaluated on. Never compare it with methods: print it separately, as an oracle. Heads that
     tie share the weight in proportion to their prior, the limit of `hedge` as tau goes to 0.
     """
-    labels.check(test_margins_NK, user_N, prior_UK)
+    labels.check_labels(test_margins_NK, user_N, prior_UK)
     return reweigh(prior_UK, labels.summed_losses(test_margins_NK, user_N, len(prior_UK)), 0.0)
 
 
@@ -90,7 +90,7 @@ def hedge_targets(margins_NK: Floats, weights_NK: Floats, tau: float = 0.1) -> A
         weights_NK: ω, the current router's weights.
         tau: temperature in nats.
     """
-    labels.check(margins_NK, np.arange(len(margins_NK)), weights_NK)
+    labels.check_labels(margins_NK, np.arange(len(margins_NK)), weights_NK)
     labels.check_setting("tau", tau)
     target_NK = np.empty(weights_NK.shape)
     size = max(1, labels.BLOCK_VALUES // weights_NK.shape[1])

@@ -31,7 +31,7 @@ def run(settings: Settings, file_name: str = "compare.json") -> dict[str, Any]:
     results = this.results()
     heads = {name: this.attributes.card(name) for name in settings["cards"] if this.attributes}
     explained = {name: this.attributes.explanation(name) for name in settings["explained"] if this.attributes}
-    report.write(results, settings, this.scores(), heads, explained, file_name)
+    report.write_comparison(results, settings, this.scores(), heads, explained, file_name)
     if bad := report.invalid(results):
         names = ", ".join(dict.fromkeys(row["candidate"] for row in bad))
         raise ImpossibleResult(f"results that cannot be true: {names}; all is written, and marked")

@@ -12,7 +12,7 @@ from micro_lit.config import Settings, compose
 GONE = ("resamples",)
 
 # For each old command: the kind of subjects, the name of its results file, and the new names of its settings.
-KINDS = {"evaluate": "attribute", "people": "user"}
+SUBJECTS_OF = {"evaluate": "attribute", "people": "user"}
 FILES = {"evaluate": "protocol.json", "people": "people.json"}
 MOVED = {
     "evaluate": {"budget": "budget", "budgets": "labels", "budget_from": "labels_from", "adaptation": "adaptation"},
@@ -39,7 +39,7 @@ def run_as(command: str, settings: Settings) -> dict[str, Any]:
 
 def translated(command: str, settings: Settings) -> Settings:
     """Returns the settings of `micro_lit.compare` that are equivalent to those of an old command."""
-    kind, moved = KINDS[command], MOVED[command]
+    kind, moved = SUBJECTS_OF[command], MOVED[command]
     missing = ["candidates={a: b}", "baseline=a", "paths.run_dir=none", f"subjects={kind}"]
     kept = {name: value for name, value in settings.items() if name not in (*moved, *GONE)}
     own = {new: settings[old] for old, new in moved.items()}
@@ -49,7 +49,7 @@ def translated(command: str, settings: Settings) -> Settings:
 
 def typed(command: str, arguments: list[str]) -> list[str]:
     """Translates command-line arguments of an old command to those of `micro_lit.compare`."""
-    place = f"subjects.{KINDS[command]}"
+    place = f"subjects.{SUBJECTS_OF[command]}"
 
     def renamed(argument: str) -> str:
         for old, new in MOVED[command].items():
@@ -59,4 +59,4 @@ def typed(command: str, arguments: list[str]) -> list[str]:
 
     # `subjects=` comes last, because Hydra's options must stand before settings.
     kept = [argument for argument in arguments if argument.lstrip("+~").partition("=")[0] not in GONE]
-    return [*map(renamed, kept), f"subjects={KINDS[command]}"]
+    return [*map(renamed, kept), f"subjects={SUBJECTS_OF[command]}"]

@@ -42,7 +42,7 @@ NOTHING_TO_ADAPT = "nothing to adapt"
 ALLOWED = {"none": set(), "criterion": {"criterion"}, "labels": set()}
 
 
-class Attributes:
+class AttributeComparison:
     """Measures attributes: three tables, curves over the number of labels, and checks against flattering results.
 
     Args:
@@ -153,7 +153,7 @@ class Attributes:
             system = Reweighted(
                 name, "posterior", candidate.margins_NK, candidate.prior_K, candidate.link, adapt.posterior
             )
-            for strategy, weights_TUK in asked(system, self.subjects, strategies, pool, labels).items():
+            for strategy, weights_TUK in elicit_labels(system, self.subjects, strategies, pool, labels).items():
                 judged = (
                     judge(system, self.subjects, torch.from_numpy(weights_UK), self.bench.batch_size)
                     for weights_UK in weights_TUK
@@ -167,7 +167,7 @@ class Attributes:
         Args:
             table: `none`, `criterion` or `labels`.
             size: number of labels of each attribute.
-            facts: further columns, such as `check` or `turned`.
+            facts: further columns, such as `check_attributes` or `turned`.
         """
         found = self.bench.scores(self.bench.log_prob(system, size))
         self.bench.keep(table, system, size, found, self.names)
@@ -250,7 +250,7 @@ class Attributes:
         ]
 
 
-def asked(
+def elicit_labels(
     system: Reweighted, subjects: Subjects, strategies: Mapping[str, adapt.Strategy], pool: int, labels: int
 ) -> dict[str, Array]:
     """Runs active elicitation with each strategy.
@@ -274,7 +274,7 @@ def asked(
     }
 
 
-def check(settings: Settings) -> None:
+def check_attributes(settings: Settings) -> None:
     """Raises `UserError` when the elicitation pool is smaller than the number of labels to select."""
     pool, asked = settings["elicitation"]["pool"], settings["elicitation"]["labels"]
     if settings["elicited"] and pool < asked:

@@ -23,7 +23,7 @@ from micro_lit.metrics.validity import why_impossible
 Array = NDArray[np.float64]
 Row = dict[str, Any]
 
-SHOWN = ("accuracy", "nll")  # built-in metrics in tables; the user's own metrics follow
+SHOWN_SYSTEMS = ("accuracy", "nll")  # built-in metrics in tables; the user's own metrics follow
 
 
 class Bench:
@@ -44,7 +44,7 @@ class Bench:
         self.subjects, self.by_subject, self.draws = subjects, by_subject, settings["draws"]
         self.batch_size = settings["loader"]["eval_batch_size"]
         self.metrics = {each.name: each for each in with_built_in([build(x) for x in settings["metrics"].values()])}
-        self.shown = [*SHOWN, *list(self.metrics)[len(BUILT_IN) :]]
+        self.shown = [*SHOWN_SYSTEMS, *list(self.metrics)[len(BUILT_IN) :]]
         self.pairs, self.population = data.pairs[torch.from_numpy(subjects.row_N)], data.population
         units = units_of(data, self.pairs)
         unit_N = subjects.user_N if by_subject else _codes(units, self.pairs)
@@ -101,7 +101,7 @@ class Bench:
 
         Labels of a subject reveal its group, as a criterion does. After labels the floor is therefore F0.
         """
-        results = {"test": {name: self.mean_of_rows(scores[name]) for name in SHOWN}, "excess": {}}
+        results = {"test": {name: self.mean_of_rows(scores[name]) for name in SHOWN_SYSTEMS}, "excess": {}}
         if self.population is not None:
             for column, name in enumerate(("oracle", "marginal")):
                 reference_N = self.pairs.reference_log_probs_NF[:, column].double().numpy()

@@ -24,7 +24,7 @@ from micro_lit.likelihood import Link
 from micro_lit.models import MixtureBT
 from micro_lit.report.results import FILE_NAME, flatten
 from micro_lit.run import run_folder
-from micro_lit.run.restored import ALONE, Trust, read_settings, restore
+from micro_lit.run.restored import NO_TRUST, Trust, read_settings, restore
 from micro_lit.run.training import train
 
 Array = NDArray[np.float64]
@@ -117,7 +117,7 @@ def train_missing(candidates: Mapping[str, str | Sequence[str]], settings: Setti
     if beside:
         print(f"\n== {', '.join(beside)}, {min(settings['jobs'], len(beside))} at once", flush=True)
         settled = {name: run | {"threads": run["threads"] or settings["threads"]} for name, run in beside.items()}
-        side_by_side.train(settled, settings["jobs"])
+        side_by_side.train_side_by_side(settled, settings["jobs"])
     return folders
 
 
@@ -131,7 +131,7 @@ def _compose(name: str, given: Sequence[str], settings: Settings, folder: Path) 
         raise UserError(f"candidates.{name}={list(given)}: {str(error).splitlines()[0]}") from error
 
 
-def load_data(folders: Mapping[str, Path], criteria: str | None = None, trust: Trust = ALONE) -> PreferenceData:
+def load_data(folders: Mapping[str, Path], criteria: str | None = None, trust: Trust = NO_TRUST) -> PreferenceData:
     """Loads the pairs that all runs share.
 
     Args:

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 
 from micro_lit.compare import attributes
-from micro_lit.compare.attributes import Attributes
+from micro_lit.compare.attributes import AttributeComparison
 from micro_lit.compare.candidates import Candidate, load_data, restore_all, train_missing
-from micro_lit.compare.users import Users
+from micro_lit.compare.users import UserComparison
 from micro_lit.config import Settings
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
@@ -23,7 +23,7 @@ NONE_NAMED = {
     USER: "name no users; map a column (+data.columns.user_id=theirs), or for a planted population set "
     "data.users_per_group",
 }
-COLUMNS = {ATTRIBUTE: "attribute", USER: "user_id"}
+SUBJECT_COLUMNS = {ATTRIBUTE: "attribute", USER: "user_id"}
 
 
 class Comparison:
@@ -45,15 +45,17 @@ class Comparison:
         )
         if missing := asked - set(names):
             raise UserError(f"{', '.join(sorted(missing))}: not among the candidates, which are {', '.join(names)}")
-        attributes.check(settings)
+        attributes.check_attributes(settings)
         given = {name: each if isinstance(each, str) else [*settings["common"], *each] for name, each in names.items()}
         self.folders = train_missing(given, settings)
         self.started = time.perf_counter()
         self.load = functools.cache(functools.partial(load_data, self.folders, trust=Trust.of(settings)))
         self.restored = functools.cache(self._restored)
         kinds = self._kinds()
-        self.attributes = Attributes(self.restored("hidden"), self.load, settings) if ATTRIBUTE in kinds else None
-        self.users = Users(self.restored(None), settings) if USER in kinds else None
+        self.attributes = (
+            AttributeComparison(self.restored("hidden"), self.load, settings) if ATTRIBUTE in kinds else None
+        )
+        self.users = UserComparison(self.restored(None), settings) if USER in kinds else None
 
     def _restored(self, criteria: str | None) -> dict[str, Candidate]:
         return restore_all(self.folders, self.load(criteria), self.settings)
@@ -66,7 +68,7 @@ class Comparison:
         asked = list(self.settings["subjects"])
         data: PreferenceData = self.load("hidden" if asked == [ATTRIBUTE] else None)
         least = 1 if len(asked) == 1 else 2
-        named = [kind for kind in asked if len(data.names[COLUMNS[kind]]) >= least]
+        named = [kind for kind in asked if len(data.names[SUBJECT_COLUMNS[kind]]) >= least]
         if not named:
             raise UserError(f"candidates: their data {' and '.join(NONE_NAMED[kind] for kind in asked)}")
         return named

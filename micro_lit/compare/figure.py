@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 
 from micro_lit.compare.diagnostics import BAYES
 from micro_lit.compare.router import ROUTER
-from micro_lit.compare.sections import SCORES, TITLES, Results, Row, bayes, of_groups, size_name, units
-from micro_lit.compare.systems import NOTHING, OWN
+from micro_lit.compare.sections import SHOWN_SCORES, TITLES, Results, Row, bayes, of_groups, size_name, units
+from micro_lit.compare.systems import KNOWS_NOTHING, OWN
 from micro_lit.report import figures
 from micro_lit.report.curves import INK, NAME_GAP, End, draw_curve, draw_references, name_ends, styles
 from micro_lit.report.results import FLOORS
 from micro_lit.report.terminal import Z
 
-Point = Mapping[str, float]
-Points = Sequence[Point]
+CurvePoint = Mapping[str, float]
+Points = Sequence[CurvePoint]
 
 WIDTH, HEIGHT, BETWEEN = 4.8, 2.6, 0.6  # inches: panel width, least panel height, gap between rows
 MAX_MARKERS = 12  # per curve; a longer curve has markers at the ticks only
@@ -64,7 +64,7 @@ class PanelRow(NamedTuple):
         return max(HEIGHT, NAME_GAP * (max(len(self.style_of), *(len(each.curves) for each in self.panels)) + 4))
 
 
-def draw(results: Results, leaders: Sequence[str], first: Sequence[str]) -> Figure | None:
+def draw_curves(results: Results, leaders: Sequence[str], first: Sequence[str]) -> Figure | None:
     """Draws all rows of panels, for attributes and users.
 
     Args:
@@ -118,7 +118,7 @@ def _draw_panel(axes: Axes, panel: Panel, row: PanelRow) -> None:
         if name not in panel.lines:
             style = {"color": figures.FLOOR_COLOUR, "marker": ""}
             ends.append(End(name, ticks.right, (low + high) / 2, style))
-    if panel.score == SCORES["nll"]:  # cut above the NLL of a coin: a far worse curve would compress all others
+    if panel.score == SHOWN_SCORES["nll"]:  # cut above the NLL of a coin: a far worse curve would compress all others
         bottom, top = axes.get_ylim()
         axes.set_ylim(bottom, min(top, 2 * COIN - bottom))
     name_ends(axes, ends, row.main, row.height)
@@ -153,7 +153,7 @@ def _attribute_row(results: Results, title: str, found: Mapping[str, Row], main:
             {name: (curve["labels"], curve[score]) for name, curve in found.items()},
             _references(results, score),
         )
-        for score, label in SCORES.items()
+        for score, label in SHOWN_SCORES.items()
     ]
     return PanelRow(title, panels, main, dict(zip(found, styles(), strict=False)), ticks)
 
@@ -187,13 +187,13 @@ def _of_users(results: Results) -> list[PanelRow]:
     floors = {FLOORS[key]: value for key, value in results["floors"].items()}
     rows = {}
     for regime, found in regimes.items():
-        accuracy, nll = (_user_panel(results, found, score, label) for score, label in SCORES.items())
+        accuracy, nll = (_user_panel(results, found, score, label) for score, label in SHOWN_SCORES.items())
         rows[TITLES[regime]] = [accuracy, nll._replace(lines={**nll.lines, **floors})]
     if raters := regimes.get("seen", {}).get("raters"):
-        accuracy = _user_panel(results, regimes["seen"], "shared_accuracy", SCORES["accuracy"])
+        accuracy = _user_panel(results, regimes["seen"], "shared_accuracy", SHOWN_SCORES["accuracy"])
         brier = _user_panel(results, regimes["seen"], "shared_brier", "Brier score")
         ceiling = tuple(raters["floors"][f"accuracy_{bound}"]["value"] for bound in ("lower", "upper"))
-        floor = _interval(raters["floors"]["brier"])
+        floor = _interval_of(raters["floors"]["brier"])
         lines, band = {**brier.lines, FLOOR: floor["value"]}, {FLOOR: (floor["low"], floor["high"])}
         rows[TITLES["shared"]] = [accuracy._replace(bands={CEILING: ceiling}), brier._replace(lines=lines, bands=band)]
     matched = []
@@ -215,7 +215,7 @@ def _user_panel(results: Results, found: Mapping[str, Any], key: str, label: str
     """Panel of one score: curves of all systems that have it, and the baseline without labels as a line."""
     name_of, baseline = _curve_names(results), results["baseline"]
     rows = [row for row in found["systems"] if key in row]
-    measured = {(row["candidate"], row["method"]): list(map(_interval, row[key])) for row in rows}
+    measured = {(row["candidate"], row["method"]): list(map(_interval_of, row[key])) for row in rows}
     curves = {
         name: (range(len(measured[system])), measured[system]) for system, name in name_of.items() if system in measured
     }
@@ -230,7 +230,7 @@ def _curve_names(results: Results) -> dict[tuple[str, str], str]:
     """
     rows = (row for found in results["regimes"].values() for row in found["systems"])
     systems = dict.fromkeys((row["candidate"], row["method"]) for row in rows)
-    systems.pop((results["baseline"], NOTHING), None)
+    systems.pop((results["baseline"], KNOWS_NOTHING), None)
     ways = Counter(candidate for candidate, _ in systems)
     return {
         (candidate, method): candidate if ways[candidate] == 1 else f"{candidate}, {method}"
@@ -238,7 +238,7 @@ def _curve_names(results: Results) -> dict[tuple[str, str], str]:
     }
 
 
-def _interval(point: Point) -> Point:
+def _interval_of(point: CurvePoint) -> CurvePoint:
     """A value with its 95 % interval, computed from the standard error if the interval is missing."""
     if "se" not in point:
         return point

@@ -19,8 +19,8 @@ from micro_lit.host import devices
 from micro_lit.models import MixtureBT
 
 
-def nobody(model: MixtureBT, rule: str | Mapping[str, Any]) -> Profiles:
-    """Creates empty profiles over the judges of a model, with the weights of `prior`.
+def empty_profiles(model: MixtureBT, rule: str | Mapping[str, Any]) -> Profiles:
+    """Creates empty profiles over the judges of a model, with the weights of `judge_prior`.
 
     Args:
         rule: name of a built-in rule, or config node of an adaptation; a node is recorded as dotted name and settings.
@@ -30,14 +30,16 @@ def nobody(model: MixtureBT, rule: str | Mapping[str, Any]) -> Profiles:
     """
     if model.num_heads == 1:
         raise UserError("run: a model of one head, nothing to personalise; give the run of a mixture")
-    prior_J = prior(model.num_heads)
+    prior_J = judge_prior(model.num_heads)
     if isinstance(rule, str):
-        return Profiles(prior_J, fingerprint(model), rule)
+        return Profiles(prior_J, heads_fingerprint(model), rule)
     arguments = ", ".join(f"{name}={value!r}" for name, value in rule.items() if name not in ("_target_", "_partial_"))
-    return Profiles(prior_J, fingerprint(model), f"{rule['_target_']}{arguments and f'({arguments})'}", build(rule))
+    return Profiles(
+        prior_J, heads_fingerprint(model), f"{rule['_target_']}{arguments and f'({arguments})'}", build(rule)
+    )
 
 
-def prior(num_heads: int) -> Array:
+def judge_prior(num_heads: int) -> Array:
     """Prior weights [J]: one half on the model as trained, the other half uniform over its heads."""
     return np.repeat([0.5, 0.5 / num_heads], [1, num_heads])
 
@@ -47,7 +49,7 @@ def names(model: MixtureBT) -> list[str]:
     return ["as trained", *(f"head {head}" for head in range(model.num_heads))]
 
 
-def fingerprint(model: MixtureBT) -> str:
+def heads_fingerprint(model: MixtureBT) -> str:
     """Returns K and a SHA-256 digest of the weights and the link, so that profiles are used with one model only."""
     digest = hashlib.sha256(model.link.name.encode())
     for name, weight in sorted(model.state_dict().items()):
@@ -64,7 +66,7 @@ class Judged(NamedTuple):
 
 
 @torch.no_grad()
-def judge(model: MixtureBT, pairs: Pairs, batch_size: int) -> Judged:
+def judge_pairs(model: MixtureBT, pairs: Pairs, batch_size: int) -> Judged:
     """Computes margins and rewards of all judges, in float64. The model's margin is the log odds of its preference.
 
     Args:

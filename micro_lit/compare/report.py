@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 
 from micro_lit import track
 from micro_lit.compare import sections
-from micro_lit.compare.sections import NAMES, SCORES, Results, Section
+from micro_lit.compare.sections import COLUMN_NAMES, SHOWN_SCORES, Results, Section
 from micro_lit.config import Settings
 from micro_lit.config.redaction import redact
 from micro_lit.errors import UserError
@@ -31,9 +31,9 @@ except ImportError:  # the extra `report` is not installed: everything but pictu
 
 Heads = tuple[Mapping[str, Any], Sequence[tuple[str, str, str]] | None]
 
-FILE_NAME, SCORES_FILE = "compare.json", "scores.parquet"
+COMPARE_FILE, SCORES_FILE = "compare.json", "scores.parquet"
 WIDE = 120  # characters
-PARTS = ("value", "low", "high", "sd")
+REPORT_PARTS = ("value", "low", "high", "sd")
 SYSTEM = ["regime", "candidate", "method", "heads"]
 
 
@@ -54,13 +54,13 @@ def writable(settings: Settings) -> Iterator[Path]:
         raise UserError(f"{key}={folder}: cannot be written ({error.strerror})") from error
 
 
-def write(
+def write_comparison(
     results: Results,
     settings: Settings,
     scores: pd.DataFrame | None = None,
     heads: Mapping[str, Heads] | None = None,
     explained: Mapping[str, Mapping[str, Any]] | None = None,
-    file_name: str = FILE_NAME,
+    file_name: str = COMPARE_FILE,
 ) -> Path:
     """Writes and prints the results of a `Comparison`, and passes tables and pictures to the loggers.
 
@@ -87,23 +87,23 @@ def write(
     results = redact(results)
     parts = sections_of(results, settings)
     with writable(settings):
-        drawing = draw(results, settings) if figure else None
+        drawing = draw_figure(results, settings) if figure else None
         pictures = figures.save(drawing, folder) if drawing else []
         titled = {name: redact(f"{results['name']}: {name}") for name in results["candidates"]}
         drawn = {
-            name: cards.write(folder / "cards" / name, cards.facts(**known), titled[name], texts)
+            name: cards.write_cards(folder / "cards" / name, cards.facts(**known), titled[name], texts)
             for name, (known, texts) in (heads or {}).items()
             if cards
         }
         explanation_paths = {
-            name: explanations.write(folder / "explanations" / name, found, titled[name])
+            name: explanations.write_explanations(folder / "explanations" / name, found, titled[name])
             for name, found in (explained or {}).items()
         }
         texts = {
             file_name: json.dumps(results, indent=2) + "\n",
             "systems.csv": systems(results).to_csv(index=False),
             "curves.csv": curves(results).to_csv(index=False),
-            "tables.md": markdown(results, parts, with_figure=bool(pictures)),
+            "tables.md": comparison_markdown(results, parts, with_figure=bool(pictures)),
         }
         for name, text in texts.items():
             write_text(folder / name, text)
@@ -118,32 +118,43 @@ def write(
     written += [*(f"cards/{name}" for name in drawn), *(f"explanations/{name}" for name in explanation_paths)]
     _print_outcome(results, settings, folder, written)
     if settings.get("logger"):
-        frames = {each.key: pd.concat([each.fair, each.apart]) for part in parts for each in part.tables}
         images = {"figure": pictures[0]} if pictures else {}
         images |= {f"heads/{name}": paths[0] for name, paths in drawn.items()}
         images |= {f"explanations/{name}": paths[0] for name, paths in explanation_paths.items() if cards}
-        used = [track.Artifact("model", path, checkpoint=checkpoints.shareable(path)) for path in judged]
-        track.publish(
-            track.RunRecord("compare", results["name"], folder, settings, summary(results), frames, images, used)
-        )
+        _publish(results, settings, folder, parts, images, judged)
     return folder
 
 
-def summary(results: Results) -> dict[str, float]:
+def _publish(
+    results: Results,
+    settings: Settings,
+    folder: Path,
+    parts: Sequence[Section],
+    images: Mapping[str, Path],
+    judged: Sequence[Path],
+) -> None:
+    """Passes the outcome to the loggers: tables, pictures, and the models that were judged."""
+    frames = {each.key: pd.concat([each.fair, each.apart]) for part in parts for each in part.tables}
+    used = [track.Artifact("model", path, checkpoint=checkpoints.shareable(path)) for path in judged]
+    summary = comparison_summary(results)
+    track.publish(track.RunRecord("compare", results["name"], folder, settings, summary, frames, images, used))
+
+
+def comparison_summary(results: Results) -> dict[str, float]:
     """Accuracy and NLL by `<part>/<candidate>/<method>/<score>`; for users after the largest number of labels."""
     rows = [(part, row) for part, rows in results.get("tables", {}).items() for row in rows]
     rows += [(part, row) for part, found in results.get("regimes", {}).items() for row in found["systems"]]
     found = {}
     for part, row in rows:
-        for score in SCORES:
+        for score in SHOWN_SCORES:
             point = row[score] if part not in results.get("regimes", {}) else row[score][-1]
             found[f"{part}/{row['candidate']}/{row['method']}/{score}"] = point["value"]
     return found
 
 
-def draw(results: Results, settings: Settings) -> Any:
+def draw_figure(results: Results, settings: Settings) -> Any:
     """The figure of all parts; None when nothing was measured over the number of labels."""
-    return figure.draw(results, _leaders(results, settings), _first_method(settings))
+    return figure.draw_curves(results, _leaders(results, settings), _first_method(settings))
 
 
 def redact_frame(frame: pd.DataFrame) -> pd.DataFrame:
@@ -185,10 +196,10 @@ def curves(results: Results) -> pd.DataFrame:
     rows = []
     for kind, name in (("curve", "curves"), ("elicitation", "elicitation")):
         for curve in results.get(name) or ():
-            for labels, *points in zip(curve["labels"], *(curve[score] for score in SCORES), strict=True):
+            for labels, *points in zip(curve["labels"], *(curve[score] for score in SHOWN_SCORES), strict=True):
                 system = {"kind": kind, "candidate": curve["candidate"], "method": curve["method"], "labels": labels}
-                rows.append(system | flatten(dict(zip(SCORES, points, strict=True))))
-    columns = ["kind", *SYSTEM[1:3], "labels", *(f"{score}.{part}" for score in SCORES for part in PARTS)]
+                rows.append(system | flatten(dict(zip(SHOWN_SCORES, points, strict=True))))
+    columns = ["kind", *SYSTEM[1:3], "labels", *(f"{score}.{part}" for score in SHOWN_SCORES for part in REPORT_PARTS)]
     drawn = pd.DataFrame(rows, columns=columns if "tables" in results else None, dtype=object)
     return _joined(drawn, _points(results))
 
@@ -212,9 +223,9 @@ def _points(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else empty, dtype=object)
 
 
-def markdown(results: Results, parts: Sequence[Section], with_figure: bool) -> str:
+def comparison_markdown(results: Results, parts: Sequence[Section], with_figure: bool) -> str:
     """All sections as a Markdown page. with_figure: whether to include figure.png."""
-    page = [f"# {escaped(results['name'])}", *map(escaped, _facts(results))]
+    page = [f"# {escaped_prose(results['name'])}", *map(escaped_prose, _facts_line(results))]
     if with_figure:
         page.append("![Accuracy and NLL over the number of labels](figure.png)")
     for part in parts:
@@ -225,8 +236,11 @@ def markdown(results: Results, parts: Sequence[Section], with_figure: bool) -> s
                 if len(frame):
                     page += [words] if words else []
                     page.append(tables.markdown(escaped_names(frame)).rstrip())
-    named = _words(results) | {"baseline": escaped(results["baseline"])}
-    page += ["## Columns", "\n".join(f"- {name}: {text.format(**named)}" for name, text in _columns(results).items())]
+    named = _words(results) | {"baseline": escaped_prose(results["baseline"])}
+    page += [
+        "## Columns",
+        "\n".join(f"- {name}: {text.format(**named)}" for name, text in _column_notes(results).items()),
+    ]
     if "tables" in results:
         many = len(results["attributes"]) > sections.MAX_ATTRIBUTES
         by_attribute = "is in systems.csv" if many else "has a column here, and its interval and NLL are in systems.csv"
@@ -234,7 +248,7 @@ def markdown(results: Results, parts: Sequence[Section], with_figure: bool) -> s
     return "\n\n".join(page) + "\n"
 
 
-def _columns(results: Results) -> dict[str, str]:
+def _column_notes(results: Results) -> dict[str, str]:
     """Descriptions of columns; a column of users gets the suffix ` (users)` if that of attributes differs."""
     attribute = sections.ATTRIBUTE_COLUMNS if "tables" in results else {}
     user = sections.USER_COLUMNS if "regimes" in results else {}
@@ -255,7 +269,7 @@ def invalid(results: Results) -> list[Mapping[str, Any]]:
     return [row for row in rows if not row.get("valid", True)]
 
 
-def _facts(results: Results) -> list[str]:
+def _facts_line(results: Results) -> list[str]:
     """Lines on what was measured: attributes, labels, baseline, seed and time."""
     end = f"Baseline: {results['baseline']}. Seed {results['seed']}. Measured in {results['seconds']:.0f} s."
     lines = []
@@ -283,7 +297,7 @@ def _show(results: Results, parts: Sequence[Section]) -> None:
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:  # files and pipes have no width
         console.width = max(console.width, WIDE)
-    console.print("", *_facts(results), "", sep="\n")
+    console.print("", *_facts_line(results), "", sep="\n")
     for part in parts:
         if not any(table.terminal for table in part.tables):
             console.print(part.title, part.caption, "", sep="\n")
@@ -291,8 +305,8 @@ def _show(results: Results, parts: Sequence[Section]) -> None:
             if table.terminal is not None:
                 console.print(on_terminal(part.title, *table.terminal), "")
     named = {column for part in parts for each in part.tables if each.terminal for column in each.terminal[1]}
-    wanted = [name for name in _columns(results) if name in named or name not in sections.ATTRIBUTE_COLUMNS]
-    console.print(*(f"{name}: {_columns(results)[name].format(**_words(results))}" for name in wanted), sep="\n")
+    wanted = [name for name in _column_notes(results) if name in named or name not in sections.ATTRIBUTE_COLUMNS]
+    console.print(*(f"{name}: {_column_notes(results)[name].format(**_words(results))}" for name in wanted), sep="\n")
     for row in invalid(results):
         console.print(f"INVALID: {row['candidate']}, {row['method']}: {row['invalid_because']}", style="bold red")
     console.print("tables.md has more columns and the NLL after each number of labels, the CSV files every number", "")
@@ -302,7 +316,7 @@ def on_terminal(title: str, caption: str, fair: pd.DataFrame, apart: pd.DataFram
     """Builds a table of two blocks with the same columns: rivals (`fair`), then the others (`apart`), dimmed."""
     table = RichTable(title=title, caption=caption, title_justify="left", caption_justify="left")
     for column in fair:
-        named = column in NAMES
+        named = column in COLUMN_NAMES
         table.add_column(column, justify="left" if named else "right", overflow="fold", no_wrap=column == "model")
     for block in (fair, apart):
         table.add_section()
@@ -352,12 +366,12 @@ def _first_method(settings: Settings) -> list[str]:
     return list(settings["subjects"].get("attribute", {}).get("adaptation", {}))[:1]
 
 
-def escaped(text: str) -> str:
+def escaped_prose(text: str) -> str:
     """Escapes Markdown, except `|`, which tables escape, and underscores inside words, which need none."""
     return re.sub(r"[\\`*\[\]<>~$&#]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
 
 
 def escaped_names(frame: pd.DataFrame) -> pd.DataFrame:
     """Escapes Markdown in the column names, models and adaptations of a table."""
-    names = {column: frame[column].map(escaped) for column in NAMES}
-    return frame.assign(**names).rename(columns=escaped)
+    names = {column: frame[column].map(escaped_prose) for column in COLUMN_NAMES}
+    return frame.assign(**names).rename(columns=escaped_prose)

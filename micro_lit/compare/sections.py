@@ -17,10 +17,10 @@ Row = Mapping[str, Any]
 Results = Mapping[str, Any]
 
 MAX_ATTRIBUTES = 8  # columns of more attributes do not fit a page
-NAMES = ("model", "adaptation")
+COLUMN_NAMES = ("model", "adaptation")
 INVALID = "INVALID: "
-SCORES = {"accuracy": "accuracy", "nll": "NLL (nats)"}
-ON_TERMINAL = (*NAMES, "K", "accuracy", "difference", "NLL", "turned")
+SHOWN_SCORES = {"accuracy": "accuracy", "nll": "NLL (nats)"}
+ON_TERMINAL = (*COLUMN_NAMES, "K", "accuracy", "difference", "NLL", "turned")
 
 
 class Table(NamedTuple):
@@ -124,7 +124,7 @@ def of_attributes(results: Results, leaders: Sequence[str], first: Sequence[str]
         rows = results["tables"][key]
         title, caption = section.title.format(**results), section.caption.format(**results) + few_units(*units(results))
         if not rows:
-            found.append(Section(title, NO_ROUTER, tables=[Table(key, *blocks([], results))]))
+            found.append(Section(title, NO_ROUTER, tables=[Table(key, *as_blocks([], results))]))
             continue
         words, shown = caption, rows
         if key == "labels":
@@ -134,19 +134,19 @@ def of_attributes(results: Results, leaders: Sequence[str], first: Sequence[str]
                 kinds = [f"{name} of every candidate" for name in first]
                 kinds += [f"every method of {name}" for name in leaders]
                 words += f" Shown: {', '.join(kinds)}; {len(rows) - len(shown)} more rows are in tables.md."
-        fair, apart = blocks(shown, results)
+        fair, apart = as_blocks(shown, results)
         columns = [column for column in fair if column in (*ON_TERMINAL, *own_metrics(rows))]
         words += f" {section.apart}" if len(apart) else ""
-        table = Table(key, *blocks(rows, results), terminal=(words, fair[columns], apart[columns]))
+        table = Table(key, *as_blocks(rows, results), terminal=(words, fair[columns], apart[columns]))
         found.append(Section(title, caption, section.apart, [table]))
     return found
 
 
-def blocks(rows: Sequence[Row], results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+def as_blocks(rows: Sequence[Row], results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Formats rows as two blocks, each sorted by accuracy: rivals, then checks, oracles and invalid results."""
     attributes = results["attributes"] if len(results["attributes"]) <= MAX_ATTRIBUTES else {}
     turned, own = any("turned" in row for row in rows), own_metrics(rows)
-    columns = [*NAMES, "K", "accuracy", "sd", "difference", "NLL", *own]
+    columns = [*COLUMN_NAMES, "K", "accuracy", "sd", "difference", "NLL", *own]
     columns += [f"{name} (n = {count:,})" for name, count in attributes.items()]
     columns += ["turned"] if turned else []
     found: tuple[list, list] = ([], [])
@@ -180,7 +180,7 @@ def units(results: Results) -> tuple[int, str]:
 def own_metrics(rows: Sequence[Row]) -> list[str]:
     """Names of the user's own metrics, beside accuracy and NLL."""
     scored = [name.removesuffix("_difference") for row in rows[:1] for name in row if name.endswith("_difference")]
-    return [name for name in scored if name not in SCORES]
+    return [name for name in scored if name not in SHOWN_SCORES]
 
 
 def marked(row: Row) -> str:
@@ -206,11 +206,11 @@ def of_users(results: Results) -> list[Section]:
         caption = CAPTIONS[key].format(**regimes[key], fewer=words)
         few = few_units(regimes[key]["users"], "users")
         tables = []
-        for score in (*SCORES, *own_metrics(regimes[key]["systems"])):
+        for score in (*SHOWN_SCORES, *own_metrics(regimes[key]["systems"])):
             fair, apart = _over_labels(regimes[key], score, results["baseline"])
             on_terminal = tuple(block.drop(columns="K", errors="ignore") for block in (fair, apart))
             shown = None if score == "nll" else (caption + few, *on_terminal)
-            tables.append(Table(f"{key}_{score}", fair, apart, SCORES.get(score, score), shown))
+            tables.append(Table(f"{key}_{score}", fair, apart, SHOWN_SCORES.get(score, score), shown))
         found.append(Section(TITLES[key], caption + few, APART, tables))
     if raters := regimes.get("seen", {}).get("raters"):
         floors = {name: floor["value"] for name, floor in raters["floors"].items()}

@@ -20,7 +20,7 @@ from micro_lit.host.preemption import PREEMPTED
 from micro_lit.run import workers
 
 
-def train(runs: Mapping[str, Settings], jobs: int) -> None:
+def train_side_by_side(runs: Mapping[str, Settings], jobs: int) -> None:
     """Trains runs in worker processes, at most `jobs` at once; the CPUs are divided among them.
 
     Each printed line is prefixed with the name of its run. A failed run does not stop the others. A run whose results
@@ -84,7 +84,7 @@ class _Run:
         code = self.process.wait()
         if code in (0, ImpossibleResult.status):
             return None
-        message_file = workers.word_of(self.folder, 0)
+        message_file = workers.error_file(self.folder, 0)
         if code < 0:
             return f"was killed by {signal.Signals(-code).name}"
         return message_file.read_text() if message_file.is_file() else f"ended with status {code}"

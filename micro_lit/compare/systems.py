@@ -25,7 +25,13 @@ from micro_lit.models.people import prior_of_users
 
 Array = NDArray[np.float64]
 
-OWN_WEIGHTS, TOLD, NOTHING, OWN, BEST_HEAD = "own weights", "told the attribute", "nothing", "its own", "best head"
+OWN_WEIGHTS, TOLD, KNOWS_NOTHING, OWN, BEST_HEAD = (
+    "own weights",
+    "told the attribute",
+    "nothing",
+    "its own",
+    "best head",
+)
 PROFILE = "profile"
 TEST_LABELS = "test labels"
 
@@ -134,7 +140,7 @@ class Profile(Reweighted):
     """
 
     def __init__(self, candidate: str, margins_NJ: Array, adapt: Method = adapt.posterior) -> None:
-        prior_J = judges.prior(margins_NJ.shape[1] - 1)
+        prior_J = judges.judge_prior(margins_NJ.shape[1] - 1)
         super().__init__(candidate, PROFILE, margins_NJ, prior_J, ProbabilityLink(), adapt)
 
     @classmethod
@@ -246,12 +252,12 @@ def judge(system: System, subjects: Subjects, codes_UC: Tensor, batch_size: int)
     for place_B in torch.arange(len(row_N)).split(batch_size):
         for log_prob_N, codes_UC in zip(log_prob_RN, codes_RUC, strict=True):
             found_B = system.log_prob(row_N[place_B], codes_UC[user_N[place_B]])
-            _check(system, found_B, len(place_B))
+            _check_codes(system, found_B, len(place_B))
             log_prob_N[place_B] = found_B
     return log_prob_RN
 
 
-def _check(system: System, log_prob_B: Tensor, rows: int) -> None:
+def _check_codes(system: System, log_prob_B: Tensor, rows: int) -> None:
     """Raises `UserError` unless these are valid log-probabilities, one for each row."""
     if log_prob_B.shape != (rows,):
         wrong = f"{tuple(log_prob_B.shape)} numbers for {rows} rows"

@@ -17,17 +17,17 @@ from micro_lit.compare.bench import Bench, Row, baseline_of
 from micro_lit.compare.candidates import Candidate
 from micro_lit.compare.diagnostics import Groups, RaterFloor, bayes_evidence
 from micro_lit.compare.subjects import draw_users
-from micro_lit.compare.systems import NOTHING, System, is_oracle, of_candidate
+from micro_lit.compare.systems import KNOWS_NOTHING, System, is_oracle, of_candidate
 from micro_lit.config import Settings, build
 from micro_lit.models.people import prior_of_users
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-TOLD = {"user", "criterion"}  # inputs that all systems may have
+CONTEXTS = {"user", "criterion"}  # inputs that all systems may have
 
 
-class Users:
+class UserComparison:
     """Measures systems that learn from the labels of each user, in two regimes: `seen` and `unseen` users.
 
     Args:
@@ -43,7 +43,7 @@ class Users:
         self.systems = [
             system
             for name, each in candidates.items()
-            for system in of_candidate(each, methods, NOTHING, True, name in settings["profiled"])
+            for system in of_candidate(each, methods, KNOWS_NOTHING, True, name in settings["profiled"])
         ]
         self.sizes = own["labels"]
         largest = max(size for size in self.sizes if size is not None)
@@ -121,7 +121,7 @@ class Users:
         """
         bench = self.benches[name]
         row: Row = {"candidate": system.candidate, "method": system.method, "heads": system.heads}
-        row["oracle"] = is_oracle(system, TOLD)
+        row["oracle"] = is_oracle(system, CONTEXTS)
         for size in sizes:
             of_rows = bench.scores(bench.log_prob(system, size))
             bench.keep(name, system, size, of_rows, self.user_names(name))

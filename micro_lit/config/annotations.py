@@ -86,7 +86,7 @@ def rule_of(hint: Any) -> Rule | None:
     except PydanticUserError:
         return None
     test = f"{tests[0].__module__}.{tests[0].__qualname__}" if tests else None
-    return Rule(in_words(hint), _as_data(schema), test, inner)
+    return Rule(allowed_values(hint), _as_data(schema), test, inner)
 
 
 def _inner(marker: Takes) -> Signature:
@@ -109,8 +109,8 @@ def _plain(hint: Any) -> Any:
     if kind in _LISTS:
         inner = [_plain(each) for each in arguments if each is not Ellipsis] or [Any]
         if kind is tuple and arguments and Ellipsis not in arguments:
-            return Annotated[_list(_union(inner)), annotated_types.Len(len(inner), len(inner))]
-        return _list(inner[0])
+            return Annotated[_list_of(_union(inner)), annotated_types.Len(len(inner), len(inner))]
+        return _list_of(inner[0])
     if kind in _MAPPINGS:
         return types.GenericAlias(dict, (Any, _plain(arguments[1]) if arguments else Any))
     if inspect.isclass(kind) and kind is not object and kind is not collections.abc.Callable:
@@ -122,7 +122,7 @@ def _union(hints: Iterable[Any]) -> Any:
     return functools.reduce(operator.or_, hints)
 
 
-def _list(item: Any) -> Any:
+def _list_of(item: Any) -> Any:
     return types.GenericAlias(list, (item,))
 
 
@@ -133,15 +133,15 @@ def _as_data(schema: Any) -> Any:
     return [_as_data(each) for each in schema] if isinstance(schema, list | tuple) else schema
 
 
-def in_words(hint: Any) -> str:
+def allowed_values(hint: Any) -> str:
     """What an annotation allows, for an error: `a whole number of at least 1 or null`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         markers = [each for marker in arguments[1:] for each in _flat(marker)]
         told = next((each for each in markers if isinstance(each, str)), None)
-        return told or in_words(arguments[0]) + _bounds(markers)
+        return told or allowed_values(arguments[0]) + _bounds(markers)
     if origin in (typing.Union, types.UnionType):
-        told = " or ".join(dict.fromkeys(in_words(each) for each in arguments if each is not type(None)))
+        told = " or ".join(dict.fromkeys(allowed_values(each) for each in arguments if each is not type(None)))
         return f"{told}, or null" if type(None) in arguments else told
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, arguments))
@@ -150,7 +150,7 @@ def in_words(hint: Any) -> str:
         return _WORDS[kind]
     inner = [each for each in arguments if each is not Ellipsis]
     if kind in _LISTS:
-        return "a list" + (f" ({', '.join(map(in_words, inner))})" if inner else "")
+        return "a list" + (f" ({', '.join(map(allowed_values, inner))})" if inner else "")
     if kind in _MAPPINGS:
         return "a mapping"
     return f"{OBJECT} (to choose one of a group write group=option, as in model/head=mlp)"

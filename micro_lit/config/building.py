@@ -67,11 +67,11 @@ def check_objects(node: Mapping[str, Any]) -> None:
     """
     for key, inner in objects(node):
         find(inner["_target_"])
-        check(key or inner["_target_"], _signature(inner["_target_"]), inner)
+        check(key or inner["_target_"], _signature_of(inner["_target_"]), inner)
 
 
 @functools.cache
-def _signature(target: str) -> Signature:
+def _signature_of(target: str) -> Signature:
     """The rules of an object: from rules.json, or from the annotations of a class outside this library."""
     from micro_lit.config.annotations import signature_of  # pydantic is slow to import
 

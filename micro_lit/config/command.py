@@ -47,7 +47,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[Settings], Any]], Calla
 
         @functools.wraps(run)
         def main() -> None:
-            with _one_line(), _full_errors():
+            with _one_line_failures(), _full_errors():
                 _check_arguments(config_name)
                 command()
 
@@ -57,7 +57,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[Settings], Any]], Calla
 
 
 @contextlib.contextmanager
-def _one_line() -> Iterator[None]:
+def _one_line_failures() -> Iterator[None]:
     """Ends the process with one line on any failure, and silently if the reader of a pipe has closed it."""
     try:
         try:

@@ -10,7 +10,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import OmegaConfBaseException
 
 from micro_lit.config.folders import config_dir
-from micro_lit.config.renamed import explain
+from micro_lit.config.renamed import explain_renamed
 from micro_lit.config.spelling import keys_of, suggestion
 from micro_lit.errors import UserError
 
@@ -109,7 +109,7 @@ def _hydra(error: HydraException) -> str:
         reason = str(error.__cause__).splitlines()[0]
         message += "" if reason in message else f"; {reason}"
     if found := re.match(r"Could not override '(.*?)'.*use (\+\S+)", message):
-        return explain(found[1]) or _unknown(found[1], found[2].rstrip(";"))
+        return explain_renamed(found[1]) or _unknown(found[1], found[2].rstrip(";"))
     return message
 
 

@@ -32,9 +32,9 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from micro_lit.config.names import ALLOWED, check_name, is_inside
+from micro_lit.config.names import NAME_RULE, check_name, is_inside
 from micro_lit.config.renamed import with_new_groups, with_public_targets
-from micro_lit.config.targets import check_target, find, is_public, locate, objects
+from micro_lit.config.targets import check_target, find, import_target, is_public, objects
 from micro_lit.errors import UserError
 
 BASES = {"callbacks": Callback, "launcher": Launcher, "sweeper": Sweeper}
@@ -70,7 +70,7 @@ def install() -> None:
             _check_search_path(self, given["config_name"], given["overrides"])
             config = load(**given)
             _rename(config)
-            check(config)
+            check_config(config)
         except UserError as error:
             raise Refused(f"error: {error}") from None
         return config
@@ -98,7 +98,7 @@ def _rename(config: DictConfig) -> None:
                 OmegaConf.update(config, f"{key}._target_", new)
 
 
-def check(config: DictConfig) -> None:
+def check_config(config: DictConfig) -> None:
     """Raises `UserError` for the first part of a composed config that could run code or write outside its folder."""
     tree = OmegaConf.to_container(config, resolve=False)
     hydra = tree.get("hydra")
@@ -115,7 +115,7 @@ def check(config: DictConfig) -> None:
     for kind in ("job_logging", "hydra_logging"):
         check_logging(f"hydra.{kind}", hydra.get(kind))
     _check_environment(hydra)
-    _check_names(config, tree)
+    _check_path_names(config, tree)
 
 
 def _packages(config: DictConfig) -> list[str]:
@@ -145,22 +145,22 @@ def _check_object(key: str, node: Any, base: type, packages: Sequence[str], tree
                 f"{inner_key}={target!r} is not allowed; give a {base.__name__} of {', '.join(ROOTS)}, or of a package "
                 "that packages=[yours] names"
             )
-        found = locate(target)
+        found = import_target(target)
         root = target.split(".")[0]
         if not (inspect.isclass(found) and issubclass(found, base) and f"{found.__module__}.".startswith(f"{root}.")):
             raise UserError(f"{inner_key}={target!r} is not allowed: it is no {base.__name__} of {root}")
-    for inner_key, value in _texts(node, key):
+    for inner_key, value in _text_settings(node, key):
         if not _stays_text(value, tree, ()):
             raise UserError(f"{inner_key}={value!r} is not allowed; give a literal value, or ${{key}} of one")
 
 
-def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:
+def _text_settings(node: Any, key: str) -> Iterator[tuple[str, str]]:
     """All texts in a tree, each with its dotted key."""
     children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
     for name, child in children:
         if isinstance(child, str):
             yield f"{key}.{name}", child
-        yield from _texts(child, f"{key}.{name}")
+        yield from _text_settings(child, f"{key}.{name}")
 
 
 def _stays_text(text: str, tree: Mapping[str, Any], seen: tuple[str, ...]) -> bool:
@@ -210,7 +210,7 @@ def check_logging(key: str, node: Any) -> None:
 
 def _check_logging_class(key: str, target: Any) -> None:
     if isinstance(target, str) and LOGGING.fullmatch(target):
-        found = locate(target)
+        found = import_target(target)
         kinds = (logging.Handler, logging.Filter, logging.Formatter)
         # A QueueHandler imports and calls a queue and a listener given by dotted names.
         if (
@@ -249,7 +249,7 @@ def _check_environment(hydra: Mapping[str, Any]) -> None:
             )
 
 
-def _check_names(config: DictConfig, tree: Mapping[str, Any]) -> None:
+def _check_path_names(config: DictConfig, tree: Mapping[str, Any]) -> None:
     """Checks names that Hydra joins to folders, which it creates before our function runs."""
     if "name" in tree:
         check_name("name", _now(config, "name"))
@@ -257,7 +257,7 @@ def _check_names(config: DictConfig, tree: Mapping[str, Any]) -> None:
         value = _now(config, key)
         # A single job without overrides uses the folder of its sweep.
         if value is not None and not is_inside(value, empty=key == "hydra.sweep.subdir"):
-            raise UserError(f"{key}={value!r} is not allowed; give {ALLOWED}")
+            raise UserError(f"{key}={value!r} is not allowed; give {NAME_RULE}")
 
 
 def _now(config: DictConfig, key: str) -> Any:

@@ -8,12 +8,12 @@ from typing import Any
 
 from micro_lit.errors import UserError
 
-ALLOWED = (
+NAME_RULE = (
     "a name that stays inside its folder: no .. or leading / in it, no control character, at most 255 bytes a part"
 )
 
 # Arguments of callbacks, loggers and profilers that are used in a path.
-PARTS = ("filename", "name", "version", "sub_dir")
+PATH_SETTINGS = ("filename", "name", "version", "sub_dir")
 
 
 def is_inside(name: Any, empty: bool = False) -> bool:
@@ -30,7 +30,7 @@ def is_inside(name: Any, empty: bool = False) -> bool:
 def check_name(key: str, name: Any) -> None:
     """Raises `UserError` for a name that leads out of its folder."""
     if not is_inside(name):
-        raise UserError(f"{key}={name!r} is not allowed; give {ALLOWED}")
+        raise UserError(f"{key}={name!r} is not allowed; give {NAME_RULE}")
 
 
 def check_names(settings: Mapping[str, Any]) -> None:
@@ -40,13 +40,13 @@ def check_names(settings: Mapping[str, Any]) -> None:
     candidates = settings.get("candidates")
     for name in candidates if isinstance(candidates, Mapping) else ():
         if not is_inside(name):
-            raise UserError(f"candidates: {name!r} is not allowed; give {ALLOWED}")
+            raise UserError(f"candidates: {name!r} is not allowed; give {NAME_RULE}")
     paths = settings.get("paths")
     folder = paths.get("run_dir") if isinstance(paths, Mapping) else None
     for group in ("callbacks", "logger", "trainer"):
         for key, name, value in _strings(settings.get(group), group):
-            if name in PARTS and not is_inside(value, empty=True):
-                raise UserError(f"{key}={value!r} is not allowed; give {ALLOWED}")
+            if name in PATH_SETTINGS and not is_inside(value, empty=True):
+                raise UserError(f"{key}={value!r} is not allowed; give {NAME_RULE}")
             if name == "dirpath" and folder is not None and not _lies_in(value, str(folder)):
                 raise UserError(f"{key}={value!r} is not allowed; give a folder inside paths.run_dir={folder}")
 

@@ -10,7 +10,7 @@ from typing import Any
 _HALF = re.compile("[\ud800-\udfff]")
 
 
-def is_text(value: Any) -> bool:
+def is_storable(value: Any) -> bool:
     """Whether this is no text of half characters, as a command line that is no UTF-8 comes in: no file can hold it."""
     return not isinstance(value, str) or not _HALF.search(value)
 

@@ -21,7 +21,7 @@ SHORTEST = 8  # minimum length of a secret in the environment, or of a word afte
 SECRET = (
     r"(?:(?:api|access|private)?key|token|password|passwd|passphrase|secret|credential|signature|authorization|auth)s?"
 )
-NAME = re.compile(rf"(?<![a-z]){SECRET}(?![a-z])", re.IGNORECASE)
+SECRET_NAME = re.compile(rf"(?<![a-z]){SECRET}(?![a-z])", re.IGNORECASE)
 # name=value, name:value, "name": value, as in overrides, commands, YAML, JSON and headers.
 ASSIGNED = re.compile(r"(?<![\w.@/-])([\w.@/-]++)([\"']?\s*[=:]\s*)")
 VALUE = re.compile(r"\"[^\"]*\"|'[^']*'|(?:bearer|basic|token)\s+[^\s,;\"']+|[^\s,;&\"'(){}\[\]]+", re.IGNORECASE)
@@ -120,4 +120,4 @@ def _of_environment() -> list[str]:
 
 
 def _says_secret(name: str) -> bool:
-    return bool(NAME.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)))
+    return bool(SECRET_NAME.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)))

@@ -11,7 +11,7 @@ from micro_lit.errors import UserError
 
 # Packages and classes that moved: `micro_lit.<old>` -> `micro_lit.<new>`.
 PACKAGES = {"adaptation": "adapt", "callbacks": "run", "sharding": "features", "sweeps": "run"}
-NAMES = {"HarmlessWandbLogger": "WandbLogger"}
+CLASS_NAMES = {"HarmlessWandbLogger": "WandbLogger"}
 
 # Modules whose names a `_target_` held before it named the public package: `micro_lit.features.pretrained.Pretrained`.
 MODULES = (
@@ -72,7 +72,7 @@ def _public_target(target: str) -> str:
     if package != "micro_lit" or not any(f"{module}.".startswith(f"{each}.") for each in MODULES):
         return target
     old = module.split(".")[0]
-    return f"micro_lit.{PACKAGES.get(old, old)}.{NAMES.get(name, name)}"
+    return f"micro_lit.{PACKAGES.get(old, old)}.{CLASS_NAMES.get(name, name)}"
 
 
 def with_new_groups(overrides: Sequence[str]) -> list[str]:
@@ -94,7 +94,7 @@ def _note(moved: Mapping[str, str]) -> None:
         print(f"note: {named}; old names will go in version 1.0", file=sys.stderr)
 
 
-def explain(key: str) -> str | None:
+def explain_renamed(key: str) -> str | None:
     """What to type instead of a setting of an earlier version; None for any other setting."""
     if key not in RENAMED:
         return None
@@ -107,7 +107,7 @@ def check_renamed(settings: Mapping[str, Any]) -> None:
         *parents, name = key.split(".")
         node = _look_up(settings, parents)
         if name in node:
-            raise UserError(explain(key))
+            raise UserError(explain_renamed(key))
 
 
 def as_now(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from micro_lit.ranges import Count
 
 HERE = "micro_lit.config.settings"
 
-Text = Annotated[str, Field(min_length=1, description="text that is not empty")]
+NonEmpty = Annotated[str, Field(min_length=1, description="text that is not empty")]
 TextOrNull = Annotated[str | None, Field(min_length=1, description="text that is not empty, or null")]
 # A name may be a whole number: YAML reads `name: 7` so.
 Name = Annotated[Annotated[str, MinLen(1)] | int, Field(description="text that is not empty")]
@@ -29,7 +29,7 @@ Objects = Annotated[
 PublicName = Annotated[str, Field(pattern=r"^[^\W\d_]\w*(\.[^\W\d_]\w*)*$")]
 User = Annotated[
     Annotated[str, MinLen(1)] | int | None,
-    Predicate(predicates.is_text),
+    Predicate(predicates.is_storable),
     Field(description="a name, a whole number or null; other numbers in two kinds of quotes, as '\"1.5\"'"),
 ]
 Sizes = Annotated[
@@ -57,10 +57,10 @@ BatchesOrNone = Annotated[
 class Paths:
     """Folders of a command."""
 
-    output_dir: Text
-    features_dir: Text
-    data_dir: Text
-    run_dir: Text
+    output_dir: NonEmpty
+    features_dir: NonEmpty
+    data_dir: NonEmpty
+    run_dir: NonEmpty
 
 
 @dataclass
@@ -98,7 +98,7 @@ class UserSubjects:
 
 
 @dataclass
-class Subjects:
+class SubjectSettings:
     """Kinds of subjects of a comparison."""
 
     attribute: Annotated[Mapping[str, Any], Takes(f"{HERE}.AttributeSubjects")]
@@ -221,7 +221,7 @@ class Command:
         Field(description="a mapping from names to the folder of a run or a list of overrides of micro_lit.train"),
     ]
     common: Annotated[list[str], Field(description="a list of overrides of micro_lit.train")]
-    baseline: Text
+    baseline: NonEmpty
     profiled: Candidates
     routed: Candidates
     elicited: Candidates

@@ -42,13 +42,13 @@ def keys_of(config_dir: Path) -> set[str]:
         package = header[1] if header else group
         prefix = "" if package in ("_global_", "") else f"{package}."
         content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        found.update(f"{prefix}{key}" for key in _keys(content if isinstance(content, Mapping) else {}))
+        found.update(f"{prefix}{key}" for key in _dotted_keys(content if isinstance(content, Mapping) else {}))
     return found
 
 
-def _keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _dotted_keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name, child in node.items():
         if isinstance(name, str) and name != "defaults" and not name.startswith("_"):
             yield f"{prefix}{name}"
             if isinstance(child, Mapping):
-                yield from _keys(child, f"{prefix}{name}.")
+                yield from _dotted_keys(child, f"{prefix}{name}.")

@@ -82,7 +82,7 @@ def find(target: str) -> Any:
 
     The dotted name may go through re-exports of a module; the object itself must be defined in an allowed package.
     """
-    found = locate(target)
+    found = import_target(target)
     package = target.split(".")[0]
     place = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}."
     ours = target.startswith(ALLOWED_TARGETS)
@@ -112,7 +112,7 @@ def _is_class_of_theirs(found: Any, place: str) -> bool:
     return inspect.isclass(found) and place.startswith(tuple(f"{module}." for module in THEIRS))
 
 
-def locate(target: str) -> Any:
+def import_target(target: str) -> Any:
     """Imports the object with a dotted name. Raises `UserError` if it cannot be imported."""
     try:
         return hydra.utils.get_object(target)

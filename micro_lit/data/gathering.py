@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from micro_lit.data.columns import CODES, VALUES, Codes, Columns
 from micro_lit.data.formats import CHUNK_ROWS, is_text
 from micro_lit.data.messages import LISTED, STRINGIFIED, BadRow, Message, Prompt, messages
-from micro_lit.data.records import SCORES, TEXTS, Record
+from micro_lit.data.records import SCORE_COLUMNS, TEXTS, Record
 
 # A character that is not white space in Python.
 VISIBLE = r"[^\s\p{Z}\x1c-\x1f\x85\x0b]"
@@ -158,7 +158,7 @@ class Gathered:
         Returns:
             Indices of the other rows, which need the slow path (`parse_record`).
         """
-        named = {ours: _column(table, theirs) for ours, theirs in columns.items()}
+        named = {ours: _plain_column(table, theirs) for ours, theirs in columns.items()}
         named = {ours: column for ours, column in named.items() if column is not None}
         if any(theirs not in table.column_names and ours not in named for ours, theirs in columns.items()):
             return np.arange(len(table))
@@ -230,7 +230,7 @@ def _is_plain(words: pyarrow.LargeStringArray) -> pyarrow.BooleanArray:
     return pc.replace_with_mask(pc.invert(doubtful), doubtful, sound)
 
 
-def _column(table: pyarrow.Table, name: str) -> pyarrow.ChunkedArray | None:
+def _plain_column(table: pyarrow.Table, name: str) -> pyarrow.ChunkedArray | None:
     """A column, or a text field of a column of JSON text; None if it is neither."""
     if name in table.column_names:
         return table[name]
@@ -317,16 +317,16 @@ def _of_rows(flags: pyarrow.BooleanArray, array: pyarrow.DictionaryArray) -> NDA
 
 def _gaps(columns: Mapping[str, pyarrow.ChunkedArray], num_rows: int) -> NDArray[np.float64] | None:
     """Rating gaps of all rows, NaN if missing; None if a number needs the slow path."""
-    gap_R = _numbers(columns.get("rating_gap"), num_rows)
-    for names in SCORES:
-        chosen_R, rejected_R = (_numbers(columns.get(name), num_rows) for name in names)
+    gap_R = _score_numbers(columns.get("rating_gap"), num_rows)
+    for names in SCORE_COLUMNS:
+        chosen_R, rejected_R = (_score_numbers(columns.get(name), num_rows) for name in names)
         if gap_R is None or chosen_R is None or rejected_R is None:
             return None
         gap_R = np.where(np.isnan(gap_R), chosen_R - rejected_R, gap_R)
     return gap_R
 
 
-def _numbers(column: pyarrow.ChunkedArray | None, num_rows: int) -> NDArray[np.float64] | None:
+def _score_numbers(column: pyarrow.ChunkedArray | None, num_rows: int) -> NDArray[np.float64] | None:
     if column is None:
         return np.full(num_rows, np.nan)
     try:

@@ -28,10 +28,10 @@ class LeftOut(NamedTuple):
     reason: str
 
 
-Judgment = dict[str, Any] | BadRow | LeftOut
-Layout = Callable[[Iterable[Row]], Iterator[tuple[str, Judgment]]]
+LayoutRow = dict[str, Any] | BadRow | LeftOut
+Layout = Callable[[Iterable[Row]], Iterator[tuple[str, LayoutRow]]]
 
-ALONE = "the next row answers another prompt; the two responses to a prompt must stand in rows that follow each other"
+LONE = "the next row answers another prompt; the two responses to a prompt must stand in rows that follow each other"
 
 HELPSTEER2_ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 ULTRAFEEDBACK_ATTRIBUTES = ("instruction_following", "honesty", "truthfulness", "helpfulness")
@@ -75,11 +75,11 @@ REWARD_BENCH = {
 REWARD_BENCH_CATEGORY = {subset: category for category, subsets in REWARD_BENCH.items() for subset in subsets}
 
 
-def row_by_row(judgments: Callable[..., Iterable[Judgment]]) -> Callable[..., Iterator[tuple[str, Judgment]]]:
+def row_by_row(judgments: Callable[..., Iterable[LayoutRow]]) -> Callable[..., Iterator[tuple[str, LayoutRow]]]:
     """Decorator that makes a layout of a function which yields the judgments of one raw row, or raises `BadRow`."""
 
     @functools.wraps(judgments)
-    def layout(rows: Iterable[Row], **settings: Any) -> Iterator[tuple[str, Judgment]]:
+    def layout(rows: Iterable[Row], **settings: Any) -> Iterator[tuple[str, LayoutRow]]:
         for place, row in rows:
             try:
                 found = [row] if isinstance(row, BadRow) else list(judgments(row, **settings))
@@ -91,7 +91,7 @@ def row_by_row(judgments: Callable[..., Iterable[Judgment]]) -> Callable[..., It
 
 
 @row_by_row
-def rpr(row: Mapping[str, Any], categories: Sequence[str] | None = None) -> Iterator[Judgment]:
+def rpr(row: Mapping[str, Any], categories: Sequence[str] | None = None) -> Iterator[LayoutRow]:
     """RPR, reasonable preference reversal [2407.14916; hub: microsoft/rpr]: two judgments per row with opposite labels.
 
     Reads prompt, response_a, response_b, criteria_x, criteria_y, category_x, category_y. Under criterion x response_a
@@ -114,7 +114,7 @@ def rpr(row: Mapping[str, Any], categories: Sequence[str] | None = None) -> Iter
             yield _judgment(prompt, chosen, rejected, attribute, criterion=criterion)
 
 
-def helpsteer2(rows: Iterable[Row]) -> Iterator[tuple[str, Judgment]]:
+def helpsteer2(rows: Iterable[Row]) -> Iterator[tuple[str, LayoutRow]]:
     """HelpSteer2 [2406.08673; hub: nvidia/HelpSteer2]: one judgment per attribute for each two consecutive raw rows.
 
     Reads prompt, response and ratings of five attributes, integers from 0 to 4. Rows 1 and 2, 3 and 4, ... answer the
@@ -129,15 +129,15 @@ def helpsteer2(rows: Iterable[Row]) -> Iterator[tuple[str, Judgment]]:
             waiting = None
             continue
         if waiting is not None:
-            yield waiting[0], BadRow(ALONE)
+            yield waiting[0], BadRow(LONE)
         waiting = None if isinstance(row, BadRow) else (place, row)
         if isinstance(row, BadRow):
             yield place, row
     if waiting is not None:
-        yield waiting[0], BadRow(ALONE)
+        yield waiting[0], BadRow(LONE)
 
 
-def _rated_twice(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Judgment]:
+def _rated_twice(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[LayoutRow]:
     try:
         prompt = _turns(_value(first, "prompt"))
         responses = _value(first, "response"), _value(second, "response")
@@ -164,7 +164,7 @@ def _rating(row: Mapping[str, Any], attribute: str) -> float:
 
 
 @row_by_row
-def pku_saferlhf(row: Mapping[str, Any]) -> Iterator[Judgment]:
+def pku_saferlhf(row: Mapping[str, Any]) -> Iterator[LayoutRow]:
     """PKU-SafeRLHF [2406.15513; hub: PKU-Alignment/PKU-SafeRLHF]: two judgments per row, helpful and safe.
 
     Reads prompt, response_0, response_1, better_response_id, safer_response_id. One response is marked as safer even if
@@ -179,7 +179,7 @@ def pku_saferlhf(row: Mapping[str, Any]) -> Iterator[Judgment]:
 
 
 @row_by_row
-def ultrafeedback(row: Mapping[str, Any]) -> Iterator[Judgment]:
+def ultrafeedback(row: Mapping[str, Any]) -> Iterator[LayoutRow]:
     """UltraFeedback [2310.01377; hub: openbmb/UltraFeedback]: all pairs of a row's completions under four attributes.
 
     Reads instruction, and response and annotations.<attribute>.Rating of each completion: four completions give 6 pairs
@@ -190,14 +190,14 @@ def ultrafeedback(row: Mapping[str, Any]) -> Iterator[Judgment]:
     for pair in itertools.combinations(_list(row, "completions"), 2):
         responses = [_value(completion, "response") for completion in pair]
         for attribute in ULTRAFEEDBACK_ATTRIBUTES:
-            rated = [_number(_value(completion, "annotations", attribute, "Rating")) for completion in pair]
+            rated = [_rating_number(_value(completion, "annotations", attribute, "Rating")) for completion in pair]
             if None in rated:
                 yield LeftOut("one of the two responses has no rating")
             else:
                 yield _compared(prompt, responses, rated, attribute)
 
 
-def _number(text: Any) -> float | None:
+def _rating_number(text: Any) -> float | None:
     try:
         return float(text)
     except (TypeError, ValueError):
@@ -205,7 +205,7 @@ def _number(text: Any) -> float | None:
 
 
 @row_by_row
-def hh_rlhf(row: Mapping[str, Any], attribute: str) -> Iterator[Judgment]:
+def hh_rlhf(row: Mapping[str, Any], attribute: str) -> Iterator[LayoutRow]:
     """HH-RLHF [2204.05862; hub: Anthropic/hh-rlhf]: one judgment per row, under the attribute of the row's folder.
 
     Reads chosen and rejected, whole transcripts. Only the folder name contains the raters' task (helpful-base,
@@ -219,7 +219,7 @@ def hh_rlhf(row: Mapping[str, Any], attribute: str) -> Iterator[Judgment]:
 
 
 @row_by_row
-def reward_bench(row: Mapping[str, Any]) -> Iterator[Judgment]:
+def reward_bench(row: Mapping[str, Any]) -> Iterator[LayoutRow]:
     """RewardBench [2403.13787; hub: allenai/reward-bench, split filtered]: one judgment per row, for testing only.
 
     Reads prompt, chosen, rejected, subset. The attribute is the category (Chat, Chat Hard, Safety, Reasoning), the
@@ -234,7 +234,7 @@ def reward_bench(row: Mapping[str, Any]) -> Iterator[Judgment]:
 
 
 @row_by_row
-def prism(row: Mapping[str, Any], chosen_only: bool = False) -> Iterator[Judgment]:
+def prism(row: Mapping[str, Any], chosen_only: bool = False) -> Iterator[LayoutRow]:
     """PRISM [2404.16019; hub: HannahRoseKirk/prism-alignment, subset conversations]: users rate the replies they get.
 
     Reads user_id, conversation_type and conversation_history, a list of messages with turn, role and content. Each turn
@@ -260,12 +260,15 @@ def prism(row: Mapping[str, Any], chosen_only: bool = False) -> Iterator[Judgmen
                 f"turn {turn!r} of 'conversation_history' is in place {number} and has the roles {roles}; turns 0, 1, "
                 "... must each hold a message of the user and then those of the model"
             )
-        prompt = [*prompt, {"role": "user", "content": _content(question)}]
-        chosen = {_content(answer) for answer in answers if _value(answer, "if_chosen") is True}
+        prompt = [*prompt, {"role": "user", "content": _response_content(question)}]
+        chosen = {_response_content(answer) for answer in answers if _value(answer, "if_chosen") is True}
         if len(chosen) != 1:
             raise BadRow(f"turn {turn} has {len(chosen)} different responses with if_chosen; it must have one")
         for pair in itertools.combinations(answers, 2):
-            responses, scores = [_content(answer) for answer in pair], [_rating(answer, "score") for answer in pair]
+            responses, scores = (
+                [_response_content(answer) for answer in pair],
+                [_rating(answer, "score") for answer in pair],
+            )
             if chosen_only and chosen.isdisjoint(responses):
                 yield LeftOut("neither of the two responses was chosen")
             else:
@@ -274,7 +277,7 @@ def prism(row: Mapping[str, Any], chosen_only: bool = False) -> Iterator[Judgmen
         prompt = [*prompt, {"role": "assistant", "content": chosen.pop()}]
 
 
-def _content(message: Any) -> str:
+def _response_content(message: Any) -> str:
     content = _value(message, "content")
     if not isinstance(content, str):
         raise BadRow(f"'content' is of type {type(content).__name__}; it must be text")
@@ -283,7 +286,7 @@ def _content(message: Any) -> str:
 
 def personal_llm(
     rows: Iterable[Row], users: int = 1000, users_per_row: int = 5, concentration: float = 0.05, seed: int = 0
-) -> Iterator[tuple[str, Judgment]]:
+) -> Iterator[tuple[str, LayoutRow]]:
     """PersonalLLM [2409.20296; hub: namkoong-lab/PersonalLLM]: simulated users compare the best and worst of eight.
 
     Reads prompt, response_1 to response_8, the scores of ten reward models for each, such as response_1_gemma_2b, and
@@ -316,7 +319,7 @@ def personal_llm(
 @row_by_row
 def _best_against_worst(
     row: Mapping[str, Any], weights_UR: NDArray[np.float64], users_per_row: int, seed: int
-) -> Iterator[Judgment]:
+) -> Iterator[LayoutRow]:
     prompt, *responses = (_value(row, name) for name in ("prompt", *PERSONAL_LLM_RESPONSES))
     scores_AR = np.array(
         [[_rating(row, f"{response}_{model}") for model in PERSONAL_LLM_SPREAD] for response in PERSONAL_LLM_RESPONSES]
@@ -336,7 +339,7 @@ def _best_against_worst(
 
 def _compared(
     prompt: Any, responses: Sequence[Any], ratings: Sequence[float], attribute: str | None = None, **columns: Any
-) -> Judgment:
+) -> LayoutRow:
     """The judgment implied by the ratings of two responses; in a tie the first response counts as chosen."""
     gap = ratings[0] - ratings[1]
     chosen, rejected = responses if gap >= 0 else reversed(responses)

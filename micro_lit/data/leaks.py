@@ -54,7 +54,7 @@ def overlap(columns: Columns, split_N: NDArray[np.int8]) -> dict[str, int] | Non
     }
 
 
-def check(name: str, found: dict[str, int] | None, leak: Leak) -> str | None:
+def check_overlap(name: str, found: dict[str, int] | None, leak: Leak) -> str | None:
     """Returns a warning if test rows are training rows; None if there are none, or `leak` is "allow".
 
     Args:

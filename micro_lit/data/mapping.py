@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from micro_lit.data.messages import BadRow, listed, printable
-from micro_lit.data.records import FIELDS, SCORES, Record, parse_record
+from micro_lit.data.records import FIELDS, SCORE_COLUMNS, Record, parse_record
 from micro_lit.data.verdicts import LIKELY, MEANINGS, Coding
 from micro_lit.errors import UserError
 
@@ -76,7 +76,7 @@ class ColumnMap:
         self.has_verdict = bool(set(VERDICT) & set(self.explicit))
         self.dropped = {ours for ours, theirs in self.columns.items() if theirs is None}
         if "rating_gap" in self.dropped:
-            self.dropped |= {name for names in SCORES for name in names}
+            self.dropped |= {name for names in SCORE_COLUMNS for name in names}
         if self.has_verdict:
             self.dropped |= {"chosen", "rejected"}
 
@@ -87,7 +87,7 @@ class ColumnMap:
 
     def _native(self, found: Collection[str]) -> list[str]:
         """Columns that are read by default, under their own names."""
-        names = ["conversations", *FIELDS, *(name for names in SCORES for name in names)]
+        names = ["conversations", *FIELDS, *(name for names in SCORE_COLUMNS for name in names)]
         is_pair = not self.has_verdict and "chosen" in (*found, *self.explicit)
         return [name for name in names if name not in self.dropped and not (is_pair and name in VERDICT)]
 

@@ -23,7 +23,7 @@ ALIASES = {
 }
 
 # Keys of a message: OpenAI's, then ShareGPT's.
-KEYS = (("role", "content"), ("from", "value"))
+MESSAGE_KEYS = (("role", "content"), ("from", "value"))
 
 MAX_SHOWN = 200  # characters of a value in an error message
 
@@ -132,7 +132,7 @@ def from_json(text: str) -> Any:
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
         turns = found if isinstance(found, list) else [found]
-        if all(isinstance(turn, dict) and any(key in turn for pair in KEYS for key in pair) for turn in turns):
+        if all(isinstance(turn, dict) and any(key in turn for pair in MESSAGE_KEYS for key in pair) for turn in turns):
             return found
     return None
 
@@ -151,7 +151,7 @@ def listed_texts(text: Any) -> list[str | None] | None:
 def _message(item: Any, name: str) -> Message:
     if isinstance(item, Message):
         return item
-    keys = next((keys for keys in KEYS if isinstance(item, Mapping) and keys[0] in item), None)
+    keys = next((keys for keys in MESSAGE_KEYS if isinstance(item, Mapping) and keys[0] in item), None)
     if keys is None:
         raise BadRow(f"{name!r} holds a message without role and content", kind_of(item))
     given, content = (item.get(key) for key in keys)

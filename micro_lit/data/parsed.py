@@ -52,7 +52,7 @@ def through_cache(
     columns, counts = read()
     with contextlib.suppress(OSError):  # full disk or read-only folder: the next run parses again
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, functools.partial(_save, columns, counts))
+        write_whole(path, functools.partial(_save_columns, columns, counts))
     return columns, counts
 
 
@@ -78,7 +78,7 @@ def _code_digest() -> bytes:
     return digest.digest()
 
 
-def _save(columns: Columns, counts: Counts, path: Path) -> None:
+def _save_columns(columns: Columns, counts: Counts, path: Path) -> None:
     words = {**columns.values, "prompt": [_serialised(prompt) for prompt in columns.values["prompt"]]}
     fields: dict[str, pyarrow.Array] = {f"values.{name}": _one(words[name], pyarrow.large_string()) for name in VALUES}
     fields |= {f"codes.{name}": _one(columns.codes[name].astype(np.int32), pyarrow.int32()) for name in CODES}
@@ -87,7 +87,7 @@ def _save(columns: Columns, counts: Counts, path: Path) -> None:
         "first": _one(columns.first_N, pyarrow.int8()),
         "row": _one(columns.row_N, pyarrow.int64()),
     }
-    digests = _digests(columns)
+    digests = _record_digests(columns)
     fields |= {
         "digests.prompt": _one(digests.prompt_T, pyarrow.int64()),
         "digests.response": _one(digests.response_T, pyarrow.int64()),
@@ -102,7 +102,7 @@ def _save(columns: Columns, counts: Counts, path: Path) -> None:
         file.write(checksum)
 
 
-def _digests(columns: Columns) -> Digests:
+def _record_digests(columns: Columns) -> Digests:
     """Digests of all texts except contexts with a criterion, which depend on settings."""
     prompts, responses = columns.values["prompt"], columns.values["response"]
     width = len(responses) + 1

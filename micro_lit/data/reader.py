@@ -52,7 +52,7 @@ class Reader:
         return ()
 
 
-def check(reader: Any) -> None:
+def check_reader(reader: Any) -> None:
     """Raises `UserError` unless the object is a valid `Reader`, as far as can be checked without a file."""
     name = type(reader).__name__
     if not isinstance(reader, Reader):
@@ -76,7 +76,7 @@ def splits_of(reader: Reader, path: Path) -> list[str]:
     try:
         found = list(reader.splits(path))
     except Exception as error:
-        raise _failure(reader, path, error) from error
+        raise _reader_error(reader, path, error) from error
     if not all(isinstance(name, str) for name in found):
         raise UserError(f"{path}: {type(reader).__name__}.splits gives {found!r:.100}; it must give texts")
     return found
@@ -138,7 +138,7 @@ class ReaderRows:
         except UserError:
             raise
         except Exception as error:
-            raise _failure(self.reader, self.path, error) from error
+            raise _reader_error(self.reader, self.path, error) from error
 
     def _row(self, place: str, row: Any) -> dict[str, Any] | BadRow:
         if isinstance(row, BadRow):
@@ -152,6 +152,6 @@ class ReaderRows:
         return dict(row)
 
 
-def _failure(reader: Reader, path: Path, error: Exception) -> UserError:
+def _reader_error(reader: Reader, path: Path, error: Exception) -> UserError:
     reason = " ".join(str(error).split())
     return UserError(f"{path}: {type(reader).__name__} cannot read it ({type(error).__name__}: {reason:.300})")

@@ -24,13 +24,13 @@ from micro_lit.data.verdicts import Coding, verdict_of
 __all__ = ["BadRow", "Message", "Prompt", "Record", "parse_record"]
 
 # Known pairs of score columns: (score of the chosen response, score of the rejected one).
-SCORES = tuple(
+SCORE_COLUMNS = tuple(
     (pattern.format("chosen"), pattern.format("rejected"))
     for pattern in ("score_{}", "{}_score", "{}_rating", "rating_{}", "{}-rating", "{}_reward", "reward_{}")
 )
 
 
-SCORE_NAMES = frozenset(name for names in SCORES for name in names)
+SCORE_NAMES = frozenset(name for names in SCORE_COLUMNS for name in names)
 
 
 class Record(NamedTuple):
@@ -93,7 +93,7 @@ def parse_record(row: Mapping[str, Any], coding: Coding | None = None) -> Record
     for name in ("chosen", "rejected"):
         if row.get(name) is None:
             raise BadRow(f"column {name!r} is missing or null")
-    prompt, chosen, rejected = _texts(row)
+    prompt, chosen, rejected = _record_texts(row)
     system = _optional_text(row.get("system"), "system")
     if system is not None and prompt[:1] != (Message("system", system),):
         if prompt and prompt[0].role == "system":
@@ -110,7 +110,7 @@ def parse_record(row: Mapping[str, Any], coding: Coding | None = None) -> Record
     return Record(prompt, chosen, rejected, rating_gap=_rating_gap(row, gap), first_shown=first_shown, **texts)
 
 
-def _texts(row: Mapping[str, Any]) -> tuple[Prompt, str, str]:
+def _record_texts(row: Mapping[str, Any]) -> tuple[Prompt, str, str]:
     """Prompt, chosen and rejected text of a row with columns `chosen` and `rejected`."""
     asked = row.get("prompt")
     if asked is None:
@@ -203,7 +203,7 @@ def _number(value: Any, name: str) -> float | None:
 def _rating_gap(row: Mapping[str, Any], gap: float | None) -> float | None:
     """The rating gap, or the difference of the two scores; None if the data have neither."""
     if gap is None and not SCORE_NAMES.isdisjoint(row):
-        for names in SCORES:
+        for names in SCORE_COLUMNS:
             scores = [_number(row.get(name), name) for name in names]
             if None not in scores:
                 gap = scores[0] - scores[1]

@@ -18,14 +18,14 @@ from micro_lit.config.predicates import is_function
 from micro_lit.data.columns import Columns, joined
 from micro_lit.data.counts import Counts
 from micro_lit.data.gathering import Gathered
-from micro_lit.data.layouts import Judgment, Layout, LeftOut
-from micro_lit.data.leaks import LEAKS, Leak, check
+from micro_lit.data.layouts import Layout, LayoutRow, LeftOut
+from micro_lit.data.leaks import LEAKS, Leak, check_overlap
 from micro_lit.data.mapping import ColumnMap
 from micro_lit.data.messages import BadRow
 from micro_lit.data.pairs import PreferenceData, from_columns
 from micro_lit.data.parsed import content_digest, through_cache
 from micro_lit.data.reader import Reader, identity
-from micro_lit.data.reader import check as check_reader
+from micro_lit.data.reader import check_reader as check_reader
 from micro_lit.data.readers import Rows, has_split
 from micro_lit.data.records import Record
 from micro_lit.data.sides import SplitBy, sides, unanimous
@@ -35,7 +35,7 @@ from micro_lit.errors import UserError
 from micro_lit.ranges import Count, Share
 
 CRITERIA = ("given", "hidden", "shuffled")
-MAX_LISTED, EXAMPLES = 20, 3
+MAX_LISTED, BAD_ROW_EXAMPLES = 20, 3
 TRAIN = SPLITS.index("train")
 
 
@@ -110,12 +110,9 @@ class PairFiles:
         limit: Count | None = None,
         cache_dir: str | None = None,
     ) -> None:
-        for setting, path in (("train", train), ("test", test)):
-            if path is None and setting == "test":
-                continue
-            if not isinstance(path, str) or not path.strip():
-                empty = "; is a variable of the shell empty?" if path == "" else ""
-                raise UserError(f"data.{setting}={path!r} is not allowed; give the path of a file or folder{empty}")
+        _check_path("train", train)
+        if test is not None:
+            _check_path("test", test)
         if reader is not None:
             check_reader(reader)
         self.name = name
@@ -251,7 +248,7 @@ class PairFiles:
     def _take(
         self,
         place: str,
-        row: Judgment,
+        row: LayoutRow,
         number: int,
         gathered: Gathered,
         counts: Counts,
@@ -271,7 +268,7 @@ class PairFiles:
                 error = BadRow("a value is nested too deeply")
             counts.dropped += 1
             counts.kinds[error.kind] += 1
-            if counts.kinds[error.kind] <= EXAMPLES and len(counts.reasons) < MAX_LISTED:
+            if counts.kinds[error.kind] <= BAD_ROW_EXAMPLES and len(counts.reasons) < MAX_LISTED:
                 counts.reasons.append(f"{place}: {error}")
             return False
         gathered.add(number, record)
@@ -304,6 +301,12 @@ class PairFiles:
                 drawn = generator.permutation(rows)
                 criterion_N[rows], attribute_N[rows] = criterion_N[drawn], attribute_N[drawn]
         return columns.with_codes(criterion=criterion_N, attribute=attribute_N)
+
+
+def _check_path(setting: str, path: Any) -> None:
+    if not isinstance(path, str) or not path.strip():
+        empty = "; is a variable of the shell empty?" if path == "" else ""
+        raise UserError(f"data.{setting}={path!r} is not allowed; give the path of a file or folder{empty}")
 
 
 class Mixture:
@@ -354,7 +357,7 @@ class Mixture:
 
 
 def _checked(name: str, data: PreferenceData, leak: Leak) -> PreferenceData:
-    note = check(name, data.overlap, leak)
+    note = check_overlap(name, data.overlap, leak)
     return data if note is None else dataclasses.replace(data, notes=(*data.notes, note))
 
 

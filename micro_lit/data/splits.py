@@ -17,12 +17,12 @@ SPLITS = ("train", "validation", "test")
 # Shard names of the hub, such as train-00000-of-00001.parquet; any split name is possible.
 SHARD = re.compile(r"^(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5,}\b")
 # Words that name a split, by the rules of the hub.
-WORDS = {
+SPLIT_WORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-SPLIT_OF = {word: split for split, words in WORDS.items() for word in words}
+SPLIT_OF = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 WORD = re.compile(rf"(?:^|[-._ 0-9/])({'|'.join(SPLIT_OF)})(?=$|[-._ 0-9/])")
 
 

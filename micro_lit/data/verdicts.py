@@ -13,7 +13,7 @@ MEANINGS = ("first", "second", "tie")
 SIGNS = ("negative", "positive")
 
 # Unambiguous values. Numbers are not among them: 0 means the first response in one data set, the loser in another.
-KNOWN: dict[str, Verdict] = {
+KNOWN_CODES: dict[str, Verdict] = {
     **dict.fromkeys(("first", "a", "model_a", "response_a", "answer_a", "left", "human_ref_a"), "first"),
     **dict.fromkeys(("second", "b", "model_b", "response_b", "answer_b", "right", "human_ref_b"), "second"),
     **dict.fromkeys(
@@ -44,13 +44,13 @@ def verdict_of(value: Any, coding: Coding | None = None) -> tuple[Verdict, float
     Args:
         value: the value of the verdict column.
         coding: value -> verdict, such as {1: first, 0: second}; for a signed strength {negative: first, positive:
-            second}, where 0 is a tie. None: the value must be one of `KNOWN`, in any case.
+            second}, where 0 is a tie. None: the value must be one of `KNOWN_CODES`, in any case.
 
     Returns:
         The verdict, and the absolute strength if the coding is of a signed strength, else None.
 
     Raises:
-        BadRow: when the value is not in the coding, or not in `KNOWN`.
+        BadRow: when the value is not in the coding, or not in `KNOWN_CODES`.
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -69,7 +69,7 @@ def verdict_of(value: Any, coding: Coding | None = None) -> tuple[Verdict, float
             sign = "negative" if strength < 0 else "positive"
             if strength == strength and sign in coding:
                 return coding[sign], abs(strength)
-    elif isinstance(value, str) and (known := KNOWN.get(value.strip().casefold())):
+    elif isinstance(value, str) and (known := KNOWN_CODES.get(value.strip().casefold())):
         return known, None
     raise BadRow(
         "data.winner does not say what this value of the winner means; give all values, such as "

@@ -19,7 +19,7 @@ from micro_lit.data.pairs import Pairs, PreferenceData
 from micro_lit.errors import UserError
 from micro_lit.features.network import PooledTransformer
 from micro_lit.features.rows import in_rows
-from micro_lit.features.store import CHUNK_BYTES, MappedTable
+from micro_lit.features.store import STORE_CHUNK_BYTES, MappedTable
 from micro_lit.features.tokens import Reading, TokenTable
 
 
@@ -136,7 +136,7 @@ class CachedBackbone(Backbone):
         """Mean and standard deviation in two passes; the standard deviation of a constant dimension is set to 1."""
         if not len(rows_M):  # no training pairs: a trained model scores new data, and its checkpoint has the moments
             return torch.zeros(self.width), torch.ones(self.width)
-        chunks = rows_M.split(max(1, CHUNK_BYTES // (4 * self.width)))
+        chunks = rows_M.split(max(1, STORE_CHUNK_BYTES // (4 * self.width)))
         mean_D = sum(self._read(chunk).double().sum(dim=0) for chunk in chunks) / len(rows_M)
         variance_D = sum((self._read(chunk) - mean_D).square().sum(dim=0) for chunk in chunks) / len(rows_M)
         std_D = variance_D.sqrt().float()

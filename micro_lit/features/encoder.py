@@ -16,7 +16,7 @@ from micro_lit.errors import UserError
 from micro_lit.features.network import PooledTransformer
 from micro_lit.features.rows import in_rows
 from micro_lit.features.store import SHARD_BYTES, SHARD_SECONDS, FeatureStore
-from micro_lit.features.tokens import SHOWN, TokenTable
+from micro_lit.features.tokens import SHOWN_CHARACTERS, TokenTable
 from micro_lit.host import ranks
 
 
@@ -128,7 +128,7 @@ def _check_finite(stored_TD: Float[Tensor, "T D"], features_TD: Float[Tensor, "T
         return
     at = int((~finite_T).nonzero()[0])
     text = texts[at]
-    begins = " ".join((text.prompt[-1].content if text.response is None else text.response).split())[:SHOWN]
+    begins = " ".join((text.prompt[-1].content if text.response is None else text.response).split())[:SHOWN_CHARACTERS]
     which = "prompt" if text.response is None else "response"
     if features_TD[at].isfinite().all():
         remedy = f"backbone.store_dtype={_name(stored_TD)} cannot hold them; give backbone.store_dtype=bfloat16"

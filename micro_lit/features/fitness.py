@@ -16,7 +16,7 @@ OFFSET_BY_PADDING = (
 SANE_LENGTH = 10**9
 
 
-def check_config(model: str, config: Any) -> None:
+def check_backbone_config(model: str, config: Any) -> None:
     """Raises `UserError` unless the config is of a model that reads tokens and returns a vector for each.
 
     Encoder-decoders, models without a vocabulary or hidden size, and quantised models are refused.

@@ -10,14 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from micro_lit.errors import UserError
-from micro_lit.features.rows import Rows, in_rows
+from micro_lit.features.rows import TokenRows, in_rows
 from micro_lit.features.tokens import TokenTable
 from micro_lit.host.devices import repeatable
 
 Pooling = Literal["last", "mean", "cls"]
 
 
-def pool(hidden_BLD: Float[Tensor, "B L D"], rows: Rows, pooling: Pooling) -> Float[Tensor, "T D"]:
+def pool(hidden_BLD: Float[Tensor, "B L D"], rows: TokenRows, pooling: Pooling) -> Float[Tensor, "T D"]:
     """Pools hidden states to one vector per text, over the tokens of its prompt and its response.
 
     Padding and other responses in the same row are never read.
@@ -61,7 +61,7 @@ class PooledTransformer(nn.Module):
     def width(self) -> int:
         return self.network.config.get_text_config().hidden_size
 
-    def forward(self, rows: Rows) -> Float[Tensor, "T D"]:
+    def forward(self, rows: TokenRows) -> Float[Tensor, "T D"]:
         """Representations of the texts in the rows."""
         # With padding on the right, causal attention needs no mask, and is fastest without one.
         options = {"use_cache": False} if self.causal else {"attention_mask": rows.mask_BL.long()}

@@ -207,9 +207,9 @@ class Pretrained(BackboneFactory):
                 config = self._config
             except UserError:
                 raise missing from None
-            fitness.check_config(self.model, config)  # a better error for models that read no text
+            fitness.check_backbone_config(self.model, config)  # a better error for models that read no text
             raise
-        fitness.check_config(self.model, self._config)
+        fitness.check_backbone_config(self.model, self._config)
         fitness.check_tokens(self.model, self._config, tokenizer)
         most = fitness.longest(self._config, tokenizer)
         if most is not None and most < self.max_length and ranks.rank() == 0:

@@ -23,7 +23,7 @@ from torch import Tensor
 from micro_lit.features.tokens import TokenTable
 
 
-class Rows(NamedTuple):
+class TokenRows(NamedTuple):
     """T texts in B rows of L tokens, padded on the right with id 0.
 
     Attributes:
@@ -44,8 +44,8 @@ class Rows(NamedTuple):
     length_T: Int64[Tensor, " T"]
     shared: bool
 
-    def to(self, device: torch.device) -> "Rows":
-        return Rows(*(column.to(device) for column in self[:-1]), self.shared)
+    def to(self, device: torch.device) -> "TokenRows":
+        return TokenRows(*(column.to(device) for column in self[:-1]), self.shared)
 
     @property
     def mask_BL(self) -> Bool[Tensor, "B L"]:
@@ -61,7 +61,7 @@ class Rows(NamedTuple):
 
 def in_rows(
     tokens: TokenTable, texts_T: Int64[Tensor, " T"], token_budget: int | None, break_even: int | None
-) -> Iterator[tuple[Int64[Tensor, " t"], Rows]]:
+) -> Iterator[tuple[Int64[Tensor, " t"], TokenRows]]:
     """Packs texts into rows, and yields the rows in forward passes, longest rows first.
 
     A row with a prompt of P tokens and n responses of s tokens saves the prompt n - 1 times, but attention costs the
@@ -97,7 +97,6 @@ def in_rows(
     nth_T = (before_T - _latest(before_T, fresh_T)) // room_T
     fresh_T[1:] |= nth_T.diff() != 0
     start_T = before_T - _latest(before_T, fresh_T)
-
     first_B = fresh_T.nonzero()[:, 0]
     rest_B = torch.cat([before_T[first_B], response_T.sum(0, keepdim=True)]).diff()
     length_B = prompt_T[first_B] + rest_B
@@ -135,7 +134,7 @@ def _lay_out(
     prompt_T: Int64[Tensor, " T"],
     response_T: Int64[Tensor, " T"],
     longest: int,
-) -> Rows:
+) -> TokenRows:
     """Builds rows padded to `longest`; the response of a text begins `start_T` tokens after the prompt of its row."""
     first_B = torch.searchsorted(row_T, torch.arange(int(row_T[-1]) + 1, device=row_T.device))
     begin_T, offset_T = row_T * longest + prompt_T + start_T, tokens.offsets[texts_T]
@@ -153,7 +152,7 @@ def _lay_out(
         flat[target] = values
         return flat.view(len(first_B), longest)
 
-    return Rows(
+    return TokenRows(
         ids_BL=spread(tokens.flat_ids[source_P[part] + within].long(), 0),
         positions_BL=spread(position_P[part] + within, 0),
         parts_BL=spread(part, len(length_P)),

@@ -26,7 +26,7 @@ class FullySharded(ModelParallelStrategy):
         )
 
 
-def check(trainer: pl.Trainer, backbone: Backbone) -> None:
+def check_shardable(trainer: pl.Trainer, backbone: Backbone) -> None:
     """Raises `UserError` when a sharding strategy is used with a frozen backbone or with unsupported settings."""
     wraps_all = isinstance(trainer.strategy, FSDPStrategy)
     sharded = wraps_all or isinstance(trainer.strategy, ModelParallelStrategy)
@@ -63,7 +63,7 @@ def shard(backbone: TrainableBackbone, mesh: DeviceMesh, precision: str) -> None
     fully_shard(network, mesh=mesh, mp_policy=policy)
 
 
-def split(weights: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+def shard_batch(weights: list[nn.Parameter]) -> list[list[nn.Parameter]]:
     """Groups weights into replicated and sharded ones, for optimisers that update many tensors at once (foreach)."""
     parts = [[weight for weight in weights if isinstance(weight, DTensor) == sharded] for sharded in (False, True)]
     return [part for part in parts if part]

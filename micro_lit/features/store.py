@@ -39,8 +39,8 @@ from micro_lit.host.files import write_text, write_whole
 # A shard is written at this size or after this time, so that an interrupted run loses little work.
 SHARD_BYTES = 256 * 2**20
 SHARD_SECONDS = 120.0
-CHUNK_BYTES = 64 * 2**20
-FORMAT = 2
+STORE_CHUNK_BYTES = 64 * 2**20
+STORE_FORMAT = 2
 PARTS = 64
 POLL_SECONDS = 0.2
 
@@ -91,7 +91,7 @@ class FeatureStore:
         if broken:
             self._ignore(self.manifest_path.name, "broken; it is rebuilt from the shards")
             return {}
-        if manifest["format"] not in (1, FORMAT) or manifest["spec"] != self.spec:
+        if manifest["format"] not in (1, STORE_FORMAT) or manifest["spec"] != self.spec:
             raise UserError(f"{self.folder}: written for another encoder or version; delete it to encode again")
         return manifest["shards"]
 
@@ -109,7 +109,7 @@ class FeatureStore:
             self.folder,
             [shard["features"] for shard in tensors],
             torch.from_numpy(place_M2),
-            *(_look_up(column, place_M2) for column in columns),
+            *(_find_rows(column, place_M2) for column in columns),
         )
 
     def find(self, digests_M2: NDArray[np.uint64]) -> tuple[list[str], NDArray[np.int64]]:
@@ -120,7 +120,7 @@ class FeatureStore:
         names = []
         for name, facts in self.shards().items():
             try:
-                stored_R2 = _digests(self.folder / name, facts)
+                stored_R2 = _row_digests(self.folder / name, facts)
                 at_R = np.searchsorted(wanted_U2[:, 0], stored_R2[:, 0]).clip(max=len(wanted_U2) - 1)
                 row_B = np.flatnonzero((wanted_U2[at_R] == stored_R2).all(axis=1))
                 if not len(row_B):
@@ -228,7 +228,7 @@ class FeatureStore:
             self._ignored.clear()
 
     def _write_manifest(self, shards: Mapping[str, Mapping[str, Any]]) -> None:
-        manifest = {"format": FORMAT, "spec": self.spec, "shards": shards}
+        manifest = {"format": STORE_FORMAT, "spec": self.spec, "shards": shards}
         write_text(self.manifest_path, json.dumps({**manifest, "checksum": _manifest_checksum(manifest)}, indent=1))
 
     def _ignore(self, name: str, reason: str) -> None:
@@ -299,8 +299,8 @@ class MappedTable:
         return self.shards[0].shape[1]
 
     def chunks(self) -> Iterator[Int64[Tensor, " B"]]:
-        """Indices of all rows in order, in chunks of at most `CHUNK_BYTES` of features."""
-        return iter(torch.arange(len(self)).split(max(1, CHUNK_BYTES // (4 * self.width))))
+        """Indices of all rows in order, in chunks of at most `STORE_CHUNK_BYTES` of features."""
+        return iter(torch.arange(len(self)).split(max(1, STORE_CHUNK_BYTES // (4 * self.width))))
 
     def resident(self) -> Float[Tensor, "M D"]:
         """The whole table in memory, in float32, read in chunks so that only the result is held."""
@@ -334,7 +334,7 @@ class MappedTable:
             libc.madvise(ctypes.c_void_p(mapping.data_ptr()), ctypes.c_size_t(mapping.nbytes()), mmap.MADV_DONTNEED)
 
 
-def _look_up(shards: Sequence[Tensor], place_M2: NDArray[np.int64]) -> Tensor:
+def _find_rows(shards: Sequence[Tensor], place_M2: NDArray[np.int64]) -> Tensor:
     """One value per text from a small column of each shard."""
     starts = np.cumsum([0, *map(len, shards[:-1])])
     return torch.cat(list(shards))[torch.from_numpy(starts[place_M2[:, 0]] + place_M2[:, 1])]
@@ -359,7 +359,7 @@ def _map_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _digests(path: Path, facts: Mapping[str, Any]) -> NDArray[np.uint64]:
+def _row_digests(path: Path, facts: Mapping[str, Any]) -> NDArray[np.uint64]:
     """Text digests of a shard [R, 2]. Raises `ValueError` when the shard has the wrong size or is damaged."""
     if path.stat().st_size != facts["bytes"]:
         raise ValueError("its size has changed")

@@ -25,7 +25,7 @@ from micro_lit.errors import UserError
 # When a text is too long, its response keeps at least this share of the tokens, and the prompt gets the rest.
 RESPONSE_SHARE = 0.75
 
-SHOWN = 40  # characters of a text that an error message quotes
+SHOWN_CHARACTERS = 40  # characters of a text that an error message quotes
 
 
 class Reading(NamedTuple):
@@ -119,7 +119,7 @@ class TextTokenizer:
                     for ids_m, row in zip(ids, rows, strict=True)
                 ]
             ),
-            Reading(cut_M2, torch.from_numpy(_digests(ids)), self.max_length),
+            Reading(cut_M2, torch.from_numpy(_token_digests(ids)), self.max_length),
         )
 
     def show(self, text: Text) -> str:
@@ -284,7 +284,7 @@ class TextTokenizer:
             self._raw_template((question,), add_generation_prompt=True)
         except Exception as error:
             raise UserError(
-                f"{self.tokenizer.name_or_path}: its chat template cannot be rendered ({_one_line(error)}); give "
+                f"{self.tokenizer.name_or_path}: its chat template cannot be rendered ({_shown_line(error)}); give "
                 "another with backbone.chat_template=<name, .jinja file or text>"
             ) from error
         try:
@@ -298,9 +298,9 @@ class TextTokenizer:
         roles = ", ".join(message.role for message in messages)
         begins = next((message.content for message in messages if message.role == "user"), messages[0].content)
         return UserError(
-            f"{self.tokenizer.name_or_path}: its chat template refuses the text that begins {begins[:SHOWN]!r} "
-            f"(turns: {roles[:200]}): {_one_line(reason)}; take such rows out of the data, or give another template "
-            "with backbone.chat_template=<name, .jinja file or text>"
+            f"{self.tokenizer.name_or_path}: its chat template refuses the text that begins "
+            f"{begins[:SHOWN_CHARACTERS]!r} (turns: {roles[:200]}): {_shown_line(reason)}; "
+            "take such rows out of the data, or give another template with backbone.chat_template=<name, .jinja file or text>"
         )
 
 
@@ -342,11 +342,11 @@ def fold_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     return (*rest[:at], user, *rest[at + 1 :])
 
 
-def _one_line(reason: object) -> str:
+def _shown_line(reason: object) -> str:
     return " ".join(str(reason).split())[:200] or type(reason).__name__
 
 
-def _digests(ids: Sequence[NDArray[np.int32]]) -> NDArray[np.int64]:
+def _token_digests(ids: Sequence[NDArray[np.int32]]) -> NDArray[np.int64]:
     """A 64-bit digest of the tokens of each text, never 0."""
     raw = b"".join(hashlib.blake2b(ids_m.tobytes(), digest_size=8).digest() for ids_m in ids)
     digests_M = np.frombuffer(raw, dtype="<i8").astype(np.int64)

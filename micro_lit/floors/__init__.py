@@ -12,7 +12,7 @@ from micro_lit.floors.bradley_terry import (
     conditional_bt,
     linear_bt,
 )
-from micro_lit.floors.estimates import SUM_TOLERANCE, Estimate, binary_entropy
+from micro_lit.floors.estimates import MASS_TOLERANCE, FloorEstimate, binary_entropy
 from micro_lit.floors.groups import (
     marginal_floor,
     mutual_information,
@@ -23,8 +23,8 @@ from micro_lit.floors.groups import (
 )
 
 __all__ = [
-    "SUM_TOLERANCE",
-    "Estimate",
+    "MASS_TOLERANCE",
+    "FloorEstimate",
     "NotConverged",
     "Solution",
     "binary_entropy",

@@ -46,7 +46,7 @@ def run(settings: Settings) -> dict[str, Any]:
         estimated = raters.rater_floors(votes, settings["replicates"], settings["seed"])
         floors = {name: floor._asdict() for name, floor in estimated.floors.items()}
         found["raters"] = {**dataclasses.asdict(estimated), "floors": floors}
-        console.print("", terminal.rater_floors(estimated))
+        console.print("", terminal.rater_table(estimated))
     path = Path(settings["paths"]["run_dir"]) / "floors.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

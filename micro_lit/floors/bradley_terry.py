@@ -15,7 +15,15 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
-from micro_lit.floors.estimates import SUM_TOLERANCE, Array, Estimate, Integers, blocks, check, mean_estimate
+from micro_lit.floors.estimates import (
+    MASS_TOLERANCE,
+    Array,
+    FloorEstimate,
+    Integers,
+    check_pairs,
+    mean_estimate,
+    row_slices,
+)
 
 NewtonTerms = Callable[[Array], tuple[float, Array, Array]]
 
@@ -34,7 +42,7 @@ class Solution(NamedTuple):
     """
 
     parameters: Array
-    floor: Estimate
+    floor: FloorEstimate
     gradient_norm: float
     steps: int
 
@@ -66,7 +74,7 @@ def linear_bt(
     Raises:
         NotConverged: the gradient norm stays above `tolerance`.
     """
-    check(probability_N, mass_N)
+    check_pairs(probability_N, mass_N)
     num_pairs = len(probability_N)
     if differences_ND.ndim != 2 or len(differences_ND) != num_pairs or differences_ND.size == 0:
         raise ValueError(
@@ -84,7 +92,7 @@ def linear_bt(
         hessian_DD = _second_moment(differences_ND, share_N * predicted_N * (1.0 - predicted_N))
         return float(share_N @ bt_cross_entropy(probability_N, margin_N)), gradient_D, hessian_DD
 
-    theta_D, gradient_norm, steps = _minimise(newton_terms, np.zeros(differences_ND.shape[1]), tolerance)
+    theta_D, gradient_norm, steps = _newton(newton_terms, np.zeros(differences_ND.shape[1]), tolerance)
     margin_N = differences_ND @ theta_D
     optimism = 0.0
     if mass_N is None:
@@ -120,10 +128,10 @@ def bt_projection(
         raise ValueError(f"num_pairs is {num_pairs}; a standard error needs at least two pairs")
     fit = _fit_scores(edges, len(probability_II), tolerance, sampled=num_pairs is not None)
     loss_E = bt_cross_entropy(edges.probability_E, fit.score_I[edges.first_E] - fit.score_I[edges.second_E])
-    floor = Estimate(float(edges.mass_E @ loss_E), 0.0)
+    floor = FloorEstimate(float(edges.mass_E @ loss_E), 0.0)
     if num_pairs is not None:
         variance = float(edges.mass_E @ (loss_E - floor.value) ** 2) / (num_pairs - 1)
-        floor = Estimate(floor.value + fit.quotient / (2.0 * num_pairs), variance**0.5)
+        floor = FloorEstimate(floor.value + fit.quotient / (2.0 * num_pairs), variance**0.5)
     return Solution(fit.score_I, floor, fit.gradient_norm, fit.steps)
 
 
@@ -158,7 +166,7 @@ def conditional_bt(
     Raises:
         NotConverged: with the context.
     """
-    check(probability_N, mass_N)
+    check_pairs(probability_N, mass_N)
     _check_items(context_N, first_N, second_N, num_items, len(probability_N))
     scores_TI = np.zeros((int(context_N.max()) + 1, num_items))
     if mass_N is not None:
@@ -213,20 +221,20 @@ def _edges_of_matrix(probability_II: Array, mass_II: Array) -> _Edges:
             f"probability_II has shape {shape} and mass_II {mass_II.shape}; both need a row and a column an item"
         )
     mass_II = np.where(np.eye(len(mass_II), dtype=bool), 0.0, mass_II)
-    if not np.isclose(mass_II.sum(), 1.0, atol=SUM_TOLERANCE):
+    if not np.isclose(mass_II.sum(), 1.0, atol=MASS_TOLERANCE):
         raise ValueError(
             f"mass_II off the diagonal sums to {mass_II.sum():.6g}; it must sum to 1: divide it by its sum"
         )
     asked_II = mass_II > 0
     for broken_II, complaint in (
         (mass_II < 0, "the mass is not at least 0; give the probability that the pair is asked"),
-        (abs(mass_II - mass_II.T) > SUM_TOLERANCE * mass_II, "the mass is not symmetric; give each order half of it"),
+        (abs(mass_II - mass_II.T) > MASS_TOLERANCE * mass_II, "the mass is not symmetric; give each order half of it"),
         (
-            asked_II & ~((probability_II >= 0) & (probability_II <= 1.0 + SUM_TOLERANCE)),
+            asked_II & ~((probability_II >= 0) & (probability_II <= 1.0 + MASS_TOLERANCE)),
             "the probability is not in [0, 1]",
         ),
         (
-            asked_II & ~(abs(probability_II + probability_II.T - 1.0) <= SUM_TOLERANCE),
+            asked_II & ~(abs(probability_II + probability_II.T - 1.0) <= MASS_TOLERANCE),
             "it does not sum to 1 with that of the other order",
         ),
     ):
@@ -277,7 +285,7 @@ def _fit_scores(edges: _Edges, num_items: int, tolerance: float, sampled: bool) 
 
     # Start at zero, where the curvature is largest. The groups' mean reward seems a closer start, but if probabilities
     # are near 0 and 1 the loss is flat there, and Newton's method does not recover.
-    score_A, gradient_norm, steps = _minimise(newton_terms, np.zeros(len(asked_A)), tolerance)
+    score_A, gradient_norm, steps = _newton(newton_terms, np.zeros(len(asked_A)), tolerance)
     # The loss does not change if a constant is added to all scores of a connected component.
     graph_AA = coo_array((mass_E, (first_E, second_E)), shape=(len(score_A), len(score_A)))
     part_A = connected_components(graph_AA, directed=False)[1]
@@ -307,12 +315,12 @@ def _second_moment(differences_ND: Array, weight_N: Array) -> Array:
     """Σ_N weight_N φ_N φ_Nᵀ."""
     num_features = differences_ND.shape[1]
     moment_DD = np.zeros((num_features, num_features))
-    for rows in blocks(*differences_ND.shape):
+    for rows in row_slices(*differences_ND.shape):
         moment_DD += (differences_ND[rows].T * weight_N[rows]) @ differences_ND[rows]
     return moment_DD
 
 
-def _minimise(newton_terms: NewtonTerms, start: Array, tolerance: float) -> tuple[Array, float, int]:
+def _newton(newton_terms: NewtonTerms, start: Array, tolerance: float) -> tuple[Array, float, int]:
     """Newton's method with step halving. Returns the point, its gradient norm, and the number of steps.
 
     newton_terms maps a point to loss, gradient and Hessian.

@@ -17,11 +17,11 @@ from scipy.special import entr
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-BLOCK_VALUES = 2**20
-SUM_TOLERANCE = 1e-5  # allows float32 weights and manually typed thirds
+FLOOR_BLOCK_VALUES = 2**20
+MASS_TOLERANCE = 1e-5  # allows float32 weights and manually typed thirds
 
 
-class Estimate(NamedTuple):
+class FloorEstimate(NamedTuple):
     """A number in nats and its standard error; 0.0 if all masses are known and the number is exact."""
 
     value: float
@@ -33,20 +33,20 @@ def binary_entropy(probability: Array) -> Array:
     return entr(probability) + entr(1.0 - probability)
 
 
-def mean_estimate(value_N: Array, mass_N: Array | None, optimism: float = 0.0) -> Estimate:
+def mean_estimate(value_N: Array, mass_N: Array | None, optimism: float = 0.0) -> FloorEstimate:
     """The mean of a quantity over pairs. `optimism`, the bias of an in-sample mean, is added only for a sample."""
     if mass_N is not None:
-        return Estimate(float(mass_N @ value_N), 0.0)
-    return Estimate(float(value_N.mean()) + optimism, float(value_N.std(ddof=1)) / len(value_N) ** 0.5)
+        return FloorEstimate(float(mass_N @ value_N), 0.0)
+    return FloorEstimate(float(value_N.mean()) + optimism, float(value_N.std(ddof=1)) / len(value_N) ** 0.5)
 
 
-def blocks(num_rows: int, width: int) -> Iterator[slice]:
+def row_slices(num_rows: int, width: int) -> Iterator[slice]:
     """Slices of rows with about BLOCK_VALUES values each."""
-    size = max(1, BLOCK_VALUES // max(1, width))
+    size = max(1, FLOOR_BLOCK_VALUES // max(1, width))
     return (slice(start, start + size) for start in range(0, num_rows, size))
 
 
-def check(probabilities: Array, mass_N: Array | None, weights_NK: Array | None = None) -> None:
+def check_pairs(probabilities: Array, mass_N: Array | None, weights_NK: Array | None = None) -> None:
     """Raises `ValueError` for an invalid population. probabilities: [N, K] with weights, else [N]."""
     num_pairs = len(probabilities)
     letters = ("N",) if weights_NK is None else ("N", "K")
@@ -55,7 +55,7 @@ def check(probabilities: Array, mass_N: Array | None, weights_NK: Array | None =
     if probabilities.size == 0:
         raise ValueError(f"there are no pairs: the probabilities have shape {probabilities.shape}; give at least one")
     # A probability summed over groups may round to slightly above 1.
-    most = 1.0 + SUM_TOLERANCE if weights_NK is None else 1.0
+    most = 1.0 + MASS_TOLERANCE if weights_NK is None else 1.0
     if not (probabilities.min() >= 0 and probabilities.max() <= most):
         place = np.argwhere(~((probabilities >= 0) & (probabilities <= most)))[0]
         where = ", ".join(f"{name} {number}" for name, number in zip(("pair", "group"), place, strict=False))
@@ -73,7 +73,7 @@ def check(probabilities: Array, mass_N: Array | None, weights_NK: Array | None =
             raise ValueError(
                 f"pair {pair}: the mass {mass_N[pair]} is not at least 0; give the probability that the pair is asked"
             )
-        if not abs(mass_N.sum() - 1.0) <= SUM_TOLERANCE:
+        if not abs(mass_N.sum() - 1.0) <= MASS_TOLERANCE:
             raise ValueError(f"mass_N sums to {mass_N.sum():.6g}; it must sum to 1: divide it by its sum")
     if weights_NK is None:
         return
@@ -86,8 +86,8 @@ def check(probabilities: Array, mass_N: Array | None, weights_NK: Array | None =
         pair, group = np.argwhere(~(weights_NK >= 0))[0]
         raise ValueError(f"pair {pair}, group {group}: the weight {weights_NK[pair, group]} is not at least 0")
     sum_N = weights_NK.sum(axis=1)
-    if not abs(sum_N - 1.0).max() <= SUM_TOLERANCE:
-        pair = np.argmax(~(abs(sum_N - 1.0) <= SUM_TOLERANCE))
+    if not abs(sum_N - 1.0).max() <= MASS_TOLERANCE:
+        pair = np.argmax(~(abs(sum_N - 1.0) <= MASS_TOLERANCE))
         raise ValueError(
             f"pair {pair}: the weights sum to {sum_N[pair]:.6g}; they must sum to 1: divide the row by its sum"
         )

@@ -22,12 +22,12 @@ from scipy.sparse import csr_array
 from scipy.special import entr
 from scipy.stats import binom
 
-from micro_lit.floors.estimates import Array, Estimate
+from micro_lit.floors.estimates import Array, FloorEstimate
 
 Integers = NDArray[np.integer]
 
 BOUNDS = ("nll_lower", "nll_upper", "accuracy_lower", "accuracy_upper")
-FLOORS = ("agreement", "brier", "nll_lower", "nll_plug_in", "nll_upper", "accuracy_lower", "accuracy_upper")
+RATER_FLOORS = ("agreement", "brier", "nll_lower", "nll_plug_in", "nll_upper", "accuracy_lower", "accuracy_upper")
 
 MOST = 0.25  # the largest v, at p = 1/2
 TINY = 1e-9  # minimum distance of a mean of v from 0 and 1/4
@@ -65,7 +65,7 @@ class Votes:
 
 @dataclass(frozen=True, eq=False)
 class RaterFloors:
-    """The floors of `FLOORS` and their votes; `covered` is the fraction of input rows on pairs with two raters."""
+    """The floors of `RATER_FLOORS` and their votes; `covered` is the share of input rows on pairs with two raters."""
 
     rows: int
     pairs: int
@@ -119,7 +119,7 @@ def gather(pair_N: Integers, first_wins_N: NDArray, rater_N: Integers | None = N
 
 
 def floor_terms(wins_P: Integers, losses_P: Integers) -> dict[str, Array]:
-    """The terms of all pairs for each of `FLOORS`; their mean, weighted by the votes of each pair, is the floor.
+    """The terms of all pairs for each of `RATER_FLOORS`; their mean, weighted by the votes of each pair, is the floor.
 
     With w wins in n votes:
 
@@ -144,20 +144,20 @@ def floor_terms(wins_P: Integers, losses_P: Integers) -> dict[str, Array]:
         pair = int(np.argmax(count_P < 2))
         raise ValueError(f"pair {pair} has {count_P[pair]} vote(s); a floor needs two or more: leave such pairs out")
     wins_P1, losses_P1, count_P1 = (values.astype(np.float64)[:, None] for values in (wins_P, losses_P, count_P))
-    estimates = _estimate(wins_P1, wins_P1, losses_P1, losses_P1, count_P1, count_P1)
+    estimates = _floor_estimate(wins_P1, wins_P1, losses_P1, losses_P1, count_P1, count_P1)
     terms = _terms(estimates, _polynomials(estimates, count_P))
     return {name: term_P1[:, 0] for name, term_P1 in terms.items()}
 
 
-def weighted_mean(terms_P: Array, count_P: NDArray) -> Estimate:
+def weighted_mean(terms_P: Array, count_P: NDArray) -> FloorEstimate:
     """Σ n s / Σ n for terms s of pairs with n votes; standard error by linearisation, with pairs independent."""
     pairs, rows = len(terms_P), count_P.sum()
     value = count_P @ terms_P / rows
     squares = np.square(count_P * (terms_P - value)).sum() * pairs / max(pairs - 1, 1)
-    return Estimate(float(value), float(np.sqrt(squares) / rows))
+    return FloorEstimate(float(value), float(np.sqrt(squares) / rows))
 
 
-def excess(scores_P: Array, terms_P: Array, count_P: NDArray) -> Estimate:
+def excess(scores_P: Array, terms_P: Array, count_P: NDArray) -> FloorEstimate:
     """A model's mean score minus a floor, on the same votes: noise of the labels common to both cancels.
 
     Args:
@@ -190,9 +190,11 @@ def rater_floors(votes: Votes, replicates: int = 1000, seed: int = 0) -> RaterFl
     over_pairs = _resample_pairs(terms, count_P, replicates, pair_draws)
     over_raters = {} if raters is None else _resample_raters(votes, replicates, rater_draws)
     floors = {}
-    for name in FLOORS:
+    for name in RATER_FLOORS:
         estimate = weighted_mean(terms[name], count_P)
-        intervals = (_interval(estimate.value, replicates.get(name)) for replicates in (over_pairs, over_raters))
+        intervals = (
+            _percentile_interval(estimate.value, replicates.get(name)) for replicates in (over_pairs, over_raters)
+        )
         floors[name] = Interval(*estimate, *intervals)
     covered = 1.0 - votes.single / votes.rows
     warnings = tuple(_warnings(rows / pairs, pairs, raters, covered, floors))
@@ -287,7 +289,9 @@ class _Estimates(NamedTuple):
     four: NDArray[np.bool_]
 
 
-def _estimate(wins: Array, wins2: Array, losses: Array, losses2: Array, votes3: Array, votes4: Array) -> _Estimates:
+def _floor_estimate(
+    wins: Array, wins2: Array, losses: Array, losses2: Array, votes3: Array, votes4: Array
+) -> _Estimates:
     """Computes estimates from power sums Σ c, Σ c², ... of raters' integer weights c; c = 1 gives `floor_terms`.
 
     The elementary symmetric polynomials e2 and e4 (Newton's identities) weight sets of two and four different raters.
@@ -327,7 +331,7 @@ def _terms(estimates: _Estimates, coefficients_3KP1: Array) -> dict[str, Array]:
     constant, slope, bend = coefficients_3KP1
     terms = dict(zip(BOUNDS, constant + slope * estimates.first + bend * estimates.second, strict=True))
     terms |= {"agreement": 1.0 - 2.0 * estimates.first, "brier": estimates.first, "nll_plug_in": estimates.plug_in}
-    return {name: terms[name] for name in FLOORS}
+    return {name: terms[name] for name in RATER_FLOORS}
 
 
 def _draws(units: int, replicates: int, largest: int, generator: np.random.Generator) -> Iterator[Array]:
@@ -360,7 +364,7 @@ def _resample_raters(votes: Votes, replicates: int, generator: np.random.Generat
 
     def estimate(weight_Rb: Array) -> _Estimates:
         sides = (side_PR @ weight_Rb**power for side_PR in (wins_PR, losses_PR) for power in (1, 2))
-        return _estimate(*sides, votes_PR @ weight_Rb**3, votes_PR @ weight_Rb**4)
+        return _floor_estimate(*sides, votes_PR @ weight_Rb**3, votes_PR @ weight_Rb**4)
 
     count_P = np.bincount(votes.pair_N)
     coefficients_3KP1 = _polynomials(estimate(np.ones((raters, 1))), count_P)
@@ -375,14 +379,14 @@ def _resample_raters(votes: Votes, replicates: int, generator: np.random.Generat
         found, weight_Pb = estimate(weight_Rb), votes_PR @ weight_Rb
         two_Pb = weight_Pb * found.two / chance_two_P1
         bound_Pb = weight_Pb * np.where(parabolas_P1, found.four, found.two) / chance_bound_P1
-        weights = {name: bound_Pb if name in BOUNDS else two_Pb for name in FLOORS}
+        weights = {name: bound_Pb if name in BOUNDS else two_Pb for name in RATER_FLOORS}
         terms = _terms(found, coefficients_3KP1)
         with np.errstate(invalid="ignore"):
-            chunks.append({name: (weights[name] * terms[name]).sum(0) / weights[name].sum(0) for name in FLOORS})
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in FLOORS}
+            chunks.append({name: (weights[name] * terms[name]).sum(0) / weights[name].sum(0) for name in RATER_FLOORS})
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in RATER_FLOORS}
 
 
-def _interval(value: float, replicate_B: Array | None) -> tuple[float, float] | None:
+def _percentile_interval(value: float, replicate_B: Array | None) -> tuple[float, float] | None:
     found_B = None if replicate_B is None else replicate_B[np.isfinite(replicate_B)]
     if found_B is None or len(found_B) == 0:
         return None

@@ -57,11 +57,11 @@ def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
     Raises:
         UserError: the transaction cannot begin or be committed.
     """
-    with in_one_line(path):
+    with one_line_errors(path):
         _begin(connection, path)
     try:
         yield
-        with in_one_line(path):
+        with one_line_errors(path):
             connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -80,7 +80,7 @@ def wipe(connection: sqlite3.Connection) -> bool:
 
 
 @contextmanager
-def in_one_line(path: Path) -> Iterator[None]:
+def one_line_errors(path: Path) -> Iterator[None]:
     """Context manager: converts database and file errors of `path` to a one-line `UserError`."""
     try:
         yield

@@ -145,7 +145,7 @@ def _torch_threads(rule: Callable[[], int]) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _number(environment: Mapping[str, str], name: str) -> int | None:
+def _quota_number(environment: Mapping[str, str], name: str) -> int | None:
     """A thread count in the environment; of a comma-separated list the first, as OpenMP uses for nested regions."""
     first = environment.get(name, "").split(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) else None
@@ -155,12 +155,12 @@ def _asked(environment: Mapping[str, str]) -> int | None:
     """The number of threads that the user has set in the environment."""
     if BY_RULE in environment:
         return None
-    return _number(environment, "OMP_NUM_THREADS") or _number(environment, "MKL_NUM_THREADS")
+    return _quota_number(environment, "OMP_NUM_THREADS") or _quota_number(environment, "MKL_NUM_THREADS")
 
 
 def _limit(environment: Mapping[str, str]) -> int | None:
     """The CPU share of a process started beside others."""
-    return _number(environment, "OMP_NUM_THREADS") if BY_RULE in environment else None
+    return _quota_number(environment, "OMP_NUM_THREADS") if BY_RULE in environment else None
 
 
 def most(machine: Path = MACHINE) -> int:
@@ -201,17 +201,19 @@ def _affinity() -> Set[int]:
 def _quota(machine: Path) -> float | None:
     """CPU quota of this process's cgroups: the minimum over its own and all parents; None: no quota."""
     found, mounts = [], machine / "sys" / "fs" / "cgroup"
-    for line in _read(machine / "proc" / "self" / "cgroup").splitlines():
+    for line in _read_quota(machine / "proc" / "self" / "cgroup").splitlines():
         _, controllers, place = line.split(":", 2)
         # A path with ".." lies outside of the container's tree, where the root is the container's own cgroup.
         path = PurePosixPath(place if ".." not in place else "/")
         for parent in (path, *path.parents):
             inside = parent.relative_to("/")
             if not controllers:
-                found += [_read(mount / inside / "cpu.max") for mount in (mounts, mounts / "unified")]
+                found += [_read_quota(mount / inside / "cpu.max") for mount in (mounts, mounts / "unified")]
             elif "cpu" in controllers.split(","):
                 for folder in (mounts / name / inside for name in {controllers, "cpu"}):
-                    found.append(f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}")
+                    found.append(
+                        f"{_read_quota(folder / 'cpu.cfs_quota_us')} {_read_quota(folder / 'cpu.cfs_period_us')}"
+                    )
     pairs = [text.split() for text in found]
     return min((int(pair[0]) / int(pair[1]) for pair in pairs if len(pair) == 2 and pair[0].isdecimal()), default=None)
 
@@ -219,7 +221,7 @@ def _quota(machine: Path) -> float | None:
 def _times(machine: Path) -> dict[int, tuple[int, int]]:
     """(idle ticks, all ticks) of each CPU since boot."""
     found = {}
-    for line in _read(machine / "proc" / "stat").splitlines():
+    for line in _read_quota(machine / "proc" / "stat").splitlines():
         name, *fields = line.split()
         if name.startswith("cpu") and name != "cpu":
             # user, nice, system, idle, iowait, irq, softirq, steal; guest times are included in the first two.
@@ -228,7 +230,7 @@ def _times(machine: Path) -> dict[int, tuple[int, int]]:
     return found
 
 
-def _read(path: Path) -> str:
+def _read_quota(path: Path) -> str:
     try:
         return path.read_text()
     except OSError:

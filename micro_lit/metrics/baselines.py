@@ -13,9 +13,9 @@ from torch import Tensor
 from micro_lit.data.pairs import Pairs, PreferenceData
 from micro_lit.metrics import ROWS, SCORES, Units, UnitSums, scores
 
-LONGER, MAJORITY, FIRST = "longer", "majority", "first"
+LONGER, MAJORITY_BASELINE, FIRST = "longer", "majority", "first"
 
-COIN = 0.5
+CHANCE = 0.5
 
 
 class Baselines:
@@ -37,7 +37,7 @@ class Baselines:
         shown_first = bool((data.pairs.first_shown_N[data.splits["test"]] >= 0).any())
         self.names = [
             *([] if self.length_M is None else [LONGER]),
-            MAJORITY,
+            MAJORITY_BASELINE,
             *([FIRST] if shown_first else []),
         ]
 
@@ -77,13 +77,13 @@ class Majority:
 
     def agrees(self, pairs: Pairs) -> Int64[Tensor, " B"]:
         """Number of raters who chose the chosen response minus those who chose the rejected one; 0 without raters."""
-        votes_B = _look_up(self.key_Q, self.votes_Q, self._key(pairs), 0)
+        votes_B = _find_texts(self.key_Q, self.votes_Q, self._key(pairs), 0)
         return torch.where(pairs.first_wins_N, votes_B, -votes_B)
 
     def _key(self, pairs: Pairs) -> Int64[Tensor, " N"]:
         """A number for context and unordered pair; -1 for a pair that is not in `pair_P`."""
         # In two steps: M³, for three texts at once, would overflow 64 bits.
-        place_N = _look_up(self.pair_P, torch.arange(len(self.pair_P)), _pair(pairs, self.num_texts), -1)
+        place_N = _find_texts(self.pair_P, torch.arange(len(self.pair_P)), _pair(pairs, self.num_texts), -1)
         return torch.where(place_N >= 0, place_N * self.num_texts + pairs.context_N, -1)
 
 
@@ -93,7 +93,7 @@ def _pair(pairs: Pairs, num_texts: int) -> Int64[Tensor, " N"]:
     return low_N * num_texts + high_N
 
 
-def _look_up(
+def _find_texts(
     keys_Q: Int64[Tensor, " Q"], values_Q: Int64[Tensor, " Q"], wanted_N: Int64[Tensor, " N"], missing: int
 ) -> Int64[Tensor, " N"]:
     """The value of each wanted key, by binary search in sorted keys; `missing` for absent keys."""
@@ -119,7 +119,7 @@ class BaselineMetrics(UnitSums):
         given_BS = ~correct_BS.isnan()
         terms_BS = torch.cat([correct_BS, model_B[:, None] - correct_BS], dim=1).nan_to_num(0.0)
         self.add(terms_BS, torch.cat([given_BS, given_BS], dim=1).double(), pairs)
-        self.known += (given_BS & (correct_BS != COIN)).sum(dim=0)
+        self.known += (given_BS & (correct_BS != CHANCE)).sum(dim=0)
 
     def compute(self) -> dict[str, dict[str, Any]]:
         """An estimate (`UnitSums.estimate`) per baseline, as plain JSON types; baselines without rows are omitted.
@@ -135,6 +135,6 @@ class BaselineMetrics(UnitSums):
                 continue
             difference = self.estimate(len(self.baselines.names) + row)
             found[name] = {**self.estimate(row, proportion=True), "difference": difference}
-            if name == MAJORITY:
+            if name == MAJORITY_BASELINE:
                 found[name]["known"] = float(self.known[row] / count)
         return found

@@ -16,7 +16,7 @@ from micro_lit.errors import UserError
 TIE = 1e-6
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-TAKEN = ("ece",)  # beside the built-in ones
+RESERVED_METRICS = ("ece",)  # beside the built-in ones
 
 Score: TypeAlias = Tensor | tuple[Tensor, Tensor]
 
@@ -98,7 +98,7 @@ def with_built_in(own: Sequence[Any]) -> tuple[Any, ...]:
 
     Raises `UserError`, with the name of the class, for an invalid name, direction or unit.
     """
-    names = [*SCORES, *TAKEN]
+    names = [*SCORES, *RESERVED_METRICS]
     for metric in own:
         of_class, name = type(metric).__name__, getattr(metric, "name", None)
         if not isinstance(name, str) or not NAME.fullmatch(name):
@@ -123,12 +123,12 @@ def values(
     Raises `UserError`, with the name of the class, if a metric does not return one number per row.
     """
     log_prob_B = log_prob_B.detach().double()
-    columns = [_column(metric, log_prob_B, pairs) for metric in metrics]
+    columns = [_metric_column(metric, log_prob_B, pairs) for metric in metrics]
     values_BS, counts_BS = (torch.stack(each, dim=1) for each in zip(*columns, strict=True))
     return values_BS, counts_BS
 
 
-def _column(metric: Any, log_prob_B: Tensor, pairs: Any) -> tuple[Tensor, Tensor]:
+def _metric_column(metric: Any, log_prob_B: Tensor, pairs: Any) -> tuple[Tensor, Tensor]:
     found = metric.values(log_prob_B, pairs)
     value_B, count_B = found if isinstance(found, tuple) and len(found) == 2 else (found, torch.ones_like(log_prob_B))
     of_class = type(metric).__name__

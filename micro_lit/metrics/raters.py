@@ -65,5 +65,5 @@ class RaterMetrics(Float64):
         return result
 
 
-def _facts(mean: raters.Estimate, n: int) -> Estimate:
+def _facts(mean: raters.FloorEstimate, n: int) -> Estimate:
     return {"value": mean.value, "se": mean.se, "n": n}

@@ -48,12 +48,12 @@ def units_of(data: Any, rows: Any) -> Units:
     prompts: if several rows share a prompt, whatever their criterion, with two prompts or more. Not for vectors, whose
         contexts are the few topics of a planted population.
     """
-    found = _users(data, rows) or _pairs(data, rows) or _prompts(data, rows) or Units("rows")
+    found = _user_units(data, rows) or _pairs(data, rows) or _prompts(data, rows) or Units("rows")
     found.rows = rows
     return found
 
 
-def _users(data: Any, rows: Any) -> Units | None:
+def _user_units(data: Any, rows: Any) -> Units | None:
     user_N = rows.label_N("user_id")
     named_N = user_N >= 0
     if not len(rows) or named_N.double().mean() < NAMED or len(user_N[named_N].unique()) < 2:

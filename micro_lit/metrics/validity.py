@@ -12,7 +12,7 @@ SIGMAS = 5.0
 # Inputs that may reveal the group of a row's rater; a system that reads one is compared with the oracle floor.
 OPENS_ORACLE = frozenset({"user", "group", "attribute", "criterion"})
 
-FLOORS = {
+LOSS_FLOORS = {
     "marginal": "F1, the floor of predictors that read only prompt and responses",
     "oracle": "F0, the floor of the oracle",
 }
@@ -48,10 +48,11 @@ def why_impossible(results: Mapping[str, Any], knows: Collection[str]) -> str | 
     reach = float(student.isf(norm.sf(SIGMAS), max(1, excess.get("n_units", excess["n"]) - 1)))
     if excess["value"] < -reach * error and excess["value"] < -1e-6:
         reads = f"it reads {', '.join(sorted(knows))}" if knows else "it reads nothing else"
+        below = f"test.nll is {-excess['value']:.4f} nats below {LOSS_FLOORS[floor]} ({reads})"
         return (
-            f"test.nll is {-excess['value']:.4f} nats below {FLOORS[floor]} ({reads}), {-excess['value'] / error:.0f} "
-            "standard errors: do the log weights sum to one, and do test labels stay out of its inputs?"
+            f"{below}, {-excess['value'] / error:.0f} standard errors: do the log weights sum to one, and do test "
+            "labels stay out of its inputs?"
             if error > 0
-            else f"test.nll is {-excess['value']:.4f} nats below {FLOORS[floor]} ({reads}) on every row"
+            else f"{below} on every row"
         )
     return None

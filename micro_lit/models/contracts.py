@@ -15,7 +15,7 @@ from micro_lit.likelihood import Link, link_of
 
 # Inputs that a gate may read as integer codes, and the label column of each.
 COLUMNS = {"source": "source", "criterion": "attribute", "user": "user_id"}
-READABLE = ("prompt", *COLUMNS)
+GATE_INPUTS = ("prompt", *COLUMNS)
 
 
 class Head(nn.Module):
@@ -80,7 +80,7 @@ of a term that is a `torch.nn.Module` are trained too. The term is logged as tra
 """
 
 # Names of the built-in terms, which terms of users may not have.
-TAKEN = frozenset(
+RESERVED_TERMS = frozenset(
     {"nll", "entropy", "balance", "centring", "penalty", "prior", "sparsity", "diversity", "kl", "cross_entropy"}
 )
 
@@ -89,10 +89,10 @@ def named_terms(terms: Mapping[str, Any] | None) -> dict[str, LossTerm]:
     """The loss terms in settings that are not null. Raises `UserError` for an invalid name or a term not callable."""
     found = {name: term for name, term in (terms or {}).items() if term is not None}
     for name, term in found.items():
-        if name in TAKEN or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        if name in RESERVED_TERMS or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise UserError(
                 f"model.terms.{name}: give {name_of(term)} another name, of lower-case letters, digits and _ and none "
-                f"of {', '.join(sorted(TAKEN))}"
+                f"of {', '.join(sorted(RESERVED_TERMS))}"
             )
         if not callable(term):
             raise UserError(f"model.terms.{name}: {name_of(term)} has no __call__(judgment, pairs)")
@@ -127,14 +127,14 @@ def as_gate(module: Any) -> nn.Module:
     if _declared(module, "reads", "needs_context") != "reads":
         module.reads = ("prompt",) if getattr(module, "needs_context", True) else ()
     reads = module.reads
-    if not isinstance(reads, tuple | list) or len(set(reads)) != len(reads) or not set(reads) <= set(READABLE):
+    if not isinstance(reads, tuple | list) or len(set(reads)) != len(reads) or not set(reads) <= set(GATE_INPUTS):
         raise UserError(
-            f"model.gate: {type(module).__name__} reads {reads!r}; give a tuple of some of {', '.join(READABLE)}"
+            f"model.gate: {type(module).__name__} reads {reads!r}; give a tuple of some of {', '.join(GATE_INPUTS)}"
         )
     return _completed(module, make_room=_nothing, zero_=_cannot)
 
 
-def asked(gate: nn.Module, given: Mapping[str, Tensor | None]) -> Sequence[Tensor | None]:
+def gate_arguments(gate: nn.Module, given: Mapping[str, Tensor | None]) -> Sequence[Tensor | None]:
     """The arguments of a gate's `forward`, in the order of `reads`."""
     return [given[name] for name in gate.reads] or [None]
 

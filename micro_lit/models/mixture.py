@@ -29,7 +29,7 @@ from micro_lit.metrics import (
     WeightMetrics,
 )
 from micro_lit.models.checks import check_log_prob, check_log_weights, check_rewards, check_term, check_weights
-from micro_lit.models.contracts import COLUMNS, as_gate, as_head, as_link, asked, named_terms
+from micro_lit.models.contracts import COLUMNS, as_gate, as_head, as_link, gate_arguments, named_terms
 from micro_lit.models.gates import StaticGate
 from micro_lit.models.heads import LinearHeads
 from micro_lit.models.measured import measured
@@ -151,7 +151,7 @@ class MixtureBT(TrainedModule):
         self.head = as_head(head(width=backbone.width, num_heads=num_heads))
         self.gate = as_gate(gate(width=backbone.width, num_heads=num_heads))
         self.knows = type(self).knows | (KNOWN & frozenset(self.gate.reads))
-        self.values = values_of(names, {"source": sources, **(subjects or {})})
+        self.values = training_values(names, {"source": sources, **(subjects or {})})
         self._make_room(names)
         self.num_heads = num_heads
         self.link = as_link(link)
@@ -171,13 +171,8 @@ class MixtureBT(TrainedModule):
         self.last_test: dict[str, Any] | None = None  # results of the last test
         self.validation_weights = WeightMetrics(num_heads)
         self.head_metrics = HeadMetrics(num_heads, len(self.names["group"]))
-        self.category_metrics = nn.ModuleDict(
-            {
-                name: CategoryMetrics(num_heads, len(values))
-                for name, values in self.names.items()
-                if num_heads > 1 and len(values) > 1
-            }
-        )
+        several = {name: len(values) for name, values in self.names.items() if num_heads > 1 and len(values) > 1}
+        self.category_metrics = nn.ModuleDict({name: CategoryMetrics(num_heads, n) for name, n in several.items()})
         self.rater_metrics = RaterMetrics(len(names.get("pair_id", [])))
         self.references, self.bayes = tuple(references), bayes
         self.measure()
@@ -227,7 +222,7 @@ class MixtureBT(TrainedModule):
     def gate_inputs(self, pairs: Any, context_BD: Float[Tensor, "B D"] | None) -> Sequence[Tensor | None]:
         """The arguments of the gate for some pairs."""
         read = {name: self._codes(name, pairs) for name in COLUMNS if name in self.gate.reads}
-        return asked(self.gate, {"prompt": context_BD, **read})
+        return gate_arguments(self.gate, {"prompt": context_BD, **read})
 
     def _make_room(self, names: Mapping[str, list[str]]) -> None:
         """Sizes the gate by the values of the training data, and maps codes of the current data to the gate's."""
@@ -392,7 +387,7 @@ class MixtureBT(TrainedModule):
             del checkpoint["state_dict"][name]
 
 
-def values_of(names: Mapping[str, list[str]], given: Mapping[str, Sequence[str] | None]) -> dict[str, list[str]]:
+def training_values(names: Mapping[str, list[str]], given: Mapping[str, Sequence[str] | None]) -> dict[str, list[str]]:
     """The training values of source, criterion and user: those given, otherwise those of the data."""
     found = {name: given.get(name) for name in COLUMNS}
     return {name: list(names.get(COLUMNS[name], []) if values is None else values) for name, values in found.items()}

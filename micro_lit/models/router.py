@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from micro_lit.adapt import sharpness
 from micro_lit.errors import UserError
 from micro_lit.likelihood import WEIGHTS_TOLERANCE, hedge_log_targets
-from micro_lit.models.contracts import COLUMNS, Gate, as_gate, asked
+from micro_lit.models.contracts import COLUMNS, Gate, as_gate, gate_arguments
 from micro_lit.models.gates import LinearGate
-from micro_lit.models.mixture import Judgment, MixtureBT, values_of
+from micro_lit.models.mixture import Judgment, MixtureBT, training_values
 from micro_lit.models.training import OptimizerFactory
 from micro_lit.ranges import Positive, Share, Text
 
@@ -51,9 +51,9 @@ class RouterGate(Gate):
 
     def forward(self, *inputs: Tensor | None) -> Float[Tensor, "B K"]:
         given = dict(zip(self.reads, inputs, strict=False))  # `inputs` is (None,) if nothing is read
-        change_BK = self.change(*asked(self.change, given))
+        change_BK = self.change(*gate_arguments(self.change, given))
         if self.start is not None:
-            change_BK = change_BK - self.start(*asked(self.change, given))
+            change_BK = change_BK - self.start(*gate_arguments(self.change, given))
         return torch.log_softmax(self.trained(*inputs) + change_BK, dim=-1)
 
     def trained(self, *inputs: Tensor | None) -> Float[Tensor, "B K"]:
@@ -61,7 +61,7 @@ class RouterGate(Gate):
         given = dict(zip(self.reads, inputs, strict=False))
         for name in self.counts.keys() & given.keys():
             given[name] = torch.where(given[name] < self.counts[name], given[name], -1)
-        return self.stage1(*asked(self.stage1, given))
+        return self.stage1(*gate_arguments(self.stage1, given))
 
 
 class ContextRouter(MixtureBT):
@@ -110,7 +110,7 @@ class ContextRouter(MixtureBT):
     ) -> None:
         if stage1.num_heads == 1:
             raise UserError("stage1: a model of one head, nothing to weigh; give the run of a mixture")
-        values = values_of(names, {"source": sources, **(subjects or {})})
+        values = training_values(names, {"source": sources, **(subjects or {})})
         values = {name: list(dict.fromkeys([*stage1.values[name], *values[name]])) for name in COLUMNS}
         counts = {name: len(stage1.values[name]) for name in COLUMNS}
         super().__init__(

@@ -84,7 +84,7 @@ class TrainedModule(pl.LightningModule):
         return name.removeprefix("backbone.") not in self.backbone.untrained
 
     def configure_optimizers(self) -> torch.optim.Optimizer | dict[str, Any]:
-        trained = sharding.split([weight for weight in self.parameters() if weight.requires_grad])
+        trained = sharding.shard_batch([weight for weight in self.parameters() if weight.requires_grad])
         optimizer = self.make_optimizer(trained[0] if len(trained) == 1 else [{"params": part} for part in trained])
         if isinstance(optimizer, torch.optim.LBFGS):
             # Its line search sets the steps, and evaluates one loss and its exact gradient repeatedly.

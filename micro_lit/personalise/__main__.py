@@ -9,7 +9,7 @@ from micro_lit.errors import UserError
 from micro_lit.host import threads
 from micro_lit.host.files import write_text
 
-FILE_NAME = "personalised.json"
+RESULT_FILE = "personalised.json"
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -28,25 +28,25 @@ def run(settings: Settings) -> dict[str, Any]:
         UserError: the settings or the files have an error that the user can correct.
     """
     if settings["pairs"] is None and settings["responses"] is None:
-        return keep_house(settings)
+        return maintain_store(settings)
     if settings["forget"] is not None:
         raise UserError(f"forget={settings['forget']}: not together with pairs or responses; forget first")
     if settings["run"] is None:
         raise UserError("run: no value given; set it on the command line or in your YAML")
-    return sit(settings)
+    return personalise(settings)
 
 
 @threads.by_settings
-def sit(settings: Settings) -> dict[str, Any]:
+def personalise(settings: Settings) -> dict[str, Any]:
     """Runs one session: learns labels and ranks responses. See `run`."""
     from micro_lit.personalise import learning
     from micro_lit.report import personal
 
-    folder, written = Path(settings["paths"]["run_dir"]), [FILE_NAME]
-    with learning.sitting(settings) as found:
+    folder, written = Path(settings["paths"]["run_dir"]), [RESULT_FILE]
+    with learning.personalising(settings) as found:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / FILE_NAME, json.dumps(found, indent=2) + "\n")
+            write_text(folder / RESULT_FILE, json.dumps(found, indent=2) + "\n")
             if "stream" in found:
                 written += personal.write_figure(found["stream"], folder)
                 written += personal.write_explanation(found, folder)
@@ -57,7 +57,7 @@ def sit(settings: Settings) -> dict[str, Any]:
     return found
 
 
-def keep_house(settings: Settings) -> dict[str, Any]:
+def maintain_store(settings: Settings) -> dict[str, Any]:
     """Deletes a user, exports profiles, or both; no run is needed."""
     if settings["forget"] is None and settings["export"] is None:
         raise UserError(
@@ -65,7 +65,7 @@ def keep_house(settings: Settings) -> dict[str, Any]:
             "forget=<user>"
         )
 
-    from micro_lit.adapt.profile_files import export, locate, open_store
+    from micro_lit.adapt.profile_files import export, open_store, profile_paths
     from micro_lit.report import personal
 
     profile, done = Path(str(settings["profile"])).expanduser(), {}
@@ -73,12 +73,14 @@ def keep_house(settings: Settings) -> dict[str, Any]:
         if settings["forget"] is not None:
             user, users = str(settings["forget"]), store.users
             if user not in users:
-                like = ", ".join(map(personal.printable, personal.close_names(user, users)))
+                like = ", ".join(map(personal.printable_user, personal.close_names(user, users)))
                 raise UserError(f"forget={user}: no such user in {store.path}" + (f"; known: {like}" if like else ""))
             count = store.forget(user)
             done["forgotten"] = {"user": user, "labels": count}
-            print(f"forgot {personal.printable(user)} and {count:,} labels; folders of earlier runs stay as they are")
-            source = locate(profile).json
+            print(
+                f"forgot {personal.printable_user(user)} and {count:,} labels; folders of earlier runs stay as they are"
+            )
+            source = profile_paths(profile).json
             if source is not None and source.exists():
                 print(f"{source} is left as it is, and may hold this user still: delete it, or add export={source}")
         if settings["export"] is not None:

@@ -39,7 +39,7 @@ def read_responses(path: str) -> tuple[list[Record], Counts]:
     records = []
     for place, row in read_rows(path):
         try:
-            records.append(_response(row))
+            records.append(_candidate(row))
         except BadRow as error:
             raise UserError(f"{place}: {error}") from error
     if not records:
@@ -47,7 +47,7 @@ def read_responses(path: str) -> tuple[list[Record], Counts]:
     return records, Counts(rows=len(records))
 
 
-def _response(row: dict[str, Any] | BadRow) -> Record:
+def _candidate(row: dict[str, Any] | BadRow) -> Record:
     if isinstance(row, BadRow):
         raise row
     for name in ("prompt", "response"):

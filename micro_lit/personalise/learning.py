@@ -24,13 +24,13 @@ import pandas as pd
 import torch
 
 from micro_lit.adapt.labels import Array, losses
-from micro_lit.adapt.profile_files import export, locate, open_store
-from micro_lit.adapt.profile_store import Labels, Taught
+from micro_lit.adapt.profile_files import export, open_store, profile_paths
+from micro_lit.adapt.profile_store import ProfileLabels, ProfileUpdate
 from micro_lit.adapt.profiles import Profiles
 from micro_lit.compare import judges
 from micro_lit.compare.systems import Profile
 from micro_lit.config import Settings
-from micro_lit.data.pairs import from_records
+from micro_lit.data.pairs import PreferenceData, from_records
 from micro_lit.data.records import Record
 from micro_lit.errors import UserError
 from micro_lit.host import threads
@@ -43,7 +43,7 @@ from micro_lit.run.restored import Trust, read_settings, restore
 
 
 @contextmanager
-def sitting(settings: Settings) -> Iterator[dict[str, Any]]:
+def personalising(settings: Settings) -> Iterator[dict[str, Any]]:
     """Context manager of one session: updates profiles with labelled pairs, and ranks responses.
 
     Each pair is scored before its label is learned. Labels are stored when the `with` block ends without an error.
@@ -64,39 +64,33 @@ def sitting(settings: Settings) -> Iterator[dict[str, Any]]:
     """
     run, profile = Path(str(settings["run"])), Path(str(settings["profile"])).expanduser()
     user = None if settings["user"] is None else str(settings["user"])
-    pairs, responses, counts = [], [], {}
-    if settings["pairs"] is not None:
-        pairs, counts["pairs"] = read_pairs(str(settings["pairs"]), settings["columns"], settings["on_bad_row"])
-    if settings["responses"] is not None:
-        responses, counts["responses"] = read_responses(str(settings["responses"]))
-        if user is None:
-            raise UserError("responses are ranked for one user; say for whom with user=<name>")
+    pairs, responses, data = _read(settings, user)
     users = whose(pairs, user)
     names = list(dict.fromkeys(users)) if user is None else [user]
-    sets = [0] * len(pairs) + [len(counts) - 1] * len(responses)
-    data = from_records([*pairs, *responses], ["test"] * len(sets), counts, sets)
     trust = Trust.of(settings)
     model = restore(run, data, Path(settings["paths"]["features_dir"]), trust)
     if (reading := model.backbone.reading) is not None:
         data.count_cut(reading.cut_M2, reading.max_length)
     terminal.show_data(data, model.backbone.example)
     with ExitStack() as stack:
-        store = stack.enter_context(open_store(profile, judges.nobody(model, settings["rule"]), make=bool(pairs)))
+        store = stack.enter_context(
+            open_store(profile, judges.empty_profiles(model, settings["rule"]), make=bool(pairs))
+        )
         personal.show_newcomers(names, store.users)
         with threads.using(model.backbone):
-            judged = judges.judge(model, data.pairs, read_settings(run, trust)["loader"]["eval_batch_size"])
+            judged = judges.judge_pairs(model, data.pairs, read_settings(run, trust)["loader"]["eval_batch_size"])
         margins_NJ, rewards_MJ = judged.margins_BJ[: len(pairs)], judged.rewards_BJ[len(pairs) :]
         found: dict[str, Any] = {
             "run": str(run),
             "profile": str(profile),
-            "store": str(locate(profile).store),
+            "store": str(profile_paths(profile).store),
             "heads": store.heads,
             "rule": store.rule,
             "judges": judges.names(model),
         }
         if pairs:
             digests = [label_digest(*label) for label in zip(users, pairs, strict=True)]
-            given = Labels(users, margins_NJ, digests, [record.label_id for record in pairs])
+            given = ProfileLabels(users, margins_NJ, digests, [record.label_id for record in pairs])
             taught = stack.enter_context(store.learning(given, settings["repeated_labels"]))
             before, after = taught.before, taught.after
             found |= {"users": states(names, before, after), **lesson(pairs, given, taught, found["judges"])}
@@ -104,10 +98,23 @@ def sitting(settings: Settings) -> Iterator[dict[str, Any]]:
             before = after = store.profiles(names)
             found["users"] = states(names, before, after)
         if responses:
-            found["responses"] = rank(responses, rewards_MJ, before.weights(user)[0], after.weights(user)[0])
+            found["responses"] = rank_responses(responses, rewards_MJ, before.weights(user)[0], after.weights(user)[0])
         if settings["export"] is not None:
             export(store, profile, Path(settings["export"]).expanduser())
         yield found
+
+
+def _read(settings: Settings, user: str | None) -> tuple[list[Record], list[Record], PreferenceData]:
+    """Reads the pairs to learn from and the responses to rank, and makes one data set of both."""
+    pairs, responses, counts = [], [], {}
+    if settings["pairs"] is not None:
+        pairs, counts["pairs"] = read_pairs(str(settings["pairs"]), settings["columns"], settings["on_bad_row"])
+    if settings["responses"] is not None:
+        responses, counts["responses"] = read_responses(str(settings["responses"]))
+        if user is None:
+            raise UserError("responses are ranked for one user; say for whom with user=<name>")
+    sets = [0] * len(pairs) + [len(counts) - 1] * len(responses)
+    return pairs, responses, from_records([*pairs, *responses], ["test"] * len(sets), counts, sets)
 
 
 def states(names: Sequence[str], before: Profiles, after: Profiles) -> dict[str, Any]:
@@ -119,7 +126,9 @@ def states(names: Sequence[str], before: Profiles, after: Profiles) -> dict[str,
     }
 
 
-def lesson(pairs: Sequence[Record], given: Labels, taught: Taught, judge_names: list[str]) -> dict[str, Any]:
+def lesson(
+    pairs: Sequence[Record], given: ProfileLabels, taught: ProfileUpdate, judge_names: list[str]
+) -> dict[str, Any]:
     """Returns counts of labels, scores of the new labels before they were learned, and the explanation of their effect.
 
     Args:
@@ -129,7 +138,7 @@ def lesson(pairs: Sequence[Record], given: Labels, taught: Taught, judge_names: 
         judge_names: names of the judges.
 
     Returns:
-        The keys `labels`, `stream`, `running`, `scores` and `explanation` of `sitting`, as far as they apply.
+        The keys `labels`, `stream`, `running`, `scores` and `explanation` of `personalising`, as far as they apply.
     """
     rows_N, learned = np.flatnonzero(taught.new_N), taught.learned
     names = list(dict.fromkeys(given.users))
@@ -204,7 +213,9 @@ def _estimate(values: pd.Series) -> Estimate:
     return estimate(values_N.sum(), values_N.square().sum(), torch.tensor(len(values_N)))
 
 
-def rank(responses: Sequence[Record], rewards_MJ: Array, before_J: Array, after_J: Array) -> list[dict[str, Any]]:
+def rank_responses(
+    responses: Sequence[Record], rewards_MJ: Array, before_J: Array, after_J: Array
+) -> list[dict[str, Any]]:
     """Ranks responses by reward, among those with the same prompt and criterion.
 
     Args:

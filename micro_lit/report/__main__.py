@@ -15,7 +15,7 @@ def run(settings: Settings) -> int:
 
     paths = [settings["runs"]] if isinstance(settings["runs"], str) else settings["runs"]
     folder = Path(settings["report"]["out"] or settings["paths"]["run_dir"])
-    return runs.write(paths, settings["report"], folder, settings)
+    return runs.write_report(paths, settings["report"], folder, settings)
 
 
 main = entry_point("report")(run)

@@ -28,13 +28,13 @@ from micro_lit.metrics import Estimate, estimate, scores
 from micro_lit.report import figures, sheets, tables
 from micro_lit.report.figures import DPI, Z
 from micro_lit.report.sheets import DIVERGING, RISING, Scale
-from micro_lit.report.texts import LONGEST_NAME, PARTS, PairTexts, escaped, excerpt, shortened
+from micro_lit.report.texts import LONGEST_NAME, TEXT_PARTS, PairTexts, escaped, excerpt, shortened
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
 
-EXAMPLES = 3
+CARD_EXAMPLES = 3
 WEIGHT_SLACK = 1e-5  # tolerance for rounding of float32 weights
 
 ALL = "all pairs"
@@ -77,60 +77,59 @@ def facts(
     Raises:
         ValueError: shapes do not match, margins are not finite, or weights are not from 0 to 1.
     """
-    _check(margins_NK, attribute_N, attributes, prompt_N, weights_AK)
+    _check_facts(margins_NK, attribute_N, attributes, prompt_N, weights_AK)
     margins_NK = margins_NK.astype(np.float64)
     num_pairs, num_heads = margins_NK.shape
-    log_prob = WINNER.log_prob(torch.from_numpy(margins_NK).flatten())
-    correct_NK = scores(log_prob)[:, 1].reshape(num_pairs, num_heads)
+    correct_NK = scores(WINNER.log_prob(torch.from_numpy(margins_NK).flatten()))[:, 1].reshape(num_pairs, num_heads)
     standard_NK = margins_NK / np.sqrt(np.square(margins_NK).mean(axis=0)).clip(min=1e-12)
     others_NK = (standard_NK.sum(axis=1, keepdims=True) - standard_NK) / max(num_heads - 1, 1)
     difference_NK = np.abs(standard_NK - others_NK)
     correlation_KK = standard_NK.T @ standard_NK / num_pairs
     rows = {name: attribute_N == code for code, name in enumerate(attributes)}
-    heads = []
-    for head in range(num_heads):
-        correct_N = correct_NK[:, head]
-        card = {
-            "accuracy": _mean(correct_N),
-            "accuracy_by": {name: _mean(correct_N[rows_N]) for name, rows_N in rows.items() if rows_N.any()},
+    heads = [
+        {
+            "accuracy": _weighted_mean(correct_N),
+            "accuracy_by": {name: _weighted_mean(correct_N[rows_N]) for name, rows_N in rows.items() if rows_N.any()},
             "margin_correlation": correlation_KK[head].tolist(),
             "nearest": None,
-            "weights": {stage: _named(weights[:, head], attributes) for stage, weights in weights_AK.items()},
+            "weights": {stage: _named_heads(weights[:, head], attributes) for stage, weights in weights_AK.items()},
             "pairs": [],
             "prompts": [],
         }
-        if num_heads > 1:
-            card["nearest"] = max(
-                (other for other in range(num_heads) if other != head), key=correlation_KK[head].__getitem__
-            )
-            card["prompts"] = _furthest_prompts(difference_NK[:, head], prompt_N)
-            card["pairs"] = [
-                {
-                    "pair": int(row),
-                    "prompt": int(prompt_N[row]),
-                    "attribute": attributes[attribute_N[row]] if attribute_N[row] >= 0 else None,
-                    "own": float(standard_NK[row, head]),
-                    "others": float(others_NK[row, head]),
-                }
-                for row in _furthest_pairs(difference_NK[:, head], prompt_N)
-            ]
-        heads.append(card)
+        for head, correct_N in enumerate(correct_NK.T)
+    ]
+    for head, card in enumerate(heads if num_heads > 1 else []):
+        others = (other for other in range(num_heads) if other != head)
+        card["nearest"] = max(others, key=correlation_KK[head].__getitem__)
+        card["prompts"] = _furthest_prompts(difference_NK[:, head], prompt_N)
+        card["pairs"] = [
+            {
+                "pair": int(row),
+                "prompt": int(prompt_N[row]),
+                "attribute": attributes[attribute_N[row]] if attribute_N[row] >= 0 else None,
+                "own": float(standard_NK[row, head]),
+                "others": float(others_NK[row, head]),
+            }
+            for row in _furthest_pairs(difference_NK[:, head], prompt_N)
+        ]
     return {
         "pairs": num_pairs,
         "attributes": {name: int(rows_N.sum()) for name, rows_N in rows.items()},
-        "order": _order(correlation_KK, [card["accuracy"]["value"] for card in heads]),
+        "order": _head_order(correlation_KK, [card["accuracy"]["value"] for card in heads]),
         "heads": heads,
     }
 
 
-def write(folder: Path, found: Mapping[str, Any], title: str, texts: Sequence[PairTexts] | None = None) -> list[Path]:
+def write_cards(
+    folder: Path, found: Mapping[str, Any], title: str, texts: Sequence[PairTexts] | None = None
+) -> list[Path]:
     """Writes heads.png, heads.svg, heads.md and heads.json, deterministically; returns their paths in this order.
 
     Args:
         found: result of `facts`.
         texts: prompt, chosen and rejected response of every pair; None for vectors.
     """
-    figure, page = draw(found, title), markdown(found, title, texts)
+    figure, page = draw_cards(found, title), cards_markdown(found, title, texts)
     pictures = figures.save(figure, folder, "heads", sheets.LOOKS)
     md, facts_json = (folder / f"heads.{suffix}" for suffix in ("md", "json"))
     write_text(md, page)
@@ -138,7 +137,7 @@ def write(folder: Path, found: Mapping[str, Any], title: str, texts: Sequence[Pa
     return [*pictures, md, facts_json]
 
 
-def markdown(found: Mapping[str, Any], title: str, texts: Sequence[PairTexts] | None = None) -> str:
+def cards_markdown(found: Mapping[str, Any], title: str, texts: Sequence[PairTexts] | None = None) -> str:
     """Returns a Markdown page: accuracies with 95 % intervals, then for each head the pairs where it differs most.
 
     Args:
@@ -170,7 +169,7 @@ def markdown(found: Mapping[str, Any], title: str, texts: Sequence[PairTexts] | 
     return "\n\n".join(parts) + "\n"
 
 
-def draw(found: Mapping[str, Any], title: str) -> Figure:
+def draw_cards(found: Mapping[str, Any], title: str) -> Figure:
     """Draws heat maps with a row per head, in the same order: accuracy, margin correlation, weights of each stage.
 
     The most accurate head of each attribute (also in the weights) and the nearest head of each head are outlined.
@@ -183,7 +182,7 @@ def draw(found: Mapping[str, Any], title: str) -> Figure:
     best_KC = (accuracy_KC == np.fmax.reduce(accuracy_KC)) & several
     names = [shortened(name, LONGEST_NAME) for name in attributes]
     counted = [
-        f"{name}\n{_count(column)}" for name, column in zip([ALL, *names], zip(*cells, strict=True), strict=True)
+        f"{name}\n{_count_note(column)}" for name, column in zip([ALL, *names], zip(*cells, strict=True), strict=True)
     ]
     with rc_context(sheets.LOOKS):
         figure = Figure(dpi=DPI)
@@ -226,7 +225,7 @@ def _heat_map(
     return axes
 
 
-def _check(
+def _check_facts(
     margins_NK: Floats,
     attribute_N: Integers,
     attributes: Sequence[str],
@@ -264,11 +263,11 @@ def _check(
             )
 
 
-def _mean(values: torch.Tensor) -> Estimate:
+def _weighted_mean(values: torch.Tensor) -> Estimate:
     return estimate(values.sum(), values.square().sum(), torch.tensor(len(values)))
 
 
-def _named(weights_A: Floats, attributes: Sequence[str]) -> dict[str, float | None]:
+def _named_heads(weights_A: Floats, attributes: Sequence[str]) -> dict[str, float | None]:
     """Weights by attribute, with None for NaN, which JSON does not have."""
     pairs = zip(attributes, weights_A.tolist(), strict=True)
     return {name: None if np.isnan(weight) else weight for name, weight in pairs}
@@ -278,7 +277,7 @@ def _furthest_pairs(difference_N: Array, prompt_N: Integers) -> Integers:
     """Rows with the largest differences, at most one per prompt, in decreasing order."""
     order_N = np.argsort(-difference_N, kind="stable")
     _, firsts_P = np.unique(prompt_N[order_N], return_index=True)
-    return order_N[np.sort(firsts_P)[:EXAMPLES]]
+    return order_N[np.sort(firsts_P)[:CARD_EXAMPLES]]
 
 
 def _furthest_prompts(difference_N: Array, prompt_N: Integers) -> list[dict[str, Any]]:
@@ -292,11 +291,11 @@ def _furthest_prompts(difference_N: Array, prompt_N: Integers) -> list[dict[str,
             "difference": float(mean_P[row]),
             "n": int(count_P[row]),
         }
-        for row in np.argsort(-mean_P, kind="stable")[:EXAMPLES]
+        for row in np.argsort(-mean_P, kind="stable")[:CARD_EXAMPLES]
     ]
 
 
-def _order(correlation_KK: Array, accuracy_K: Sequence[float]) -> list[int]:
+def _head_order(correlation_KK: Array, accuracy_K: Sequence[float]) -> list[int]:
     """Orders heads by similarity: leaves of average-linkage clustering, the more accurate end first.
 
     Subtrees are flipped to maximise the sum of correlations of neighbours (Bar-Joseph et al. 2001).
@@ -308,7 +307,7 @@ def _order(correlation_KK: Array, accuracy_K: Sequence[float]) -> list[int]:
     return order if accuracy_K[order[0]] >= accuracy_K[order[-1]] else order[::-1]
 
 
-def _count(accuracies: Sequence[Mapping[str, float] | None]) -> str:
+def _count_note(accuracies: Sequence[Mapping[str, float] | None]) -> str:
     """How many pairs an accuracy of each head is of, and how sure they are."""
     first, *_ = accuracies
     return "no pairs" if first is None else f"n = {first['n']:,}, ± {Z * max(each['se'] for each in accuracies):.3f}"
@@ -319,19 +318,19 @@ def _table(found: Mapping[str, Any]) -> pd.DataFrame:
     rows = []
     for number in found["order"]:
         card = found["heads"][number]
-        row = {"head": str(number), ALL: _with_interval(card["accuracy"])}
+        row = {"head": str(number), ALL: _value_with_interval(card["accuracy"])}
         for name in found["attributes"]:
             cell = card["accuracy_by"].get(name)
-            row[escaped(name)] = _with_interval(cell) if cell else "-"
+            row[escaped(name)] = _value_with_interval(cell) if cell else "-"
         rows.append({**row, "nearest (r)": _nearest(card)})
     return pd.DataFrame(rows)
 
 
 def _summary(card: Mapping[str, Any]) -> str:
-    sentences = [f"Accuracy {_with_interval(card['accuracy'])}"]
+    sentences = [f"Accuracy {_value_with_interval(card['accuracy'])}"]
     if len(card["accuracy_by"]) > 1:
         ordered = sorted(card["accuracy_by"].items(), key=lambda item: item[1]["value"])
-        least, most = (f"{escaped(name)} ({_with_interval(cell)})" for name, cell in (ordered[0], ordered[-1]))
+        least, most = (f"{escaped(name)} ({_value_with_interval(cell)})" for name, cell in (ordered[0], ordered[-1]))
         sentences[0] += f", the highest on {most}, the lowest on {least}"
     if card["nearest"] is not None:
         sentences.append(f"Nearest head: {_nearest(card)}")
@@ -347,7 +346,7 @@ def _pair_line(pair: Mapping[str, Any], texts: Sequence[PairTexts] | None) -> st
     margins = f"its margin {pair['own']:+.2f}, the others' mean {pair['others']:+.2f}"
     lines = [f"- pair {pair['pair']}, prompt {pair['prompt']}{attribute}: {margins}"]
     if texts is not None:
-        named = zip(PARTS, texts[pair["pair"]], strict=True)
+        named = zip(TEXT_PARTS, texts[pair["pair"]], strict=True)
         lines += [f"  - {name}: {excerpt(text)}" for name, text in named]
     return "\n".join(lines)
 
@@ -362,5 +361,5 @@ def _nearest(card: Mapping[str, Any]) -> str:
     return "-" if nearest is None else f"{nearest} (r = {card['margin_correlation'][nearest]:.2f})"
 
 
-def _with_interval(accuracy: Mapping[str, float]) -> str:
+def _value_with_interval(accuracy: Mapping[str, float]) -> str:
     return f"{accuracy['value']:.3f} ± {Z * accuracy['se']:.3f}"

@@ -12,7 +12,7 @@ import yaml
 from micro_lit.config.redaction import redact
 from micro_lit.config.renamed import with_public_targets
 from micro_lit.errors import UserError
-from micro_lit.report.results import FILE_NAME, QUANTITY, flatten, is_incidental, is_number, read
+from micro_lit.report.results import FILE_NAME, QUANTITY, flatten, is_incidental, is_number, read_results
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def collect(paths: Sequence[str], left_out: list[str] | None = None) -> list[Fin
     if left_out is not None and unread:
         left_out += [*(f"left out: {error}" for error in unread), f"{len(unread)} of {len(folders)} runs left out"]
     runs = [run for _, run in sorted(found, key=lambda each: (each[0], each[1].folder))]
-    cells = [_cell(run) for run in runs]
+    cells = [_setting_cell(run) for run in runs]
     representatives = dict(zip(cells, runs, strict=True))  # of runs with equal settings the last one gives the labels
     names = _distinguishing_names(list(representatives.values()))
     latest = {}
@@ -90,7 +90,7 @@ def collect(paths: Sequence[str], left_out: list[str] | None = None) -> list[Fin
     return sorted(latest.values(), key=lambda run: [*map(_order, run.labels.values()), _order(run.seed)])
 
 
-def split(runs: Sequence[FinishedRun], *names: str) -> dict[str, list[FinishedRun]]:
+def group_runs(runs: Sequence[FinishedRun], *names: str) -> dict[str, list[FinishedRun]]:
     """Groups runs by the values of the given settings, formatted as text; without names all runs are one group."""
     parts: dict[str, list[FinishedRun]] = {}
     for run in runs:
@@ -157,7 +157,7 @@ def _read(folder: Path) -> tuple[int, FinishedRun]:
 
 
 def _read_files(folder: Path) -> FinishedRun:
-    results = read(folder)
+    results = read_results(folder)
     written = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     settings = redact(flatten(with_public_targets(written, warn=False)))
     own, data_dir = settings["paths.run_dir"], settings["paths.data_dir"]
@@ -188,7 +188,7 @@ def _without_paths(value: Any, own: str, data_dir: str) -> Any:
     return f"<data_dir>{value.removeprefix(data_dir)}" if inside_data else value.replace(own, "<run_dir>")
 
 
-def _cell(run: FinishedRun) -> frozenset[tuple[str, str]]:
+def _setting_cell(run: FinishedRun) -> frozenset[tuple[str, str]]:
     """Settings of a run in a hashable form, equal for repetitions."""
     return frozenset((name, str(value)) for name, value in run.settings.items() if value is not None)
 
@@ -199,7 +199,7 @@ def _distinguishing_names(runs: Sequence[FinishedRun]) -> list[str]:
     candidates |= dict.fromkeys(name for run in runs for name in sorted(run.settings))
     names: list[str] = []
     for name in candidates:
-        if len(split(runs, *names, name)) > len(split(runs, *names)):
+        if len(group_runs(runs, *names, name)) > len(group_runs(runs, *names)):
             names.append(name)
     return names
 

@@ -67,7 +67,7 @@ def name_ends(axes: Axes, ends: Sequence[End], main: set[str], height: float) ->
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, top)  # fixed, so that names do not change the limits
     gap = NAME_GAP * (top - bottom) / height
-    places = _apart([min(end.value, top) for end in ends], bottom, top, gap)
+    places = _spread([min(end.value, top) for end in ends], bottom, top, gap)
     for place, (name, x, value, style) in zip(places, ends, strict=True):
         axes.annotate(
             name if value <= top else f"{name} (to {value:.2f})", (x, min(value, top)), (1.095, place),
@@ -78,7 +78,7 @@ def name_ends(axes: Axes, ends: Sequence[End], main: set[str], height: float) ->
         axes.plot(1.07, place, **style, transform=axes.get_yaxis_transform(), clip_on=False)
 
 
-def _apart(values: Sequence[float], bottom: float, top: float, gap: float) -> list[float]:
+def _spread(values: Sequence[float], bottom: float, top: float, gap: float) -> list[float]:
     """Positions from bottom to top, at least `gap` apart, with the least sum of squared distances from the values."""
     steps = gap * np.arange(len(values))
     order = np.argsort(values, kind="stable")

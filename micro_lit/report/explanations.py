@@ -19,7 +19,7 @@ from scipy.special import kl_div, logsumexp
 from micro_lit.adapt import labels
 from micro_lit.host.files import write_text
 from micro_lit.report import tables
-from micro_lit.report.texts import LONGEST_NAME, PARTS, PairTexts, excerpt, shortened
+from micro_lit.report.texts import LONGEST_NAME, TEXT_PARTS, PairTexts, excerpt, shortened
 
 try:
     from matplotlib import rc_context
@@ -41,7 +41,7 @@ MOST_MOVED = 3  # heads listed that gained most, and as many that lost most
 LEAST_MOVE = 5e-4  # smaller changes are rounded to .000 in tables
 ROUNDING = 1e-9  # nats: smaller evidence counts neither for nor against
 SHARE = 0.25  # of all moved weight: heads that gained less get no pairs on the page, except the first
-LISTED = 4  # targets listed per head in a table
+LISTED_PAIRS = 4  # targets listed per head in a table
 MOST_COLUMNS = 12  # heads in the figure; further heads, those that changed least, share the last column
 
 CELL_WIDTH, ROWS_HEIGHT, ROW_HEIGHT = 0.48, 1.1, 0.55  # inches: cell width, least total height, least row height
@@ -114,41 +114,46 @@ def explain(
     Raises:
         ValueError: shapes or names do not match, or a weight rises from 0.
     """
-    _check(margins_LK, target_L, before_UK, after_UK, targets, heads, pair_L, texts)
+    _check_inputs(margins_LK, target_L, before_UK, after_UK, targets, heads, pair_L, texts)
     before_UK, after_UK = before_UK.astype(np.float64), after_UK.astype(np.float64)
     evidence_LK = evidence(margins_LK, before_UK[target_L])
     change_UK = after_UK - before_UK
     pairs = [{"pair": number} for number in pair_L.tolist()]
     if texts is not None:
-        pairs = [pair | dict(zip(PARTS, shown, strict=True)) for pair, shown in zip(pairs, texts, strict=True)]
+        pairs = [pair | dict(zip(TEXT_PARTS, shown, strict=True)) for pair, shown in zip(pairs, texts, strict=True)]
     found = {}
     for code, target in enumerate(targets):
-        own_L, change_K = np.flatnonzero(target_L == code), change_UK[code]
-        order_K = np.argsort(-change_K, kind="stable")
-        gained = [head for head in order_K if change_K[head] >= LEAST_MOVE][:MOST_MOVED]
-        lost = [head for head in order_K[::-1] if change_K[head] <= -LEAST_MOVE][:MOST_MOVED]
-        found[target] = {
-            "labels": len(own_L),
-            "kl": float(kl_div(after_UK[code], before_UK[code]).sum()),
-            "total_variation": float(np.abs(change_K).sum() / 2),
-            "before": _named(before_UK[code], heads),
-            "after": _named(after_UK[code], heads),
-            "evidence": _named(evidence_LK[own_L].sum(axis=0), heads),
-            "gained": [
-                {
-                    "head": heads[head],
-                    "change": float(change_K[head]),
-                    **_arguments(evidence_LK[own_L, head].tolist(), [pairs[row] for row in own_L]),
-                }
-                for head in gained
-            ],
-            "lost": [{"head": heads[head], "change": float(change_K[head])} for head in lost],
-        }
+        own_L = np.flatnonzero(target_L == code)
+        own = [pairs[row] for row in own_L]
+        found[target] = _of_target(before_UK[code], after_UK[code], evidence_LK[own_L], own, heads)
     by_head = {name: _moves(change_UK[:, head], targets) for head, name in enumerate(heads)}
     return {"adaptation": adaptation, "heads": by_head, "targets": found}
 
 
-def write(folder: Path, found: Facts, title: str) -> list[Path]:
+def _of_target(
+    before_K: Floats, after_K: Floats, evidence_LK: Floats, pairs: Sequence[Facts], heads: Sequence[str]
+) -> dict[str, Any]:
+    """The facts of one target, from the evidence of its labelled pairs."""
+    change_K = after_K - before_K
+    order_K = np.argsort(-change_K, kind="stable")
+    gained = [head for head in order_K if change_K[head] >= LEAST_MOVE][:MOST_MOVED]
+    lost = [head for head in order_K[::-1] if change_K[head] <= -LEAST_MOVE][:MOST_MOVED]
+    return {
+        "labels": len(pairs),
+        "kl": float(kl_div(after_K, before_K).sum()),
+        "total_variation": float(np.abs(change_K).sum() / 2),
+        "before": _named_targets(before_K, heads),
+        "after": _named_targets(after_K, heads),
+        "evidence": _named_targets(evidence_LK.sum(axis=0), heads),
+        "gained": [
+            {"head": heads[head], "change": float(change_K[head]), **_arguments(evidence_LK[:, head].tolist(), pairs)}
+            for head in gained
+        ],
+        "lost": [{"head": heads[head], "change": float(change_K[head])} for head in lost],
+    }
+
+
+def write_explanations(folder: Path, found: Facts, title: str) -> list[Path]:
     """Writes explanations.md and explanations.json, and with matplotlib a .png and .svg, deterministically.
 
     Args:
@@ -158,14 +163,14 @@ def write(folder: Path, found: Facts, title: str) -> list[Path]:
         The paths, those of pictures first.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = figures.save(draw(found, title), folder, "explanations", sheets.LOOKS) if sheets else []
+    pictures = figures.save(draw_explanations(found, title), folder, "explanations", sheets.LOOKS) if sheets else []
     page, facts_json = (folder / f"explanations.{suffix}" for suffix in ("md", "json"))
-    write_text(page, markdown(found, title, with_figure=bool(pictures)))
+    write_text(page, explanations_markdown(found, title, with_figure=bool(pictures)))
     write_text(facts_json, json.dumps(found, indent=2) + "\n")
     return [*pictures, page, facts_json]
 
 
-def markdown(found: Facts, title: str, with_figure: bool) -> str:
+def explanations_markdown(found: Facts, title: str, with_figure: bool) -> str:
     """Returns a Markdown page: changes by target and by head, then for each target its heads and the evidence.
 
     Args:
@@ -192,13 +197,13 @@ def markdown(found: Facts, title: str, with_figure: bool) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def draw(found: Facts, title: str) -> Figure:
+def draw_explanations(found: Facts, title: str) -> Figure:
     """Draws a row per target: change of each head's weight, KL divergence, and evidence of each label for one head.
 
     This is the head that gained most, which is outlined. Its labels are sorted by evidence, in decreasing order.
     """
     targets = found["targets"]
-    columns, change_UC = _columns(found)
+    columns, change_UC = _heat_columns(found)
     firsts = [target["gained"][0] if target["gained"] else None for target in targets.values()]
     outlined_UC = np.array([[first is not None and first["head"] == column for column in columns] for first in firsts])
     rows = [_with_count(name, target["labels"]) for name, target in targets.items()]
@@ -227,7 +232,7 @@ def _draw_moved(beside: Axes, targets: Sequence[Facts]) -> Axes:
     axes.set_xlim(0.0, 1.6 * most)  # room for the numbers
     axes.set_xticks([])
     for middle, nats in zip(middles, kl, strict=True):
-        axes.text(nats + 0.06 * most, middle, f"{nats:.2f}", va="center", fontsize=7.5, color=sheets.INK)
+        axes.text(nats + 0.06 * most, middle, f"{nats:.2f}", va="center", fontsize=7.5, color=sheets.SHEET_INK)
     return axes
 
 
@@ -240,18 +245,18 @@ def _draw_evidence(beside: Axes, firsts: Sequence[Facts | None], least: float, m
     scale = FILLED / ((most - least) or 1.0)
     for row, first in enumerate(firsts):
         if first is None:
-            axes.text(0.0, row + 0.5, "no weight moved", va="center", fontsize=7.5, color=sheets.INK)
+            axes.text(0.0, row + 0.5, "no weight moved", va="center", fontsize=7.5, color=sheets.SHEET_INK)
             continue
         nats, base = np.sort(first["nats"])[::-1], row + (1 - FILLED) / 2 + scale * most
         colours = np.where(nats > 0, sheets.BLUE, sheets.VERMILLION)
         ends = base - scale * nats  # rows count downwards
         axes.vlines(np.arange(len(nats)) + 0.5, base, ends, colours, linewidth=0.84 * 72 * EVIDENCE_WIDTH / longest)
-        axes.plot([0, longest], [base, base], color=sheets.INK, linewidth=0.5)
+        axes.plot([0, longest], [base, base], color=sheets.SHEET_INK, linewidth=0.5)
         total = f"{nats.sum():+z.1f}".replace("-", "−")
         words = f"{first['head']}: {total} nats\n{first['num_for']} for, {first['num_against']} against"
         axes.annotate(
             words, (1.0, row + 0.5), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-            va="center", fontsize=7.5, color=sheets.INK, annotation_clip=False,
+            va="center", fontsize=7.5, color=sheets.SHEET_INK, annotation_clip=False,
         )  # fmt: skip
     return axes
 
@@ -267,7 +272,7 @@ def _rows_of(beside: Axes, title: str, inches: float) -> Axes:
     return axes
 
 
-def _columns(found: Facts) -> tuple[list[str], Array]:
+def _heat_columns(found: Facts) -> tuple[list[str], Array]:
     """Names of the heads in the figure, and changes of their weights [U, C]; heads beyond `MOST_COLUMNS` are summed."""
     names = list(found["heads"])
     before_UK, after_UK = (
@@ -295,9 +300,9 @@ def _head_row(name: str, head: Facts) -> dict[str, str]:
 
 
 def _listed(moves: Mapping[str, float]) -> str:
-    """Formats up to `LISTED` names with their changes, in decreasing order of size."""
-    words = [f"{excerpt(name)} {change:+.3f}" for name, change in list(moves.items())[:LISTED]]
-    words += [f"and {len(moves) - LISTED} more"] if len(moves) > LISTED else []
+    """Formats up to `LISTED_PAIRS` names with their changes, in decreasing order of size."""
+    words = [f"{excerpt(name)} {change:+.3f}" for name, change in list(moves.items())[:LISTED_PAIRS]]
+    words += [f"and {len(moves) - LISTED_PAIRS} more"] if len(moves) > LISTED_PAIRS else []
     return ", ".join(words) or "-"
 
 
@@ -327,7 +332,7 @@ def _argued(head: Facts) -> list[str]:
 
 def _pair_lines(pair: Facts) -> str:
     lines = [f"- pair {pair['pair']}, {pair['nats']:+.2f} nats"]
-    lines += [f"  - {part}: {excerpt(pair[part])}" for part in PARTS if part in pair]
+    lines += [f"  - {part}: {excerpt(pair[part])}" for part in TEXT_PARTS if part in pair]
     return "\n".join(lines)
 
 
@@ -364,11 +369,11 @@ def _moves(change_U: Array, targets: Sequence[str]) -> dict[str, dict[str, float
     }
 
 
-def _named(values_K: Array, heads: Sequence[str]) -> dict[str, float]:
+def _named_targets(values_K: Array, heads: Sequence[str]) -> dict[str, float]:
     return dict(zip(heads, values_K.tolist(), strict=True))
 
 
-def _check(
+def _check_inputs(
     margins_LK: Floats,
     target_L: Integers,
     before_UK: Floats,
@@ -378,7 +383,7 @@ def _check(
     pair_L: Integers,
     texts: Sequence[PairTexts] | None,
 ) -> None:
-    labels.check(margins_LK, target_L, before_UK)
+    labels.check_labels(margins_LK, target_L, before_UK)
     labels.check_prior(after_UK)
     if after_UK.shape != before_UK.shape:
         raise ValueError(f"weights have shape {before_UK.shape} before and {after_UK.shape} after; give them one shape")

@@ -18,9 +18,9 @@ from matplotlib.transforms import ScaledTranslation
 
 from micro_lit.errors import UserError
 from micro_lit.host.files import write_whole
-from micro_lit.report.collect import FinishedRun, look_up, split, split_by_number, values_of
+from micro_lit.report.collect import FinishedRun, group_runs, look_up, split_by_number, values_of
 from micro_lit.report.results import floor_lines
-from micro_lit.report.tables import name_of, slopes
+from micro_lit.report.tables import display_name, slopes
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX*"  # 8 markers and 7 colours: a combination repeats only after 56 series
@@ -30,7 +30,7 @@ REPETITIONS = {"linestyle": "none", "alpha": 0.35, "markersize": 4, "markeredgew
 Z = 1.96
 DPI = 160
 ROW, GAP = 0.34, 0.1  # inches: height of a row of dots, and gap to the names of floors
-ROUNDING = 1e-9
+TICK_ROUNDING = 1e-9
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -42,7 +42,7 @@ STYLE = {
 }
 
 
-def draw(runs: Sequence[FinishedRun], spec: Mapping[str, Any]) -> Figure:
+def draw_runs(runs: Sequence[FinishedRun], spec: Mapping[str, Any]) -> Figure:
     """Draws a figure with a row of panels for each value of the setting `panels`, and a panel for each quantity in `y`.
 
     Each combination of the other settings in which runs differ is a curve over `x`, or without `x` a row of dots.
@@ -60,11 +60,11 @@ def draw(runs: Sequence[FinishedRun], spec: Mapping[str, Any]) -> Figure:
             raise UserError(f"report.y: no run has measured {path!r}, which would be found under it in results.json")
     if spec["panels"] and all(run.setting(spec["panels"]) is None for run in runs):
         raise UserError(f"report.panels={spec['panels']}: no run has such a setting")
-    panels = split(runs, spec["panels"]) if spec["panels"] else {"": runs}
+    panels = group_runs(runs, spec["panels"]) if spec["panels"] else {"": runs}
     names = [name for name in runs[0].labels if name not in (spec["x"], spec["panels"])]
     styles = {
         series: {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-        for number, series in enumerate(split(runs, *names))
+        for number, series in enumerate(group_runs(runs, *names))
     }
     width, height = 5.9 * len(spec["y"]), 3.9
     if spec["x"] is None:
@@ -73,7 +73,7 @@ def draw(runs: Sequence[FinishedRun], spec: Mapping[str, Any]) -> Figure:
         figure = Figure(figsize=(width, height * len(panels)), layout="constrained")
         grid = figure.subplots(len(panels), len(spec["y"]), squeeze=False)
         for axes_row, (panel, group) in zip(grid, panels.items(), strict=True):
-            series = split(group, *names)
+            series = group_runs(group, *names)
             if spec["x"] is None:  # sorted by the first quantity, lowest on top, in all panels
                 series = dict(sorted(series.items(), key=lambda row: _mean(values_of(row[1], first)), reverse=True))
                 axes_row[0].set_ylabel(panel, fontweight="bold")  # not a title: names of floors are above the panel
@@ -165,7 +165,7 @@ def _curves(
             label=f"{name}  (slope {_mean(rates):.2f})".strip() if rates else name,
             **styles[name], markersize=4.5, linewidth=1.3, capsize=2.5,
         )  # fmt: skip
-    axes.set_xlabel(name_of(spec["x"]))
+    axes.set_xlabel(display_name(spec["x"]))
     axes.set_ylabel(_axis_name(path))
     if axes.get_legend_handles_labels()[1]:
         axes.legend(fontsize=8, framealpha=0.9, edgecolor="none")
@@ -204,7 +204,7 @@ def _agreed_floors(runs: Sequence[FinishedRun], path: str) -> dict[str, dict[str
     agreed = {}
     for name, lines in found.items():
         values, se = [line["value"] for line in lines], max(line["se"] for line in lines)
-        if max(values) - min(values) <= 2 * Z * se + ROUNDING:
+        if max(values) - min(values) <= 2 * Z * se + TICK_ROUNDING:
             agreed[name] = {"value": _mean(values), "se": se}
     return agreed
 
@@ -219,7 +219,7 @@ def _sd(values: Sequence[float]) -> float:
 
 def _axis_name(path: str) -> str:
     nats = "nll" in path or path.startswith("excess")
-    return f"{name_of(path)} (nats)" if nats else name_of(path)
+    return f"{display_name(path)} (nats)" if nats else display_name(path)
 
 
 def _inches(axes: Axes) -> tuple[float, float]:

@@ -14,8 +14,8 @@ from micro_lit.report import explanations
 
 MODELS = {"personalised": "personalised", "as_trained": "as trained"}
 SHOWN_SCORES = {"nll": "NLL", "accuracy": "accuracy"}
-KINDS = {"as_trained": "as trained", "before": "before", "after": "now"}
-MAX_NEWCOMERS, ALIKE = 5, 0.7  # new users listed; least similarity of names, difflib's ratio from 0 to 1
+WEIGHT_KINDS = {"as_trained": "as trained", "before": "before", "after": "now"}
+MAX_NEWCOMERS, ALIKE_USERS = 5, 0.7  # new users listed; least similarity of names, difflib's ratio from 0 to 1
 MAX_PROMPTS, MAX_RESPONSES, MAX_EXCERPT = 10, 10, 60
 Z = 1.96
 
@@ -27,7 +27,7 @@ def write_figure(stream: Mapping[str, Any], folder: Path) -> list[str]:
     except ImportError:
         print("no figure: matplotlib is not installed (pip install 'micro-lit[report]')")
         return []
-    return [path.name for path in figures.save(regret.draw(stream), folder)]
+    return [path.name for path in figures.save(regret.draw_regret(stream), folder)]
 
 
 def write_explanation(found: Mapping[str, Any], folder: Path) -> list[str]:
@@ -35,7 +35,10 @@ def write_explanation(found: Mapping[str, Any], folder: Path) -> list[str]:
     if "explanation" not in found:
         return []
     [user] = found["users"]
-    return [path.name for path in explanations.write(folder, found["explanation"], f"What moved the weights of {user}")]
+    return [
+        path.name
+        for path in explanations.write_explanations(folder, found["explanation"], f"What moved the weights of {user}")
+    ]
 
 
 def show_newcomers(names: Sequence[str], known: Sequence[str]) -> None:
@@ -43,8 +46,8 @@ def show_newcomers(names: Sequence[str], known: Sequence[str]) -> None:
     have = set(known)
     new = [name for name in names if name not in have]
     for name in new[:MAX_NEWCOMERS]:
-        like = ", ".join(map(printable, close_names(name, known)))
-        print(f"new user: {printable(name)}" + (f" (known: {like})" if like else ""))
+        like = ", ".join(map(printable_user, close_names(name, known)))
+        print(f"new user: {printable_user(name)}" + (f" (known: {like})" if like else ""))
     if len(new) > MAX_NEWCOMERS:
         print(f"and {len(new) - MAX_NEWCOMERS:,} more new users")
 
@@ -54,24 +57,24 @@ def close_names(name: str, known: Sequence[str]) -> list[str]:
     spelt: dict[str, list[str]] = {}
     for other in known:
         spelt.setdefault(other.casefold(), []).append(other)
-    alike = difflib.get_close_matches(name.casefold(), spelt, n=3, cutoff=ALIKE)
+    alike = difflib.get_close_matches(name.casefold(), spelt, n=3, cutoff=ALIKE_USERS)
     return [other for spelling in alike for other in spelt[spelling]][:3]
 
 
-def printable(name: str) -> str:
+def printable_user(name: str) -> str:
     """The name, or its `repr` if it is blank or has characters that cannot be printed in one line."""
     return name if name.isprintable() and name.strip() else repr(name)
 
 
 def show(found: Mapping[str, Any]) -> None:
-    """Prints the results of `micro_lit.personalise.learning.sitting` as tables."""
+    """Prints the results of `micro_lit.personalise.learning.personalising` as tables."""
     console = Console(highlight=False)
     if "labels" in found:
         console.print("", weights(found), "", sep="\n")
         if found["labels"]["known"]:
             print(repeats(found["labels"]), end="\n\n")
     if "stream" in found:
-        console.print(*arguments(found), running(found), "", sep="\n")
+        console.print(*arguments(found), running_table(found), "", sep="\n")
     if "responses" in found:
         console.print("", ranking(found), "", sep="\n")
 
@@ -130,7 +133,7 @@ def arguments(found: Mapping[str, Any]) -> list[Table | str]:
     return [table, ""]
 
 
-def running(found: Mapping[str, Any]) -> Table:
+def running_table(found: Mapping[str, Any]) -> Table:
     """Table of mean scores over the first labels of each user, personalised and as trained."""
     table = Table(title="Each pair judged before its label was seen", title_justify="left", caption_justify="left")
     table.add_column("first labels", justify="right")
@@ -155,7 +158,7 @@ def running(found: Mapping[str, Any]) -> Table:
 
 def ranking(found: Mapping[str, Any]) -> Table:
     """Table of rewards and ranks of responses, by prompt, best rank first."""
-    kinds = {kind: name for kind, name in KINDS.items() if kind != "before" or "stream" in found}
+    kinds = {kind: name for kind, name in WEIGHT_KINDS.items() if kind != "before" or "stream" in found}
     by_prompt: dict[str, list[Mapping[str, Any]]] = {}
     for row in found["responses"]:
         by_prompt.setdefault(repr((row["prompt"], row["criterion"])), []).append(row)

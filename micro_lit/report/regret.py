@@ -14,7 +14,7 @@ from micro_lit.adapt.labels import Array, Integers
 from micro_lit.report.figures import COLOURS, FLOOR_COLOUR, STYLE
 
 
-def draw(stream: Mapping[str, Sequence[Any]]) -> Figure:
+def draw_regret(stream: Mapping[str, Sequence[Any]]) -> Figure:
     """Draws regret and its bound over labels, in nats; for several users mean and largest regret, and largest bound.
 
     Args:

@@ -110,19 +110,7 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
         "seed": settings["seed"],
         "seconds": round(seconds, 1),
         "versions": {name.replace("-", "_"): installed(name) for name in RECORDED_VERSIONS},
-        "data": {
-            **{name: len(rows) for name, rows in data.splits.items()},
-            **{count: sum(getattr(counts, count) for counts in data.counts.values()) for count in COUNTED},
-            "sets": {
-                name: {
-                    **{count: getattr(counts, count) for count in ("rows", *COUNTED)},
-                    "left_out": dict(counts.left_out),
-                    "unread": counts.unread,
-                }
-                for name, counts in data.counts.items()
-            },
-            "overlap": data.overlap or {},
-        },
+        "data": _data_counts(data),
         "checkpoint": measured["checkpoint"],
         "validation": measured["validation"],
         "metrics": measured["metrics"],
@@ -136,6 +124,23 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
         "raters": measured["raters"],
         "heads": measured["heads"],
         **({"code": measured["code"]} if "code" in measured else {}),
+    }
+
+
+def _data_counts(data: PreferenceData) -> dict[str, Any]:
+    """Rows of each split, what became of the rows of each set, and the overlap of test and training rows."""
+    return {
+        **{name: len(rows) for name, rows in data.splits.items()},
+        **{count: sum(getattr(counts, count) for counts in data.counts.values()) for count in COUNTED},
+        "sets": {
+            name: {
+                **{count: getattr(counts, count) for count in ("rows", *COUNTED)},
+                "left_out": dict(counts.left_out),
+                "unread": counts.unread,
+            }
+            for name, counts in data.counts.items()
+        },
+        "overlap": data.overlap or {},
     }
 
 
@@ -183,7 +188,7 @@ def is_incidental(name: str) -> bool:
     return own in OF_DATA or any(name == other or name.startswith(f"{other}.") for other in INCIDENTAL)
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read_results(folder: Path) -> dict[str, Any]:
     """Reads and checks results.json in the folder of a finished run.
 
     Raises:
@@ -191,14 +196,14 @@ def read(folder: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        check(found)
+        check_results(found)
     except Exception as error:  # damaged files raise various exceptions
         reason = " ".join(f"{error!s:.120}".split()) or type(error).__name__
         raise UserError(f"{folder}: not the folder of a finished run ({FILE_NAME}: {reason})") from error
     return found
 
 
-def check(results: Any) -> None:
+def check_results(results: Any) -> None:
     """Raises `ValueError`, with the dotted key, if results lack keys or numbers that tables and figures need."""
     if not isinstance(results, Mapping):
         raise ValueError(f"holds {results!r:.20}, which is no mapping")
@@ -258,6 +263,6 @@ def _check_numbers(node: Any, name: str, finite: bool) -> None:
         raise ValueError(f"{name} is {node!r:.20}, which is no {'finite ' if finite else ''}number")
 
 
-def write(results: dict[str, Any], folder: Path) -> None:
+def write_results(results: dict[str, Any], folder: Path) -> None:
     """Writes results.json, redacted and atomically."""
     write_text(folder / FILE_NAME, json.dumps(redact(results), indent=2) + "\n")

@@ -14,13 +14,13 @@ from micro_lit.config.redaction import redact
 from micro_lit.errors import UserError
 from micro_lit.host.files import write_text
 from micro_lit.report import tables
-from micro_lit.report.collect import FinishedRun, collect, split
+from micro_lit.report.collect import FinishedRun, collect, group_runs
 from micro_lit.report.results import FLOORS
 
 CAPTION = "Mean ± standard deviation over n seeds."
 
 
-def write(
+def write_report(
     paths: Sequence[str],
     spec: Mapping[str, Any],
     folder: Path,
@@ -47,12 +47,12 @@ def write(
     """
     spec, left_out = redact(spec), []
     runs = collect(paths, left_out)
-    metrics = tables.measured(runs, spec["metrics"])
+    metrics = tables.measured_paths(runs, spec["metrics"])
     if not metrics:
         raise UserError(f"report.metrics={spec['metrics']}: no run has measured any of these")
     valid_runs = [run for run in runs if run.valid]
     save_figure = _figure(valid_runs, spec) if valid_runs else lambda folder: []
-    summary = tables.summary(runs, metrics)
+    summary = tables.summary_table(runs, metrics)
     shown = tables.shown(summary, metrics)
     lines = [tables.interval_line(runs, metrics), tables.floors_line(runs, FLOORS)]
     notes = [CAPTION, *filter(None, lines), *_slope_lines(runs, spec), *tables.invalid_lines(runs)]
@@ -72,18 +72,15 @@ def write(
         raise UserError(f"report.out={folder}: cannot be written ({error.strerror})") from error
     Console(highlight=False, markup=False).print("", _on_terminal(shown, spec["title"]), *notes, sep="\n")
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    for line in left_out:
-        console.print(line)
+    console.print(*left_out, sep="\n", end="\n" if left_out else "")
     if not pictures and valid_runs:
         console.print("no figure: matplotlib is not installed (pip install 'micro-lit[report]')")
     console.print(f"wrote {folder}/: {', '.join(sorted([*texts, *(path.name for path in pictures)]))}")
     if settings is not None and settings.get("logger"):
         from micro_lit import track  # slow import
 
-        images = {"figure": pictures[0]} if pictures else {}
-        track.publish(
-            track.RunRecord("report", "report", folder, settings, tables={"table": shown}, figures=images, group=group)
-        )
+        parts = {"tables": {"table": shown}, "figures": {"figure": pictures[0]} if pictures else {}}
+        track.publish(track.RunRecord("report", "report", folder, settings, **parts, group=group))
     return len(runs)
 
 
@@ -93,7 +90,7 @@ def _figure(runs: Sequence[FinishedRun], spec: Mapping[str, Any]) -> Callable[[P
         from micro_lit.report import figures
     except ImportError:
         return lambda folder: []
-    return functools.partial(figures.save, figures.draw(runs, spec))
+    return functools.partial(figures.save, figures.draw_runs(runs, spec))
 
 
 def _slope_lines(runs: Sequence[FinishedRun], spec: Mapping[str, Any]) -> list[str]:
@@ -101,11 +98,12 @@ def _slope_lines(runs: Sequence[FinishedRun], spec: Mapping[str, Any]) -> list[s
         return []
     lines = []
     for path in spec["y"]:
-        for name, group in split(runs, *(label for label in runs[0].labels if label != spec["x"])).items():
+        for name, group in group_runs(runs, *(label for label in runs[0].labels if label != spec["x"])).items():
             if values := tables.slopes(group, spec["x"], path):
                 spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+                y, x = tables.display_name(path), tables.display_name(spec["x"])
                 lines.append(
-                    f"Log-log slope of {tables.name_of(path)} over the last decade of {tables.name_of(spec['x'])}, "
+                    f"Log-log slope of {y} over the last decade of {x}, "
                     f"{name or 'all runs'}: {statistics.mean(values):.3f}{spread}, n = {len(values)}"
                 )
     return lines

@@ -18,9 +18,9 @@ from micro_lit.report.figures import COLOURS, FLOOR_COLOUR, STYLE
 Array = NDArray[np.float64]
 
 BLUE, VERMILLION, GREEN, *_ = COLOURS
-INK, PAPER, FAINT, ABSENT = "#222222", "#FFFFFF", "#F7F7F7", "#DDDDDD"
+SHEET_INK, PAPER, FAINT, ABSENT = "#222222", "#FFFFFF", "#F7F7F7", "#DDDDDD"
 CELL = (0.42, 0.29)  # inches: width and height of a cell
-BAR, GAP, WIDEST = 0.11, 0.16, 15.0  # inches: colour bar width, space around panels, largest row width
+BAR, PANEL_GAP, WIDEST = 0.11, 0.16, 15.0  # inches: colour bar width, space around panels, largest row width
 LOOKS = {**STYLE, "text.parse_math": False}  # names may contain `$`
 
 
@@ -69,7 +69,9 @@ def heat_map(
             colour = _ink_on(scale.colours((value - scale.low) / (scale.high - scale.low)))
             axes.text(column + 0.5, row + 0.5, number, ha="center", va="center", fontsize=7.5, color=colour)
         if outlined_RC[row, column]:
-            frame = Rectangle((column, row), 1, 1, fill=False, edgecolor=INK, linewidth=1.3, zorder=3, clip_on=False)
+            frame = Rectangle(
+                (column, row), 1, 1, fill=False, edgecolor=SHEET_INK, linewidth=1.3, zorder=3, clip_on=False
+            )
             axes.add_patch(frame)
     axes.set_title(title)
     axes.set_facecolor(ABSENT)
@@ -84,7 +86,7 @@ def heat_map(
 def _ink_on(colour: Sequence[float]) -> str:
     """Text colour, dark or light, with more contrast to a cell colour, by relative luminance (WCAG 2)."""
     red, green, blue = (((part + 0.055) / 1.055) ** 2.4 if part > 0.04045 else part / 12.92 for part in colour[:3])
-    return INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.21 else PAPER
+    return SHEET_INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.21 else PAPER
 
 
 def colour_bar(axes: Axes) -> Axes:
@@ -115,33 +117,33 @@ def arrange(figure: Figure, groups: Sequence[Sequence[Sequence[Axes]]]) -> None:
     outer = {axes: axes.get_tightbbox().transformed(to_inches) for axes in figure.axes}
     title, note = figure.texts
     title_box, note_box = (text.get_window_extent().transformed(to_inches) for text in figure.texts)
-    if sum(box.width + GAP for box in outer.values()) <= WIDEST:
+    if sum(box.width + PANEL_GAP for box in outer.values()) <= WIDEST:
         groups = [[panel for group in groups for panel in group]]
     lines: list[list[Axes]] = []
     widths: list[float] = []
     for group in groups:
         for number, panel in enumerate(group):
-            width = sum(outer[axes].width + GAP for axes in panel)
+            width = sum(outer[axes].width + PANEL_GAP for axes in panel)
             if number == 0 or widths[-1] + width > WIDEST:
                 lines.append([])
                 widths.append(0.0)
             lines[-1] += panel
             widths[-1] += width
     places = {}
-    top = GAP + title_box.height
+    top = PANEL_GAP + title_box.height
     for line in lines:
-        left = GAP
-        top += GAP + max(outer[axes].y1 - inner[axes].y1 for axes in line)
+        left = PANEL_GAP
+        top += PANEL_GAP + max(outer[axes].y1 - inner[axes].y1 for axes in line)
         for axes in line:
             places[axes] = (left + inner[axes].x0 - outer[axes].x0, top)
-            left += outer[axes].width + GAP
+            left += outer[axes].width + PANEL_GAP
         top += max(inner[axes].y1 - outer[axes].y0 for axes in line)
-    page_width = GAP + max(*widths, title_box.width + GAP, note_box.width + GAP)
-    page_height = top + note_box.height + 2 * GAP
+    page_width = PANEL_GAP + max(*widths, title_box.width + PANEL_GAP, note_box.width + PANEL_GAP)
+    page_height = top + note_box.height + 2 * PANEL_GAP
     figure.set_size_inches(page_width, page_height)
     for axes, (left, top) in places.items():
         width, height = inner[axes].size
         bottom = page_height - top - height
         axes.set_position((left / page_width, bottom / page_height, width / page_width, height / page_height))
-    title.set_position((GAP / page_width, 1.0 - GAP / page_height))
-    note.set_position((GAP / page_width, GAP / page_height))
+    title.set_position((PANEL_GAP / page_width, 1.0 - PANEL_GAP / page_height))
+    note.set_position((PANEL_GAP / page_width, PANEL_GAP / page_height))

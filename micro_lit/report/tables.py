@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from micro_lit.report.collect import FinishedRun, look_up, split, split_by_number, values_of
+from micro_lit.report.collect import FinishedRun, group_runs, look_up, split_by_number, values_of
 from micro_lit.report.results import BASELINES, FEW_UNITS
 
 # Default columns; those that no run has measured are omitted.
@@ -46,12 +46,12 @@ NAMES = {
 }
 
 
-def name_of(path: str) -> str:
+def display_name(path: str) -> str:
     """Display name of a setting or of a quantity of results.json."""
     return NAMES.get(path, path.removeprefix("test."))
 
 
-def measured(runs: Sequence[FinishedRun], metrics: Sequence[str] | None) -> list[str]:
+def measured_paths(runs: Sequence[FinishedRun], metrics: Sequence[str] | None) -> list[str]:
     """Returns the paths in `metrics` (None: default columns and all test metrics) that at least one run has."""
     own = dict.fromkeys(f"test.{name}" for run in runs for name in run.results["test"])
     usual = dict.fromkeys((*METRICS, *own))
@@ -76,13 +76,13 @@ def per_run(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> pd.DataFrame
     return pd.DataFrame(rows, dtype=object)  # object: else a label missing in some runs turns 8 into 8.0
 
 
-def summary(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> pd.DataFrame:
+def summary_table(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> pd.DataFrame:
     """A row per combination of labels: number n of valid runs (seeds), number of invalid runs, mean and sd over runs.
 
     For a single valid run also the 95 % interval of each quantity, if it has one.
     """
     rows = []
-    for group in split(runs, *runs[0].labels).values():
+    for group in group_runs(runs, *runs[0].labels).values():
         valid_runs = [run for run in group if run.valid]
         row = {**group[0].labels, "n": len(valid_runs), "invalid": len(group) - len(valid_runs)}
         for path in metrics:
@@ -99,20 +99,22 @@ def shown(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """Formats a summary: `mean ± sd`, or for a single run the value and its 95 % interval in brackets."""
     numbers = [f"{path}.{part}" for path in metrics for part in ("mean", "sd", "low", "high")]
     labels = [column for column in frame if column not in ("n", "invalid", *numbers)]
-    table = frame[[*labels, "n"]].rename(columns=name_of).map(lambda cell: "-" if cell is None else str(cell))
+    table = frame[[*labels, "n"]].rename(columns=display_name).map(lambda cell: "-" if cell is None else str(cell))
     table["n"] = [
         f"{n} (+ {bad} INVALID)" if bad else str(n) for n, bad in zip(frame["n"], frame["invalid"], strict=True)
     ]
     for path in metrics:
         parts = zip(*(frame[f"{path}.{part}"] for part in ("mean", "sd", "low", "high")), strict=True)
-        table[name_of(path)] = [_cell(*each) for each in parts]
+        table[display_name(path)] = [_cell(*each) for each in parts]
     return table
 
 
 def interval_line(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> str | None:
     """Sentence on the intervals in brackets, with a warning for few units; None if the table has no intervals."""
     alone = [
-        group[0] for group in split([run for run in runs if run.valid], *runs[0].labels).values() if len(group) == 1
+        group[0]
+        for group in group_runs([run for run in runs if run.valid], *runs[0].labels).values()
+        if len(group) == 1
     ]
     found = [look_up(run.results, path) or {} for run in alone for path in metrics]
     found = [facts for facts in found if "low" in facts]

@@ -15,10 +15,10 @@ from micro_lit.floors.raters import RaterFloors
 from micro_lit.report.results import BASELINES, FEW_UNITS, FLOORS, RATER_FLOORS
 
 Z = 1.96
-USUAL = {"nll": "NLL", "accuracy": "accuracy", "brier": "Brier", "ece": "ECE"}
+USUAL_COUNTS = {"nll": "NLL", "accuracy": "accuracy", "brier": "Brier", "ece": "ECE"}
 KEPT = ("results.json", "metrics.csv", "metrics.jsonl", "tensorboard", "config.yaml", "checkpoints")
 # Kinds of overlap of test and training rows, as counted by `micro_lit.data.leaks.overlap`.
-KNOWN = {
+KNOWN_FLOORS = {
     "identical": "as they are",
     "other_rater": "by other raters or criteria",
     "prompt": "by their prompt",
@@ -41,8 +41,9 @@ def show_data(data: PreferenceData, example: str | None) -> None:
         )
         if counts.truncated:
             console.print(
-                f"  {_texts(counts.truncated)} cut to backbone.max_length={counts.max_length}: {counts.cut_prompts:,} "
-                f"lost the beginning of their prompt, {counts.cut_responses:,} the end of their response"
+                f"  {_text_counts(counts.truncated)} cut to backbone.max_length={counts.max_length}: "
+                f"{counts.cut_prompts:,} lost the beginning of their prompt, "
+                f"{counts.cut_responses:,} the end of their response"
             )
         if counts.same_tokens:
             pairs = "1 pair" if counts.same_tokens == 1 else f"{counts.same_tokens:,} pairs"
@@ -63,7 +64,9 @@ def show_data(data: PreferenceData, example: str | None) -> None:
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items() if len(rows))
     console.print(f"pairs: {sizes}; {len(data.texts):,} distinct {'vectors' if data.is_vectors else 'texts'}")
     if data.overlap is not None:
-        known = ", ".join(f"{number:,} {KNOWN[name]}" for name, number in data.overlap.items() if name in KNOWN)
+        known = ", ".join(
+            f"{number:,} {KNOWN_FLOORS[name]}" for name, number in data.overlap.items() if name in KNOWN_FLOORS
+        )
         console.print(f"of {data.overlap['rows']:,} test rows, training rows hold: {known}")
     for note in data.notes:
         console.print(f"warning: {note}")
@@ -77,7 +80,7 @@ def show_heads(num_heads: int, data: PreferenceData) -> None:
     print(f"K = {num_heads} heads for {len(data.splits['train']):,} training pairs; model.num_heads sets it")
 
 
-def _texts(number: int) -> str:
+def _text_counts(number: int) -> str:
     return "1 text" if number == 1 else f"{number:,} texts"
 
 
@@ -95,7 +98,7 @@ def show_results(results: Mapping[str, Any], folder: Path, brief: bool = False) 
     _show_invalid(console, results)
     if results["floors"]:
         console.print(ladder(results), "")
-    console.print(scores(results), "")
+    console.print(score_table(results), "")
     if note := unbeaten(results):
         console.print(note, "", sep="\n", markup=False)
     if results["raters"]:
@@ -149,14 +152,14 @@ def ladder(results: Mapping[str, Any]) -> Table:
     return table
 
 
-def scores(results: Mapping[str, Any]) -> Table:
+def score_table(results: Mapping[str, Any]) -> Table:
     """Table of NLL, accuracy, Brier score and calibration error: all test rows, then breakdowns with few values."""
     table = Table(title=f"Test scores of {_title(results)}", title_justify="left", caption_justify="left")
     table.caption = f"± and brackets: 95 % intervals.{_units_note(results['test']['nll'])}"
     table.add_column("rows")
     table.add_column("n", justify="right")
-    own = [name for name in results["test"] if name not in USUAL]
-    for column in (*USUAL.values(), *own):
+    own = [name for name in results["test"] if name not in USUAL_COUNTS]
+    for column in (*USUAL_COUNTS.values(), *own):
         table.add_column(column, justify="right")
     for name in own:
         facts = results["metrics"][name]
@@ -366,7 +369,7 @@ def population_floors(found: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def rater_floors(found: RaterFloors) -> Table:
+def rater_table(found: RaterFloors) -> Table:
     """Table of floors, from disagreement of raters, for predictors that do not know the rater; bootstrap intervals."""
     table = Table(title="Floor of the raters themselves", title_justify="left", caption_justify="left")
     raters = "unnamed raters" if found.raters is None else f"{found.raters:,} raters"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from micro_lit.data.records import Message
 
 PairTexts = tuple[str, str, str]  # prompt, chosen and rejected response
-PARTS = ("prompt", "chosen", "rejected")
+TEXT_PARTS = ("prompt", "chosen", "rejected")
 
 LONGEST_NAME, LONGEST_TEXT = 36, 240  # characters: of a name in a figure, and of a text in Markdown
 

@@ -58,7 +58,7 @@ class CheckpointFiles(TorchCheckpointIO):
             raise UserError(f"{path}: the checkpoint cannot be written ({reason}); {kept}") from error
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
-        found = read(Path(path))
+        found = read_checkpoint(Path(path))
         if "callbacks" in found:
             found["callbacks"] = _moved(found["callbacks"], _home(found), os.path.realpath(self.folder))
         return found
@@ -105,7 +105,7 @@ def _save(checkpoint: dict[str, Any], path: Path) -> None:
         torch.save(checkpoint, file)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint and verifies the CRC-32 of each record.
 
     Raises:
@@ -141,7 +141,7 @@ def shareable(folder: Path) -> Path | None:
 
 def read_weights(path: Path, model: Module) -> dict[str, Tensor]:
     """The weights in a checkpoint. Raises `UserError` unless names and shapes equal those that the model saves."""
-    found = read(path)["state_dict"]
+    found = read_checkpoint(path)["state_dict"]
     shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items() if model.saves(name)}
     for name in sorted(shapes.keys() | found.keys()):
         theirs = tuple(found[name].shape) if name in found else None
@@ -152,7 +152,7 @@ def read_weights(path: Path, model: Module) -> dict[str, Tensor]:
 
 def check_resumable(path: Path, model: Module) -> None:
     """Raises `UserError` unless training of this model can resume from the checkpoint."""
-    checkpoint = read(path)
+    checkpoint = read_checkpoint(path)
     if "optimizer_states" not in checkpoint:
         raise UserError(f"{path}: holds only weights (save_weights_only=true), so training cannot resume from it")
     try:

@@ -27,7 +27,7 @@ TOKENIZER = "tokenizer.json"
 BUILT = ("data", "backbone", "model")
 
 # Settings that do not change the predictions of a trained model.
-TRAINING = (*COSTS, "backbone.trust_remote_code", "backbone.lora.dropout", "model.optimizer", "model.terms")
+TRAINING_SETTINGS = (*COSTS, "backbone.trust_remote_code", "backbone.lora.dropout", "model.optimizer", "model.terms")
 
 REMOTE = "trust_remote_code"
 
@@ -54,10 +54,10 @@ class Trust(NamedTuple):
 
 
 # Allows only this library and its dependencies.
-ALONE = Trust()
+NO_TRUST = Trust()
 
 
-def read_settings(folder: Path, trust: Trust = ALONE) -> Settings:
+def read_settings(folder: Path, trust: Trust = NO_TRUST) -> Settings:
     """Reads and checks the settings of a run. Raises `UserError` for other folders and for code not allowed."""
     none = f"{folder}: not the folder of a run; its config.yaml"
     try:
@@ -95,7 +95,7 @@ def _check_trust(built: Mapping[str, Any], trust: Trust) -> None:
                 f"{key}._target_={target} is code that this command does not allow; if you trust it: "
                 f"{command_with(f'packages=[{packages}]')}"
             )
-    for key, value in _named(built, REMOTE):
+    for key, value in _settings_named(built, REMOTE):
         if value not in (False, None) and not trust.remote_code:
             raise UserError(
                 f"{key}={value} runs code that comes with the weights, which this command does not allow; if you trust "
@@ -103,14 +103,14 @@ def _check_trust(built: Mapping[str, Any], trust: Trust) -> None:
             )
 
 
-def _named(node: Any, name: str, key: str = "") -> Iterator[tuple[str, Any]]:
+def _settings_named(node: Any, name: str, key: str = "") -> Iterator[tuple[str, Any]]:
     """All settings of a given name in a tree, each with its dotted key."""
     children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
     for each, child in children:
         here = f"{key}.{each}" if key else str(each)
         if each == name:
             yield here, child
-        yield from _named(child, name, here)
+        yield from _settings_named(child, name, here)
 
 
 def make_model(
@@ -124,7 +124,7 @@ def make_model(
 
 
 def restore(
-    folder: Path, data: PreferenceData, features_dir: Path, trust: Trust = ALONE, routers: tuple[Path, ...] = ()
+    folder: Path, data: PreferenceData, features_dir: Path, trust: Trust = NO_TRUST, routers: tuple[Path, ...] = ()
 ) -> MixtureBT:
     """Restores the tested model of a finished run, frozen and in evaluation mode, to score the pairs of `data`.
 
@@ -143,7 +143,7 @@ def restore(
     path = checkpoints.tested(folder)
     if path is None:
         raise UserError(f"{folder}: no checkpoint; wait until the run has written one, or train again")
-    checkpoint = checkpoints.read(path)
+    checkpoint = checkpoints.read_checkpoint(path)
     _check_same(folder, settings, checkpoint.get("settings"))
     if settings["stage1"] is None:
         stage1, source = None, settings["backbone"]
@@ -167,8 +167,8 @@ def _check_same(folder: Path, settings: Settings, trained: Any) -> None:
     """
     trained = as_now(trained) if isinstance(trained, Mapping) else trained
     for name in ("backbone", "model"):
-        for key, here, there in _differences(settings[name], _child(trained, name), name):
-            if not f"{key}.".startswith(tuple(f"{each}." for each in TRAINING)):
+        for key, here, there in _setting_differences(settings[name], _child(trained, name), name):
+            if not f"{key}.".startswith(tuple(f"{each}." for each in TRAINING_SETTINGS)):
                 difference = f"config.yaml says {key}={here}, the checkpoint was trained with {there}"
                 raise UserError(
                     _in_one_line(f"{folder}: {difference}; put back the config.yaml of this checkpoint, or train again")
@@ -179,10 +179,10 @@ def _child(node: Any, name: Any) -> Any:
     return node.get(name, HIDDEN) if isinstance(node, Mapping) else HIDDEN
 
 
-def _differences(here: Any, there: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+def _setting_differences(here: Any, there: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
     """Settings that are readable on both sides and differ; keys that the checkpoint's version lacked do not count."""
     if isinstance(here, Mapping) and isinstance(there, Mapping):
         for name in [*there, *(name for name in here if name not in there)]:
-            yield from _differences(here.get(name, "nothing"), _child(there, name), f"{key}.{name}")
+            yield from _setting_differences(here.get(name, "nothing"), _child(there, name), f"{key}.{name}")
     elif here != there and not any(isinstance(each, str) and HIDDEN in each for each in (here, there)):
         yield key, here, there

@@ -140,7 +140,7 @@ class Run:
     def _choose_heads(self) -> int:
         """The number of heads of the checkpoint to resume from, or one chosen by the number of training pairs."""
         path = self.settings["ckpt_path"]
-        trained = {} if path is None else results.flatten(checkpoints.read(Path(path)).get("settings") or {})
+        trained = {} if path is None else results.flatten(checkpoints.read_checkpoint(Path(path)).get("settings") or {})
         return trained.get("model.num_heads") or heads_for(len(self.data.splits["train"]))
 
     def _restore_stage1(self, features_dir: Path) -> MixtureBT | None:
@@ -175,14 +175,14 @@ class Run:
         callbacks = [build(node) for node in (self.settings.get("callbacks") or {}).values() if node is not None]
         callbacks.append(EnoughBatches())
         # The workers that we start use our rendezvous address on any cluster.
-        plugins = [self.checkpoints, *([LightningEnvironment()] if workers.ours() else [])]
+        plugins = [self.checkpoints, *([LightningEnvironment()] if workers.is_worker() else [])]
         try:
             trainer = build(
                 self.settings["trainer"], logger=self.loggers.guards, callbacks=[*callbacks, Begun()], plugins=plugins
             )
         except (MisconfigurationException, ValueError, ImportError) as error:
             raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
-        sharding.check(trainer, self.backbone)
+        sharding.check_shardable(trainer, self.backbone)
         return trainer
 
     def __enter__(self) -> "Run":

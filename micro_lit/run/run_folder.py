@@ -163,7 +163,7 @@ def plan(settings: Settings) -> Plan:
     different = differences(folder, settings, data=not settings["skip_finished"])
     finished = (folder / results.FILE_NAME).is_file()
     if finished and not different:
-        return Plan(settings, results.read(folder))
+        return Plan(settings, results.read_results(folder))
     from micro_lit.run import checkpoints  # a slow import
 
     path = None if asked is None else checkpoints.last(folder) if asked == "last" else Path(asked)
@@ -194,7 +194,7 @@ def follow(settings: Settings) -> Plan:
     if settings["overwrite"]:
         return Plan({**settings, "ckpt_path": None})
     if (folder / results.FILE_NAME).is_file() and not differences(folder, settings, data=not settings["skip_finished"]):
-        return Plan(settings, results.read(folder))
+        return Plan(settings, results.read_results(folder))
     path = checkpoints.last(folder) if asked == "last" else asked
     return Plan({**settings, "ckpt_path": None if path is None else str(path)})
 
@@ -231,7 +231,7 @@ def _adopt(path: Path, settings: Settings) -> str:
     """Copies a checkpoint of another run, and the best checkpoints it names, into the folder of a new run."""
     from micro_lit.run import checkpoints
 
-    found, home = checkpoints.read(path), run_folder_of(path)
+    found, home = checkpoints.read_checkpoint(path), run_folder_of(path)
     if found.get("settings"):
         different = _differences(found["settings"], {}, settings, {})
         _check_resumable(path, different, "train from the start, without ckpt_path")
@@ -284,7 +284,7 @@ def _other_heads(folder: Path, settings: Settings) -> dict[str, tuple[Any, Any]]
         return {}
     from micro_lit.models.mixture import heads_for  # a slow import
 
-    found = results.read(folder)
+    found = results.read_results(folder)
     train = found["data"]["train"]
     by_size = {heads_for(train), heads_for(train + found["data"].get("same_tokens", 0))}
     return {} if found["num_heads"] in by_size else {"model.num_heads": (found["num_heads"], None)}
@@ -334,11 +334,11 @@ def digests(settings: Settings) -> dict[str, str]:
             continue
         path = Path(value).expanduser()
         if path.exists():
-            found[key] = _digest(path, ("results.json",) if key == "stage1" else data_endings)
+            found[key] = _file_digest(path, ("results.json",) if key == "stage1" else data_endings)
     return found
 
 
-def _digest(path: Path, endings: tuple[str, ...]) -> str:
+def _file_digest(path: Path, endings: tuple[str, ...]) -> str:
     files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.name.endswith(endings))
     digest = hashlib.sha256()
     for each in files:

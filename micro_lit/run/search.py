@@ -24,7 +24,7 @@ from micro_lit.errors import UserError
 from micro_lit.host.files import cut_torn_line, write_text
 
 SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler", "gp": "GPSampler"}
-BEST = "best.yaml"
+BEST_FILE = "best.yaml"
 
 # Importances from fewer trials are meaningless.
 TRIALS_FOR_IMPORTANCE = 10
@@ -56,7 +56,7 @@ def search(
     Raises:
         UserError: invalid search settings, or the journal holds a different search.
     """
-    _check(spec)
+    _check_study(spec)
     space = {each.get_key_element(): distribution(each) for each in overrides if each.is_sweep_override()}
     if not space:
         raise UserError("nothing to search: give a setting several values, as in model.num_heads=choice(1,2,4,8)")
@@ -70,7 +70,7 @@ def search(
         _conclude(study, spec, given, folder, jobs)
 
 
-def _check(spec: Mapping[str, Any]) -> None:
+def _check_study(spec: Mapping[str, Any]) -> None:
     def refuse(name: str, allowed: str) -> None:
         raise UserError(f"hydra.sweeper.{name}={spec[name]!r} is not allowed; give {allowed}")
 
@@ -205,7 +205,7 @@ def _measured(objective: str, folder: Path) -> float:
     from micro_lit.report import collect, results
 
     try:
-        measured = results.read(folder)
+        measured = results.read_results(folder)
     except UserError as error:
         print(error, flush=True)
         return math.nan
@@ -231,10 +231,10 @@ def _conclude(study: Study, spec: Mapping[str, Any], fixed: list[str], folder: P
         "folder": str(where),
         "overrides": overrides,
     }
-    write_text(folder / BEST, yaml.safe_dump(found, sort_keys=False))
+    write_text(folder / BEST_FILE, yaml.safe_dump(found, sort_keys=False))
     print(f"best: {spec['objective']} {best.value:.4f}, trial {best.number} in {where}/")
     print(f"  {' '.join(_overrides(best.params))}")
     if len(done) >= TRIALS_FOR_IMPORTANCE and len(best.params) > 1:
         shares = optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
         print("importance: " + ", ".join(f"{name} {share:.2f}" for name, share in shares.items()))
-    print(f"wrote {folder / BEST}")
+    print(f"wrote {folder / BEST_FILE}")

@@ -60,7 +60,7 @@ class Sweep(Callback):
             job_return.return_value, job_return.status = math.nan, JobStatus.COMPLETED
             details = "" if isinstance(error, UserError) else "".join(traceback.format_exception(error))
             number = config.hydra.job.num
-            note_failure(folder, job_return.overrides, in_one_line(error), details, number, self.command)
+            note_failure(folder, job_return.overrides, message_of(error), details, number, self.command)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Writes the report, lists the failed jobs, and exits with status 1 if there are any."""
@@ -73,7 +73,7 @@ class Sweep(Callback):
                 print("no report: no job has finished")
         except Exception as error:  # failed jobs must still be listed
             again = f"python -m micro_lit.report runs={sweep}"
-            print(f"no report: {in_one_line(error)}\nonce that is fixed: {again}")
+            print(f"no report: {message_of(error)}\nonce that is fixed: {again}")
         typed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         shared = {each.get_key_element() for each in typed if not each.is_sweep_override()}
         for failure in failed:
@@ -91,10 +91,10 @@ class Sweep(Callback):
         config.paths.run_dir = str(folder)
         kept = [key for key in ("logger", "packages") if config.get(key) is not None]
         settings = {key: OmegaConf.to_container(config[key], resolve=True) for key in kept} | {"report": spec}
-        runs.write([str(sweep)], spec, folder, settings, group=sweep.name)
+        runs.write_report([str(sweep)], spec, folder, settings, group=sweep.name)
 
 
-class Failure(NamedTuple):
+class FailedJob(NamedTuple):
     """A failed job: folder, overrides and a one-line error."""
 
     folder: Path
@@ -124,15 +124,15 @@ def note_failure(folder: Path, overrides: Sequence[str], error: str, details: st
             (folder / ERROR).touch()
 
 
-def failures(sweep: Path, command: str) -> list[Failure]:
+def failures(sweep: Path, command: str) -> list[FailedJob]:
     """Failed jobs of one command, ordered by number; other commands in the same folder are ignored."""
     found = []
     for path in sorted(sweep.rglob(ERROR)):
         error, overrides, job, *_ = [*path.read_text(encoding="utf-8").split("\n"), "", "", ""]
         if not error:
-            found.append((math.inf, Failure(path.parent, [], f"{ERROR} is empty: is the disk full?")))
+            found.append((math.inf, FailedJob(path.parent, [], f"{ERROR} is empty: is the disk full?")))
         elif (match := JOB.fullmatch(job)) and match[2] == command:
-            found.append((int(match[1]), Failure(path.parent, shlex.split(overrides), error)))
+            found.append((int(match[1]), FailedJob(path.parent, shlex.split(overrides), error)))
     return [failure for _, failure in sorted(found, key=lambda each: each[0])]
 
 
@@ -142,7 +142,7 @@ def command_of(context: HydraContext) -> str:
     return next((callback.command for callback in callbacks if isinstance(callback, Sweep)), "")
 
 
-def in_one_line(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """The message of an exception on one line, preceded by its type unless it is a `UserError`."""
     message = " ".join(str(error).split())
     return message if isinstance(error, UserError) else f"{type(error).__name__}: {message}"

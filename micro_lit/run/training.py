@@ -28,7 +28,7 @@ def train(settings: Settings, brief: bool = False) -> float:
         ImpossibleResult: the results, already written, cannot be true.
     """
     folder = Path(settings["paths"]["run_dir"])
-    if workers.ours():
+    if workers.is_worker():
         return _train(settings, folder, brief)["test"]["nll"]["value"]  # the parent process checks it
     processes, leads = workers.needed(settings), workers.leads(settings)
     with run_folder.alone_in(folder) if leads else contextlib.nullcontext() as lock:
@@ -41,7 +41,7 @@ def train(settings: Settings, brief: bool = False) -> float:
         if not processes:
             return _valid_nll(_train(found.settings, folder, brief), folder)
         first = workers.start(found.settings, processes, brief=brief or in_sweep(), lock=lock)
-        return _valid_nll(results.read(folder), folder) if first else math.nan
+        return _valid_nll(results.read_results(folder), folder) if first else math.nan
 
 
 def _valid_nll(found: Mapping[str, Any], folder: Path) -> float:
@@ -65,7 +65,7 @@ def _train(settings: Settings, folder: Path, brief: bool) -> dict[str, Any]:
         this.fit()
         measured = results.assemble(this.settings, this.data, this.test(), this.seconds)
         if this.trainer.is_global_zero:
-            results.write(measured, folder)
+            results.write_results(measured, folder)
             this.record(measured)
             terminal.show_results(measured, folder, brief=brief or in_sweep())
     return measured

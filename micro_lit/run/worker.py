@@ -1,6 +1,6 @@
 """Entry point of a worker process: one rank of a run on several devices, or one of several runs side by side.
 
-Users never type it: `workers.start` starts the ranks of one run, `compare.side_by_side.train` one worker per run.
+Users never type it: `workers.start` starts the ranks of one run, `compare.side_by_side` one worker per run.
 """
 
 import ctypes
@@ -33,7 +33,7 @@ def main(path: str, parent: str, *brief: str) -> None:
     except Exception as error:
         failures.show_traceback(error)
         failure = failures.describe(error)
-        workers.word_of(Path(path).parent, ranks.rank()).write_text(failure.line.removeprefix("error: "))
+        workers.error_file(Path(path).parent, ranks.rank()).write_text(failure.line.removeprefix("error: "))
         sys.exit(failure.status)
 
 

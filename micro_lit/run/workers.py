@@ -31,15 +31,15 @@ GRACE, GRACE_BEFORE_TRAINING = 30.0, 3.0
 
 # Environment variable that marks a worker, so that it starts no workers itself; its value is the folder shared with the
 # parent process.
-OURS = "MICRO_LIT_RANK"
+WORKER_FOLDER = "MICRO_LIT_RANK"
 
 # Prefix of the files in that folder that mark the workers in training.
-TRAINING = "training"
+TRAINING_FILE = "training"
 
 
-def ours() -> bool:
+def is_worker() -> bool:
     """Whether this process is a worker of `start`."""
-    return OURS in os.environ
+    return WORKER_FOLDER in os.environ
 
 
 def needed(settings: Settings) -> int:
@@ -50,7 +50,7 @@ def needed(settings: Settings) -> int:
     """
     trainer = settings["trainer"]
     devices, nodes = _count(trainer), trainer["num_nodes"]
-    if ours():
+    if is_worker():
         return 0
     if ranks.world_size() > 1:
         if ranks.world_size() != devices * nodes:
@@ -144,29 +144,18 @@ def start(settings: Settings, processes: int, brief: bool = False, lock: int | N
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "settings.yaml"
         path.write_text(yaml.safe_dump(settings))
+        command = [sys.executable, "-m", "micro_lit.run.worker", str(path), str(os.getpid()), *["brief"] * brief]
         children: list[subprocess.Popen] = []
         with _forwarding_signals(children) as received:
             for local in range(processes):
                 number = node * processes + local
-                own = environment | {OURS: folder, "RANK": str(number), "LOCAL_RANK": str(local)}
-                command = [
-                    sys.executable,
-                    "-m",
-                    "micro_lit.run.worker",
-                    str(path),
-                    str(os.getpid()),
-                    *["brief"] * brief,
-                ]
-                group = children[0].pid if children else 0
+                own = environment | {WORKER_FOLDER: folder, "RANK": str(number), "LOCAL_RANK": str(local)}
                 if received:
                     break
                 with _output(logs / f"rank{number}.txt" if number else None) as output:
-                    streams: dict[str, Any] = {
-                        "stdout": output,
-                        "stderr": output,
-                        "pass_fds": () if lock is None else (lock,),
-                    }
-                    children.append(subprocess.Popen(command, env=own, process_group=group, **streams))
+                    group = children[0].pid if children else 0
+                    kept: dict[str, Any] = {"pass_fds": () if lock is None else (lock,), "process_group": group}
+                    children.append(subprocess.Popen(command, env=own, stdout=output, stderr=output, **kept))
             failed = _wait(children, Path(folder))
         codes = {child.returncode for child in children}
         if signal.SIGINT in received and codes != {0}:
@@ -203,7 +192,7 @@ def _failure(
     """
     local = next((local for local in failed if children[local].returncode < 0), failed[0])
     number, code = first + local, children[local].returncode
-    messages = sorted(folder.glob(word_of(folder, "*").name), key=lambda path: path.stat().st_mtime_ns)
+    messages = sorted(folder.glob(error_file(folder, "*").name), key=lambda path: path.stat().st_mtime_ns)
     if messages and code > 0:
         texts = [path.read_text() for path in messages]
         return UserError(min(texts, key=lambda reason: reason.startswith("internal error")))
@@ -225,7 +214,7 @@ def _wait(children: list[subprocess.Popen], folder: Path) -> list[int]:
         if None not in codes:
             return failed
         if deadline is None and any(codes):
-            begun = not failed or any(folder.glob(f"{TRAINING}*"))
+            begun = not failed or any(folder.glob(f"{TRAINING_FILE}*"))
             deadline = time.monotonic() + (GRACE if begun else GRACE_BEFORE_TRAINING)
             if not begun:
                 for child in children:
@@ -286,11 +275,11 @@ def _meeting_point(nodes: int) -> tuple[str, int]:
 
 def begin_training() -> None:
     """Marks in the shared folder that this worker has started training."""
-    if ours():
+    if is_worker():
         with contextlib.suppress(OSError):  # the parent process was killed and the folder removed
-            Path(os.environ[OURS], f"{TRAINING}{ranks.rank()}").touch()
+            Path(os.environ[WORKER_FOLDER], f"{TRAINING_FILE}{ranks.rank()}").touch()
 
 
-def word_of(folder: Path, number: int | str) -> Path:
+def error_file(folder: Path, number: int | str) -> Path:
     """File in which a worker writes its error message so that the parent process can raise it."""
     return folder / f"error{number}.txt"

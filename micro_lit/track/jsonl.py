@@ -12,7 +12,7 @@ from micro_lit.host.files import write_text
 from micro_lit.track.contract import Logger
 from micro_lit.track.record import RunRecord
 
-FILE_NAME = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 
 
 class JSONLLogger(Logger):
@@ -28,7 +28,7 @@ class JSONLLogger(Logger):
 
     def __init__(self, save_dir: str) -> None:
         super().__init__()
-        self.path = Path(save_dir, FILE_NAME)
+        self.path = Path(save_dir, METRICS_FILE)
 
     @property
     def save_dir(self) -> str:
@@ -54,15 +54,15 @@ class JSONLLogger(Logger):
         self._add({"summary": dict(record.summary), **about})
 
     def _add(self, row: Mapping[str, Any]) -> None:
-        line = json.dumps(_plain(row), allow_nan=False, default=str) + "\n"
+        line = json.dumps(_json_value(row), allow_nan=False, default=str) + "\n"
         with self.path.open("ab", buffering=0) as file:
             file.write(line.encode())
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     """Replaces NaN and infinite numbers by None, recursively."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(child) for name, child in value.items()}
+        return {str(name): _json_value(child) for name, child in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(child) for child in value]
+        return [_json_value(child) for child in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -35,7 +35,7 @@ Act = Callable[[Any], Any]
 ARTIFACTS = {"model": artifacts.model, "features": artifacts.features}
 
 SHUNNED = 600.0  # seconds without retry after a server error, for later runs of a sweep
-GRACE = 10.0  # seconds to write remaining data, when W&B hangs or the run failed
+EXIT_GRACE = 10.0  # seconds to write remaining data, when W&B hangs or the run failed
 
 _shunned_until = 0.0  # on the clock of time.monotonic()
 
@@ -87,11 +87,11 @@ class Session:
             return
         self._failed = failed
         self._acts.put(None)
-        self._thread.join(GRACE if failed else self.init_timeout + self.finish_timeout + GRACE)
+        self._thread.join(EXIT_GRACE if failed else self.init_timeout + self.finish_timeout + EXIT_GRACE)
         if self._thread.is_alive():
             if (process := _service()) is not None:
                 process.kill()  # unblocks all calls that wait for it
-            self._thread.join(GRACE)
+            self._thread.join(EXIT_GRACE)
         self._thread, self._over = None, True
         if self._unsent:
             online = any(not folder.name.startswith("offline") for folder in self._unsent)
@@ -111,17 +111,17 @@ class Session:
                 self._run = self._open()
         except Exception as error:
             self._over = True
-            _say(f"nothing more is logged here ({_reason(error)}); the run goes on")
+            _say(f"nothing more is logged here ({_wandb_reason(error)}); the run goes on")
             return
         try:
             act(_Outgoing(self._run))
         except Exception as error:
             if _is_lost(error) and not self._lost:
-                _say(f"its process has died ({_reason(error)}); the run goes on, offline from here on")
+                _say(f"its process has died ({_wandb_reason(error)}); the run goes on, offline from here on")
                 self._lost, self._run = True, None
                 self._attempt(act)
             elif not self._complained:
-                _say(f"something is not logged ({_reason(error)}); the run goes on")
+                _say(f"something is not logged ({_wandb_reason(error)}); the run goes on")
                 self._complained = True
 
     def _open(self) -> Any:
@@ -140,7 +140,7 @@ class Session:
                 if mode == "disabled" or wandb.login(prompt=False, verify=False):
                     return self._init(None)
             except Exception as error:
-                _say(f"no usable answer ({_reason(error)}); the run goes on, offline")
+                _say(f"no usable answer ({_wandb_reason(error)}); the run goes on, offline")
                 _shunned_until = time.monotonic() + SHUNNED
                 _forget_service()  # else wandb-core treats the run as already started
         return self._init("offline")
@@ -186,7 +186,7 @@ class Session:
                 if "fatal error" not in log.read_text(errors="replace"):  # the log is the only sign of a failed upload
                     self._unsent.pop()
         except Exception as error:
-            _say(f"the end is not logged ({_reason(error)})")
+            _say(f"the end is not logged ({_wandb_reason(error)})")
             if _is_lost(error):
                 _forget_service()
 
@@ -326,7 +326,7 @@ def _say(words: str) -> None:
     print(f"W&B: {words}\n", end="", flush=True)
 
 
-def _reason(error: Exception) -> str:
+def _wandb_reason(error: Exception) -> str:
     """First line of an exception, redacted, of at most 100 characters."""
     words = redact(str(error)).strip().splitlines()
     return f"{words[0]:.100}" if words else type(error).__name__

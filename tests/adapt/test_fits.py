@@ -79,7 +79,7 @@ def test_the_bound_of_the_distance_from_the_optimum_holds_everywhere(seed, terms
     """At points drawn at random, and at the point where the search ends, by a search that goes much further."""
     margins_NK, prior_K = case(seed, num_labels, num_heads, scale)
     link, pull, pseudo = terms
-    rows_1NK = fits._rows(margins_NK[None], prior_K[None] > 0, link)
+    rows_1NK = fits._label_rows(margins_NK[None], prior_K[None] > 0, link)
     problem = fits._Problem(rows_1NK, np.ones((1, num_labels), dtype=bool), prior_K[None], link, pull, pseudo)
 
     def value(weights_K):
@@ -95,7 +95,7 @@ def test_the_bound_of_the_distance_from_the_optimum_holds_everywhere(seed, terms
 @pytest.mark.parametrize(("link", "pull", "pseudo"), PROBLEMS)
 def test_gradient_by_finite_differences(link, pull, pseudo):
     margins_NK, prior_K = case(0, 5, 3)
-    rows_1NK = fits._rows(margins_NK[None], prior_K[None] > 0, link)
+    rows_1NK = fits._label_rows(margins_NK[None], prior_K[None] > 0, link)
     problem = fits._Problem(rows_1NK, np.ones((1, 5), dtype=bool), prior_K[None], link, pull, pseudo)
     weights_K = np.array([0.2, 0.5, 0.3])
     numeric_K = approx_fprime(weights_K, lambda weights_K: problem.at(np.log(weights_K)[None])[0][0], 1e-7)
@@ -239,7 +239,7 @@ def test_little_is_padding_however_uneven_the_users():
     user_N = np.repeat(np.arange(2000), count_U)
     margins_NK = generator.normal(size=(len(user_N), 8))
     seen, values = [], 0
-    for users_u, margins_unK, real_un in labels.blocks(margins_NK, user_N, 2000):
+    for users_u, margins_unK, real_un in labels.padded_blocks(margins_NK, user_N, 2000):
         assert margins_unK.size <= labels.BLOCK_VALUES
         assert_allclose(real_un.sum(axis=1), count_U[users_u])
         user = users_u[0]

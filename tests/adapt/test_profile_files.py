@@ -10,8 +10,8 @@ import pytest
 from conftest import REPOSITORY
 from numpy.testing import assert_array_equal
 
-from micro_lit.adapt.profile_files import export, locate, open_store
-from micro_lit.adapt.profile_store import Labels, ProfileStore
+from micro_lit.adapt.profile_files import export, open_store, profile_paths
+from micro_lit.adapt.profile_store import ProfileLabels, ProfileStore
 from micro_lit.adapt.profiles import Profiles
 from micro_lit.errors import UserError
 from micro_lit.host import file_systems
@@ -27,7 +27,7 @@ def nobody(rule="posterior", heads=HEADS, prior=(0.5, 0.25, 0.25)):
 def labels_of(*users, seed=0):
     generator = np.random.default_rng(seed)
     margins_NK = generator.normal(size=(len(users), 3))
-    return Labels(list(users), margins_NK, [generator.bytes(16) for _ in users], [None] * len(users))
+    return ProfileLabels(list(users), margins_NK, [generator.bytes(16) for _ in users], [None] * len(users))
 
 
 @pytest.fixture
@@ -69,17 +69,17 @@ def test_profiles_of_older_versions_go_on_to_the_last_bit(rule, old, tmp_path, c
 
 
 def test_a_name_with_another_ending_is_the_store_unless_it_holds_json(old, tmp_path):
-    assert locate(tmp_path / "me.json") == (tmp_path / "me.sqlite", tmp_path / "me.json")
-    assert locate(tmp_path / "a.b.JSON") == (tmp_path / "a.b.sqlite", tmp_path / "a.b.JSON")
+    assert profile_paths(tmp_path / "me.json") == (tmp_path / "me.sqlite", tmp_path / "me.json")
+    assert profile_paths(tmp_path / "a.b.JSON") == (tmp_path / "a.b.sqlite", tmp_path / "a.b.JSON")
     for name in ("me.sqlite", "me", "me.profiles"):
-        assert locate(tmp_path / name) == (tmp_path / name, None)
+        assert profile_paths(tmp_path / name) == (tmp_path / name, None)
     path = old(name="my.profiles")
-    assert locate(path) == (tmp_path / "my.profiles.sqlite", path)
+    assert profile_paths(path) == (tmp_path / "my.profiles.sqlite", path)
     for _ in range(2):
         with open_store(path, nobody(), make=True) as store:
             assert store.path == tmp_path / "my.profiles.sqlite"
             assert store.users == ["ada", "bob", "eve"]
-            assert locate(store.path) == (store.path, None)
+            assert profile_paths(store.path) == (store.path, None)
 
 
 def test_a_file_that_changed_since_its_import_is_said_not_to_be_read(old, tmp_path, capsys):

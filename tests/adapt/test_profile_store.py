@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from processes import forking
 
-from micro_lit.adapt.profile_store import Labels, ProfileStore
+from micro_lit.adapt.profile_store import ProfileLabels, ProfileStore
 from micro_lit.adapt.profiles import RULES, Profiles
 from micro_lit.errors import UserError
 from micro_lit.host import file_systems, sqlite_files
@@ -37,11 +37,11 @@ def make_labels(users, seed=0, ids=None):
     """Labels of any margins, each of a digest of its own."""
     generator = np.random.default_rng(seed)
     margins_NK = 3 * generator.normal(size=(len(users), 3))
-    return Labels(users, margins_NK, [generator.bytes(16) for _ in users], ids or [None] * len(users))
+    return ProfileLabels(users, margins_NK, [generator.bytes(16) for _ in users], ids or [None] * len(users))
 
 
 def cut(labels, rows):
-    return Labels(*(column[rows] for column in labels))
+    return ProfileLabels(*(column[rows] for column in labels))
 
 
 def assert_same(profiles, others):
@@ -118,7 +118,7 @@ def test_each_label_is_learned_once(store):
     assert not again.changed_N.any()
     assert_same(store.profiles(), kept)
     more = store.learn(
-        Labels(
+        ProfileLabels(
             [*labels.users, "ada"],
             np.vstack([labels.margins_NK, [[1.0, 2.0, 3.0]]]),
             [*labels.digests, b"the other way round"],
@@ -133,7 +133,7 @@ def test_each_label_is_learned_once(store):
 
 def test_a_label_that_stands_twice_in_a_call_is_one(store):
     labels = make_labels(["ada"] * 3)
-    twice = Labels(["ada"] * 3, labels.margins_NK, [b"a", b"b", b"a"], [None] * 3)
+    twice = ProfileLabels(["ada"] * 3, labels.margins_NK, [b"a", b"b", b"a"], [None] * 3)
     assert store.learn(twice).new_N.tolist() == [True, True, False]
     # Another user's label of the same content is another label.
     assert store.learn(twice._replace(users=["bob"] * 3)).new_N.tolist() == [True, True, False]
@@ -146,7 +146,7 @@ def test_a_label_that_stands_twice_in_a_call_is_one(store):
 def test_what_a_label_id_means(repeated, news, store):
     """Equal ids of one user are one label; counting repeats, only they are."""
     digests, ids = [b"a", b"b", b"c", b"a", b"d", b"b"], ["1", "2", "1", None, "3", None]
-    labels = Labels(["ada"] * 6, make_labels(["ada"] * 6).margins_NK, digests, ids)
+    labels = ProfileLabels(["ada"] * 6, make_labels(["ada"] * 6).margins_NK, digests, ids)
     for number, new in enumerate(news):
         taught = store.learn(labels, repeated)
         assert taught.new_N.tolist() == list(map(bool, new))

@@ -20,7 +20,7 @@ from micro_lit.compare import aliases
     ],
 )
 def test_what_to_type_instead_names_each_setting_where_it_stands_now(command, arguments, expected):
-    kind = aliases.KINDS[command]
+    kind = aliases.SUBJECTS_OF[command]
     found = shlex.join(aliases.typed(command, shlex.split(arguments)))
     wanted = expected.replace("{}", f"subjects.{kind}")
     assert found == shlex.join([*shlex.split(wanted), f"subjects={kind}"])

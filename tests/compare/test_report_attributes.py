@@ -120,7 +120,7 @@ def write(spec, monkeypatch):
 
     def make(results, **replaced):
         monkeypatch.setattr(report, "figure", None)
-        return report.write(results, spec(**replaced))
+        return report.write_comparison(results, spec(**replaced))
 
     return make
 
@@ -128,7 +128,7 @@ def write(spec, monkeypatch):
 def page_of(results, with_figure):
     """tables.md, as the command writes it."""
     settings = {"routed": ["mixture"], "subjects": {"attribute": {"adaptation": {"posterior": {}, "hedge": {}}}}}
-    return report.markdown(results, report.sections_of(results, settings), with_figure)
+    return report.comparison_markdown(results, report.sections_of(results, settings), with_figure)
 
 
 def rendered(page):
@@ -162,7 +162,7 @@ def sections(page):
 
 def test_all_files_are_written_and_named_and_the_same_for_the_same_results(spec, tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
-    folder = report.write(made(), spec())
+    folder = report.write_comparison(made(), spec())
     assert folder == tmp_path / "out"
     assert sorted(path.name for path in folder.iterdir()) == FILES
     lines = capsys.readouterr().out.splitlines()
@@ -171,7 +171,7 @@ def test_all_files_are_written_and_named_and_the_same_for_the_same_results(spec,
     assert json.loads((folder / "compare.json").read_text()) == made()
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == spec()
     written = {path.name: path.read_bytes() for path in folder.iterdir()}
-    report.write(made(), spec())
+    report.write_comparison(made(), spec())
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
 
 
@@ -224,7 +224,7 @@ def test_a_folder_that_cannot_be_written_is_named_by_its_setting(out, spec, tmp_
     folder = tmp_path / ("out" if out else "run")
     folder.touch()
     with pytest.raises(UserError, match=rf"^{'out' if out else 'paths.run_dir'}={folder}: cannot be written \(.+\)"):
-        report.write(made(), spec() if out else spec(out=None))
+        report.write_comparison(made(), spec() if out else spec(out=None))
 
 
 # Tables
@@ -313,7 +313,7 @@ def test_whatever_the_scores_blocks_hold_every_row_once_in_order(drawn):
         system(f"m{number}", "posterior", accuracy, 4, oracle, check=check)
         for number, (accuracy, oracle, check) in enumerate(drawn)
     ]
-    fair, apart = (frame["model"].tolist() for frame in made_sections.blocks(rows, made()))
+    fair, apart = (frame["model"].tolist() for frame in made_sections.as_blocks(rows, made()))
     kinds = [name.split(":")[0] if ":" in name else "" for name in apart]
     assert not any(":" in name for name in fair)
     assert set(kinds) <= {"CHECK", "ORACLE"}
@@ -331,7 +331,7 @@ def test_whatever_the_scores_blocks_hold_every_row_once_in_order(drawn):
 def test_a_star_is_there_when_the_interval_excludes_zero_and_only_then(value, below, above):
     row = system("mixture", "posterior", 0.7, 8)
     row["accuracy_difference"] = {"value": value, "low": value - below, "high": value + above, "sd": None}
-    [cell] = made_sections.blocks([row], made())[0]["difference"]
+    [cell] = made_sections.as_blocks([row], made())[0]["difference"]
     assert cell.endswith("*") == (not value - below <= 0.0 <= value + above)
 
 
@@ -339,12 +339,12 @@ def test_a_star_is_there_when_the_interval_excludes_zero_and_only_then(value, be
 def test_an_interval_that_ends_at_zero_holds_it(low, high, starred):
     row = system("mixture", "posterior", 0.7, 8)
     row["accuracy_difference"] = {"value": (low + high) / 2, "low": low, "high": high, "sd": None}
-    assert made_sections.blocks([row], made())[0]["difference"][0].endswith("*") == starred
+    assert made_sections.as_blocks([row], made())[0]["difference"][0].endswith("*") == starred
 
 
 def test_a_rival_that_never_differs_is_not_called_the_baseline():
     twin = system("twin", "own weights", 0.6, 1)
-    assert made_sections.blocks([twin], made())[0]["difference"].tolist() == ["+0.000 [+0.000, +0.000]"]
+    assert made_sections.as_blocks([twin], made())[0]["difference"].tolist() == ["+0.000 [+0.000, +0.000]"]
 
 
 def test_many_attributes_have_no_columns_but_their_numbers():
@@ -477,7 +477,7 @@ def drawn(spec):
 
     def draw(results, **replaced):
         """{title: (accuracy panel, NLL panel)}"""
-        figure = report.draw(results, spec(**replaced))
+        figure = report.draw_figure(results, spec(**replaced))
         pairs = zip(figure.axes[::2], figure.axes[1::2], strict=True)
         return {left.get_title(loc="left"): (left, right) for left, right in pairs}
 
@@ -550,7 +550,7 @@ def test_no_two_names_or_ticks_meet(drawn):
 def test_names_stay_in_order_in_the_panel_and_where_their_values_are_when_there_is_room(values):
     from micro_lit.report import curves
 
-    places = curves._apart(values, 0.0, 1.0, 0.1)
+    places = curves._spread(values, 0.0, 1.0, 0.1)
     ordered = [place for _, place in sorted(zip(values, places, strict=True))]
     assert all(high - low > 0.1 - 1e-9 for low, high in itertools.pairwise(ordered))
     assert all(-1e-9 < place < 1.0 + 1e-9 for place in places)
@@ -561,7 +561,7 @@ def test_names_stay_in_order_in_the_panel_and_where_their_values_are_when_there_
 def test_two_equal_values_are_the_middle_of_their_names():
     from micro_lit.report import curves
 
-    assert curves._apart([0.5, 0.2, 0.5], 0.0, 1.0, 0.1) == pytest.approx([0.45, 0.2, 0.55])
+    assert curves._spread([0.5, 0.2, 0.5], 0.0, 1.0, 0.1) == pytest.approx([0.45, 0.2, 0.55])
 
 
 def test_a_curve_that_is_far_worse_than_a_coin_leaves_the_panel_and_its_name_says_where_to(drawn):
@@ -614,7 +614,7 @@ def test_wandb_offline_gets_three_tables_and_the_figure(spec):
 
     target = "micro_lit.track.WandbLogger"
     logger = {"wandb": {"_target_": target, "project": "micro_lit", "offline": True, "save_dir": "elsewhere"}}
-    out = report.write(made(), spec(logger=logger))
+    out = report.write_comparison(made(), spec(logger=logger))
     assert wandb.run is None
     [folder] = out.glob("wandb/offline-run-*")
     tables = {
@@ -638,12 +638,14 @@ def test_wandb_takes_a_table_without_rows(write):
 
 @pytest.mark.full
 def test_every_file_is_written_whole_or_not_at_all(spec, tmp_path):
-    assert_whole(lambda: report.write(made(), spec()), tmp_path)
+    assert_whole(lambda: report.write_comparison(made(), spec()), tmp_path)
 
 
 def test_no_file_holds_a_secret(spec, tmp_path, monkeypatch):
     monkeypatch.setenv("MY_SECRET", "secret-of-the-environment")
-    report.write({**made(), "name": "of secret-of-the-environment"}, {**spec(), "name": "of secret-of-the-environment"})
+    report.write_comparison(
+        {**made(), "name": "of secret-of-the-environment"}, {**spec(), "name": "of secret-of-the-environment"}
+    )
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.name for path in files} >= {"config.yaml", "compare.json", "figure.svg", "tables.md"}
     assert not [path for path in files if b"secret-of" in path.read_bytes()]

@@ -116,7 +116,7 @@ def write(spec, monkeypatch):
 
     def make(results, **replaced):
         monkeypatch.setattr(report, "figure", None)
-        return report.write(results, spec(**replaced))
+        return report.write_comparison(results, spec(**replaced))
 
     return make
 
@@ -146,7 +146,7 @@ def sections(page):
 @pytest.mark.full
 def test_all_files_are_written_and_named_and_the_same_for_the_same_results(spec, tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
-    folder = report.write(made(), spec())
+    folder = report.write_comparison(made(), spec())
     assert folder == tmp_path / "out"
     assert sorted(path.name for path in folder.iterdir()) == FILES
     lines = capsys.readouterr().out.splitlines()
@@ -155,7 +155,7 @@ def test_all_files_are_written_and_named_and_the_same_for_the_same_results(spec,
     assert json.loads((folder / "compare.json").read_text()) == made()
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == spec()
     written = {path.name: path.read_bytes() for path in folder.iterdir()}
-    report.write(made(), spec())
+    report.write_comparison(made(), spec())
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
 
 
@@ -272,7 +272,7 @@ def test_users_of_a_kind_that_nobody_is_of_are_missed_in_words(write, capsys):
 
 
 def test_without_any_user_all_but_the_figure_is_written(spec, capsys):
-    folder = report.write({**made(), "regimes": {}}, spec())
+    folder = report.write_comparison({**made(), "regimes": {}}, spec())
     assert sorted(path.name for path in folder.iterdir()) == [name for name in FILES if name not in PICTURES]
     text = capsys.readouterr().out
     assert "no figure: nothing was measured over the number of labels" in text
@@ -310,7 +310,7 @@ def test_without_matplotlib_all_but_the_figure_comes(spec, capsys, monkeypatch):
 def drawn(results):
     """{title: (left panel, right panel)}"""
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
-    figure = report.draw(results, {"subjects": {}})
+    figure = report.draw_figure(results, {"subjects": {}})
     pairs = zip(figure.axes[::2], figure.axes[1::2], strict=True)
     return {left.get_title(loc="left"): (left, right) for left, right in pairs}
 
@@ -427,7 +427,7 @@ def test_wandb_offline_gets_the_tables_and_the_figure(spec):
 
     target = "micro_lit.track.WandbLogger"
     logger = {"wandb": {"_target_": target, "project": "micro_lit", "offline": True, "save_dir": "elsewhere"}}
-    out = report.write(made(), spec(logger=logger))
+    out = report.write_comparison(made(), spec(logger=logger))
     assert wandb.run is None
     [folder] = out.glob("wandb/offline-run-*")
     tables = {
@@ -444,4 +444,4 @@ def test_wandb_offline_gets_the_tables_and_the_figure(spec):
 
 @pytest.mark.full
 def test_every_file_is_written_whole_or_not_at_all(spec, tmp_path):
-    assert_whole(lambda: report.write(made(), spec()), tmp_path)
+    assert_whole(lambda: report.write_comparison(made(), spec()), tmp_path)

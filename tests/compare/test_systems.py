@@ -16,7 +16,7 @@ from torch.nn.functional import logsigmoid
 from micro_lit import adapt, config, train
 from micro_lit.adapt.profiles import Profiles
 from micro_lit.compare import judges
-from micro_lit.compare.attributes import asked
+from micro_lit.compare.attributes import elicit_labels
 from micro_lit.compare.candidates import Candidate
 from micro_lit.compare.router import Router, mean_weights
 from micro_lit.compare.subjects import Labels, Subjects, draw_attributes
@@ -195,7 +195,7 @@ def test_a_profile_in_the_comparison_is_the_profile_that_personalise_keeps():
     first_UJ = torch.eye(5, dtype=torch.float64)[torch.zeros(6, dtype=torch.int64)]
     np.testing.assert_allclose(judge(system, subjects, first_UJ, 7)[0], expected_N[:ROWS])
     np.testing.assert_allclose(learned(system, subjects.labels(0))[0], [0.5, *[0.125] * 4])
-    kept = Profiles(judges.prior(4), "made")
+    kept = Profiles(judges.judge_prior(4), "made")
     kept.learn([str(user) for user in labels.user_L], system.margins_NK[labels.row_L])
     np.testing.assert_allclose(codes_UJ, kept.weights([str(user) for user in range(6)]), rtol=1e-9)
 
@@ -263,7 +263,7 @@ def test_elicitation_begins_at_the_prior_and_ends_at_the_posterior_of_all_it_may
         "gain": adapt.information_gain,
         "chance": partial(adapt.at_random, generator=np.random.default_rng(0)),
     }
-    found = asked(system, subjects, strategies, pool=8, labels=8)
+    found = elicit_labels(system, subjects, strategies, pool=8, labels=8)
     for weights_TUK in found.values():
         assert len(weights_TUK) == 9
         np.testing.assert_array_equal(weights_TUK[0], np.tile(prior_K, (6, 1)))
@@ -278,7 +278,7 @@ def test_a_subject_is_asked_in_its_own_pool_alone():
     own_L = (labels.user_L == 0) & (np.tile(subjects.place_L, DRAWS) < 5)
     changed_NK = margins_NK.copy()
     changed_NK[labels.row_L[~own_L]] *= -3
-    ask = partial(asked, subjects=subjects, strategies={"gain": adapt.information_gain}, pool=5, labels=3)
+    ask = partial(elicit_labels, subjects=subjects, strategies={"gain": adapt.information_gain}, pool=5, labels=3)
     before_UK, after_UK = (ask(reweighted(each_NK))["gain"][3] for each_NK in (margins_NK, changed_NK))
     np.testing.assert_allclose(after_UK[0], before_UK[0])
     assert not np.isclose(after_UK[1], before_UK[1]).all()

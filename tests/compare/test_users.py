@@ -18,8 +18,8 @@ from micro_lit import adapt
 from micro_lit.compare.comparison import Comparison
 from micro_lit.compare.diagnostics import Groups, bayes_evidence
 from micro_lit.compare.subjects import Labels, draw_users
-from micro_lit.compare.systems import NOTHING, OWN, Evidence, System
-from micro_lit.compare.users import Users
+from micro_lit.compare.systems import KNOWS_NOTHING, OWN, Evidence, System
+from micro_lit.compare.users import UserComparison
 from micro_lit.config import compose
 from micro_lit.data import PlantedFeatures
 from micro_lit.errors import UserError
@@ -78,7 +78,7 @@ def measured(root) -> tuple[Comparison, dict]:
 
 
 @pytest.fixture
-def people(measured) -> Users:
+def people(measured) -> UserComparison:
     return measured[0].users
 
 
@@ -94,7 +94,7 @@ def systems(results: dict, name: str) -> dict[tuple[str, str], dict]:
     return rows
 
 
-def system_of(people: Users, candidate: str, method: str = OWN):
+def system_of(people: UserComparison, candidate: str, method: str = OWN):
     [system] = [each for each in people.systems if (each.candidate, each.method) == (candidate, method)]
     return system
 
@@ -112,7 +112,7 @@ def test_results_are_plain_and_finite(results):
 
 def test_every_system_is_measured_once_in_either_regime(results):
     expected = [
-        ("single_bt", NOTHING),
+        ("single_bt", KNOWS_NOTHING),
         *(("mixture", method) for method in METHODS),
         *((name, OWN) for name in ("tied", "lore", "vpl")),
     ]
@@ -132,7 +132,7 @@ def test_every_system_is_measured_once_in_either_regime(results):
 
 def test_values_lie_in_their_intervals_and_differences_are_from_the_baseline_without_labels(results):
     for name in ("seen", "unseen"):
-        baseline = systems(results, name)["single_bt", NOTHING]
+        baseline = systems(results, name)["single_bt", KNOWS_NOTHING]
         for row in systems(results, name).values():
             for score in ("accuracy", "nll"):
                 assert values(row[f"{score}_difference"]) == pytest.approx(
@@ -145,14 +145,14 @@ def test_values_lie_in_their_intervals_and_differences_are_from_the_baseline_wit
 def test_draws_vary_where_their_labels_or_their_judged_rows_do(results):
     for row in systems(results, "seen").values():
         varies = [point["sd"] is not None for point in row["nll"]]
-        assert varies == [False, row["method"] != NOTHING, row["method"] != NOTHING, False]
+        assert varies == [False, row["method"] != KNOWS_NOTHING, row["method"] != KNOWS_NOTHING, False]
     for row in systems(results, "unseen").values():
         assert all(point["sd"] > 0 for point in row["nll"])
 
 
 def test_one_reward_for_all_learns_nothing(results):
     for name in ("seen", "unseen"):
-        row = systems(results, name)["single_bt", NOTHING]
+        row = systems(results, name)["single_bt", KNOWS_NOTHING]
         for score in ("accuracy", "nll"):
             assert all(point == row[score][0] for point in row[score])
             assert {tuple(point.values())[:3] for point in row[f"{score}_difference"]} == {(0.0, 0.0, 0.0)}
@@ -162,7 +162,7 @@ def test_where_groups_want_the_opposite_labels_decide(results):
     """One reward for both is a coin. Who shares a group among all pairs of a user finds it, of new users too."""
     for name in ("seen", "unseen"):
         found = systems(results, name)
-        assert abs(found["single_bt", NOTHING]["accuracy"][0]["value"] - 0.5) < 0.1
+        assert abs(found["single_bt", KNOWS_NOTHING]["accuracy"][0]["value"] - 0.5) < 0.1
         row = found["tied", OWN]
         assert row["accuracy_difference"][-1]["low"] > 0.15
         assert row["nll_difference"][-1]["high"] < 0.0
@@ -297,7 +297,9 @@ def test_honest_systems_are_possible(results):
 # Raters
 
 
-@pytest.mark.parametrize(("candidate", "method"), [("single_bt", NOTHING), ("mixture", "posterior"), ("vpl", OWN)])
+@pytest.mark.parametrize(
+    ("candidate", "method"), [("single_bt", KNOWS_NOTHING), ("mixture", "posterior"), ("vpl", OWN)]
+)
 def test_scores_beside_the_raters_floor_are_those_of_the_metric(people, results, candidate, method):
     regime, system = people.regimes["seen"], system_of(people, candidate, method)
     pairs = people.data.pairs[torch.from_numpy(regime.row_N)]
@@ -327,7 +329,7 @@ def test_who_knows_the_person_passes_the_floor_of_those_who_do_not(results):
     """Raters of one pair who want the opposite leave a stranger nothing; a tied mixture with labels is far below."""
     floor = results["regimes"]["seen"]["raters"]["floors"]["brier"]["value"]
     found = systems(results, "seen")
-    assert found["single_bt", NOTHING]["shared_above"][0]["value"] > -0.01
+    assert found["single_bt", KNOWS_NOTHING]["shared_above"][0]["value"] > -0.01
     assert found["tied", OWN]["shared_brier"][-1]["value"] < floor - 0.02
     assert found["tied", OWN]["shared_above"][-1]["value"] == pytest.approx(
         found["tied", OWN]["shared_brier"][-1]["value"] - floor

@@ -86,7 +86,7 @@ def test_a_metric_of_a_user_is_in_every_table(settings, tmp_path, capsys):
     assert "surprise" in printed
     assert "surprise, in bits: lower is better" in " ".join(printed.split())
     spec = {"metrics": None, "x": None, "y": ["test.surprise"], "panels": None, "log": False, "title": None}
-    runs.write([str(folder)], spec, tmp_path / "report")
+    runs.write_report([str(folder)], spec, tmp_path / "report")
     assert "surprise" in (tmp_path / "report" / "table.md").read_text().splitlines()[0]
     assert "test.surprise.se_units" in (tmp_path / "report" / "runs.csv").read_text().splitlines()[0]
 
@@ -123,7 +123,7 @@ def test_a_likelihood_that_is_none_is_written_marked_and_not_believed(settings, 
     with pytest.raises(ImpossibleResult):
         train.run(run)
     spec = {"metrics": None, "x": None, "y": ["test.nll"], "panels": None, "log": False, "title": None}
-    runs.write([str(folder)], spec, tmp_path / "report")
+    runs.write_report([str(folder)], spec, tmp_path / "report")
     table = (tmp_path / "report" / "table.md").read_text()
     assert "0 (+ 1 INVALID)" in table
     assert f"INVALID, left out: {folder}" in table

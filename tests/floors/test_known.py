@@ -221,7 +221,7 @@ def test_blocks_of_rows_do_not_change_the_sum(function, with_mass, monkeypatch):
     population = listed(2)
     mass_N = population.mass_N if with_mass else None
     whole = function(*population.mixture, mass_N)
-    monkeypatch.setattr(estimates, "BLOCK_VALUES", 21)
+    monkeypatch.setattr(estimates, "FLOOR_BLOCK_VALUES", 21)
     assert function(*population.mixture, mass_N) == pytest.approx(whole, abs=1e-15)
 
 

@@ -12,7 +12,7 @@ from scipy.special import digamma, entr, expit
 from scipy.stats import binom
 
 from micro_lit.floors import raters
-from micro_lit.floors.raters import BOUNDS, FLOORS, MOST
+from micro_lit.floors.raters import BOUNDS, MOST, RATER_FLOORS
 
 GRID_G = (1.0 - np.linspace(0.0, 1.0, 20_001) ** 2) / 4.0
 
@@ -55,7 +55,7 @@ def crowd(seed, num_raters=60, num_pairs=150, taste=0.0, votes=6):
 
 def means(wins_P, losses_P):
     terms = raters.floor_terms(wins_P, losses_P)
-    return {name: raters.weighted_mean(terms[name], wins_P + losses_P) for name in FLOORS}
+    return {name: raters.weighted_mean(terms[name], wins_P + losses_P) for name in RATER_FLOORS}
 
 
 # The estimates of one pair
@@ -71,7 +71,7 @@ def test_moments_of_a_pair_are_unbiased(n, share):
     assert mass_P @ brier_P == pytest.approx(share * (1 - share), abs=1e-14)
     values = (values_P[:, None].astype(float) for values_P in (wins_P, n - wins_P, np.full_like(wins_P, n)))
     wins_P1, losses_P1, count_P1 = values
-    found = raters._estimate(wins_P1, wins_P1, losses_P1, losses_P1, count_P1, count_P1)
+    found = raters._floor_estimate(wins_P1, wins_P1, losses_P1, losses_P1, count_P1, count_P1)
     expected = (share * (1 - share)) ** 2 if n >= 4 else 0.0
     assert mass_P @ found.second[:, 0] == pytest.approx(expected, abs=1e-14)
     assert found.two.all()
@@ -81,7 +81,7 @@ def test_moments_of_a_pair_are_unbiased(n, share):
 def test_terms_by_hand():
     """Three pairs, a thousand times: votes 2:0, 1:2 and 2:2."""
     terms = raters.floor_terms(np.tile([2, 1, 2], 1000), np.tile([0, 2, 2], 1000))
-    assert list(terms) == list(FLOORS)
+    assert list(terms) == list(RATER_FLOORS)
     terms = {name: terms_P[:3] for name, terms_P in terms.items()}
     assert terms["brier"] == pytest.approx([0.0, 1 / 3, 1 / 3])
     assert terms["agreement"] == pytest.approx([1.0, 1 / 3, 1 / 3])
@@ -109,7 +109,9 @@ def test_weighted_votes_are_compared_between_different_raters_only(weights, wins
         return mass @ split / mass.sum() if mass.sum() else 0.0
 
     sums = [(side * weight_R**power).sum() for side in (win_R, ~win_R) for power in (1, 2)]
-    found = raters._estimate(*(np.array([[value]]) for value in (*sums, (weight_R**3).sum(), (weight_R**4).sum())))
+    found = raters._floor_estimate(
+        *(np.array([[value]]) for value in (*sums, (weight_R**3).sum(), (weight_R**4).sum()))
+    )
     assert found.first.item() == pytest.approx(mean(2), abs=1e-12)
     assert found.second.item() == pytest.approx(mean(4), abs=1e-12)
     assert found.two.item()
@@ -192,7 +194,7 @@ def test_plug_in_is_less_biased_than_the_raw_one_and_right_with_many_votes():
 @pytest.mark.parametrize("votes", [2, 3, 6])
 def test_unanimous_raters(votes):
     wins_P = np.tile([0, votes], 60)
-    expected = {name: 1.0 if name.startswith(("agreement", "accuracy")) else 0.0 for name in FLOORS}
+    expected = {name: 1.0 if name.startswith(("agreement", "accuracy")) else 0.0 for name in RATER_FLOORS}
     for name, (value, se) in means(wins_P, votes - wins_P).items():
         assert value == pytest.approx(expected[name], abs=1e-6)
         assert se == pytest.approx(0.0, abs=1e-6)
@@ -234,7 +236,7 @@ def test_which_response_is_first_and_the_order_of_pairs_do_not_matter(seed):
     others = raters.floor_terms(
         np.where(swapped_P, losses_P, wins_P)[order_P], np.where(swapped_P, wins_P, losses_P)[order_P]
     )
-    for name in FLOORS:
+    for name in RATER_FLOORS:
         np.testing.assert_allclose(others[name], terms[name][order_P], atol=1e-10)
 
 
@@ -375,7 +377,7 @@ def test_raters_lost_in_a_replicate_do_not_tilt_the_floors():
     votes = votes_of(np.tile([0.5, 0.4, 0.05], 200), count_P, 14, np.arange(count_P.sum()) % 1500)
     floors = raters.rater_floors(votes, replicates=1)
     replicates = raters._resample_raters(votes, 400, np.random.default_rng(15))
-    for name in set(FLOORS) - {"nll_plug_in"}:
+    for name in set(RATER_FLOORS) - {"nll_plug_in"}:
         value_B = replicates[name]
         assert value_B.mean() == pytest.approx(floors.floors[name].value, abs=5 * value_B.std() / np.sqrt(400))
 
@@ -410,7 +412,7 @@ def test_replicates_without_a_pair_of_raters_are_left_out():
     assert 0.4 < np.isnan(replicates["brier"]).mean() < 0.6
     interval = raters.rater_floors(votes).floors["brier"]
     assert interval.over_raters == pytest.approx((interval.value, interval.value))
-    assert raters._interval(0.1, np.array([np.nan])) is None
+    assert raters._percentile_interval(0.1, np.array([np.nan])) is None
 
 
 # Warnings

@@ -92,7 +92,7 @@ def test_a_fit_counts_its_labelled_pairs_and_an_older_run_judges_as_it_did(setti
 
 def test_no_training_goes_on_from_weights_in_units_of_a_ridge(monkeypatch):
     then = {"optimizer_states": [], "settings": {"model": {"head": {"base_ridge": 1e-5}}}}
-    monkeypatch.setattr(checkpoints, "read", lambda path: then)
+    monkeypatch.setattr(checkpoints, "read_checkpoint", lambda path: then)
     with pytest.raises(UserError, match=r"old\.ckpt: of an earlier version.*base_precision = base_ridge · n"):
         checkpoints.check_resumable(Path("old.ckpt"), make_model(num_heads=2))
 

@@ -15,7 +15,7 @@ from conftest import SMALL_FEATURES
 from micro_lit import adapt, config, train
 from micro_lit.errors import UserError
 from micro_lit.models import LinearGate, MixtureBT, MLPGate, StaticGate
-from micro_lit.models.contracts import asked
+from micro_lit.models.contracts import gate_arguments
 from micro_lit.models.router import RouterGate
 from micro_lit.run.restored import restore
 from micro_lit.run.run import Run
@@ -49,7 +49,7 @@ def test_a_router_of_any_shape_starts_from_the_gate_of_stage_1_and_leaves_it_alo
     gate = before(6, 4)
     for weight in gate.parameters():
         torch.nn.init.normal_(weight)
-    expected_BK = gate(*asked(gate, {"prompt": context_BD})).detach().expand(9, 4)
+    expected_BK = gate(*gate_arguments(gate, {"prompt": context_BD})).detach().expand(9, 4)
     router = RouterGate(gate, change(6, 4))
     torch.testing.assert_close(router(context_BD), expected_BK)
     (router(context_BD) * torch.randn(9, 4)).sum().backward()

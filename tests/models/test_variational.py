@@ -20,7 +20,7 @@ from micro_lit.data.records import LABELS
 from micro_lit.features.backbones import CachedBackbone
 from micro_lit.models import PAL, VPL, LoRe, MixtureBT, PromptPrototypeHeads, PrototypeHeads, SingleBT
 from micro_lit.models.people import number_users
-from micro_lit.models.people.vpl import CodeDecoder, describe, divergence, posterior
+from micro_lit.models.people.vpl import CodeDecoder, code_posterior, code_statistics, divergence
 from micro_lit.run.restored import restore
 from micro_lit.run.run import Run
 
@@ -129,7 +129,7 @@ def test_the_divergence_is_that_of_gaussians(code):
 
 def test_a_code_is_the_mean_of_votes_and_of_one_for_the_prior():
     votes_NV = torch.tensor([[2.0, -4.0], [4.0, -2.0], [5.0, 1.0]])
-    mean_UC, log_variance_UC = posterior(votes_NV, torch.tensor([2, 2, 0]), 3)
+    mean_UC, log_variance_UC = code_posterior(votes_NV, torch.tensor([2, 2, 0]), 3)
     torch.testing.assert_close(mean_UC[:, 0], torch.tensor([2.5, 0.0, 2.0]))
     torch.testing.assert_close(log_variance_UC[:, 0], torch.tensor([0.5, 0.0, -2.0]))
 
@@ -243,7 +243,7 @@ def test_what_the_encoder_reads_is_not_what_the_loss_is_of(monkeypatch):
     votes_BE = torch.autograd.grad(terms["kl"], shown_BE, retain_graph=True)[0]
     assert torch.equal(votes_BE.abs().sum(dim=1) > 0, read_B)
     with torch.no_grad():
-        codes_uC, log_variance_uC = posterior(
+        codes_uC, log_variance_uC = code_posterior(
             model._vote(shown_BE[read_B]), number_users(pairs.label_N("user_id"))[0][read_B], len(noise_uC)
         )
         codes_uC = codes_uC + (log_variance_uC / 2).exp() * noise_uC
@@ -307,12 +307,16 @@ def test_active_units_are_those_that_tell_users_apart():
     spread_UC = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
     spread_UC *= torch.tensor([1.0, 0.3, 0.05, 0.0])
     spread_UC += 10.0  # what all users share does not count
-    assert describe(spread_UC, torch.zeros_like(spread_UC))["active_units"] == 2
+    assert code_statistics(spread_UC, torch.zeros_like(spread_UC))["active_units"] == 2
     for users in (0, 1):
-        facts = describe(spread_UC[:users], torch.zeros(users, 4))
+        facts = code_statistics(spread_UC[:users], torch.zeros(users, 4))
         assert (facts["width"], facts["active_units"]) == (4, 0)
         assert math.isfinite(facts["kl"])
-    assert describe(torch.tensor([[2.0], [0.0]]), torch.zeros(2, 1)) == {"width": 1, "active_units": 1, "kl": 1.0}
+    assert code_statistics(torch.tensor([[2.0], [0.0]]), torch.zeros(2, 1)) == {
+        "width": 1,
+        "active_units": 1,
+        "kl": 1.0,
+    }
 
 
 def test_a_collapsed_encoder_has_no_active_units_and_a_spread_one_has_all():

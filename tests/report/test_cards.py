@@ -248,7 +248,7 @@ def labels(ticks):
 
 def test_cells_are_the_facts_with_one_order_of_heads():
     found = cards.facts(**made())
-    figure = cards.draw(found, "mixture_k4")
+    figure = cards.draw_cards(found, "mixture_k4")
     assert figure.get_suptitle() == "mixture_k4"
     panels = panels_of(figure)
     assert list(panels) == ["Accuracy", "Margin correlation", "Weight, before", "Weight, after 50 labels"]
@@ -281,7 +281,7 @@ def test_cells_are_the_facts_with_one_order_of_heads():
 
 def test_colours_of_a_quantity_mean_the_same_everywhere():
     """One half, no correlation and no weight are pale; a bar says so beside accuracy, correlation and the weights."""
-    figure = cards.draw(cards.facts(**made()), "title")
+    figure = cards.draw_cards(cards.facts(**made()), "title")
     limits = {title: axes.collections[0].get_clim() for title, axes in panels_of(figure).items()}
     assert limits == {
         "Accuracy": (0, 1),
@@ -300,7 +300,7 @@ def test_the_best_head_of_an_attribute_and_the_nearest_of_a_head_are_outlined():
     inputs["margins_NK"][inputs["attribute_N"] == 1, 2] = 1.0
     inputs["margins_NK"][inputs["attribute_N"] == 1, 3] = 2.0
     found = cards.facts(**inputs)
-    panels = panels_of(cards.draw(found, "title"))
+    panels = panels_of(cards.draw_cards(found, "title"))
     place = {number: row for row, number in enumerate(found["order"])}
     tied = {(place[2], 2), (place[3], 2)}
     accuracy = outlined_in(panels["Accuracy"])
@@ -317,7 +317,7 @@ def test_an_attribute_without_pairs_is_an_empty_column():
     inputs["attribute_N"][inputs["attribute_N"] == 1] = -1
     for weights in inputs["weights_AK"].values():
         weights[1] = np.nan
-    panels = panels_of(cards.draw(cards.facts(**inputs), "title"))
+    panels = panels_of(cards.draw_cards(cards.facts(**inputs), "title"))
     assert labels(panels["Accuracy"].get_xticklabels())[2] == "formal\nno pairs"
     for axes, column in ((panels["Accuracy"], 2), (panels["Weight, before"], 1)):
         empty = np.isnan(numbers_of(axes))
@@ -327,15 +327,15 @@ def test_an_attribute_without_pairs_is_an_empty_column():
 
 
 def test_without_attributes_or_stages_or_other_heads_their_panels_are_not_there():
-    assert list(panels_of(cards.draw(cards.facts(**made(stages=())), "t"))) == ["Accuracy", "Margin correlation"]
-    nameless = panels_of(cards.draw(cards.facts(**made(attributes=())), "t"))
+    assert list(panels_of(cards.draw_cards(cards.facts(**made(stages=())), "t"))) == ["Accuracy", "Margin correlation"]
+    nameless = panels_of(cards.draw_cards(cards.facts(**made(attributes=())), "t"))
     assert list(nameless) == ["Accuracy", "Margin correlation"]
     assert numbers_of(nameless["Accuracy"]).shape == (4, 1)
     found = cards.facts(**made(1))
     assert found["order"] == [0]
     assert found["heads"][0]["nearest"] is None
     assert found["heads"][0]["pairs"] == found["heads"][0]["prompts"] == []
-    single = panels_of(cards.draw(found, "t"))
+    single = panels_of(cards.draw_cards(found, "t"))
     assert list(single) == ["Accuracy", "Weight, before", "Weight, after 50 labels"]
     assert not any(outlined_in(axes) for axes in single.values())
 
@@ -345,7 +345,7 @@ SHEETS = [(1, ["concise"]), (3, ["concise", "formal"]), (8, LONG), (16, [f"{LONG
 
 @pytest.mark.parametrize(("num_heads", "attributes"), SHEETS)
 def test_no_text_meets_another_and_nothing_is_cut_off(num_heads, attributes):
-    figure = cards.draw(cards.facts(**made(num_heads, attributes)), "The heads of a mixture, and who weighs them")
+    figure = cards.draw_cards(cards.facts(**made(num_heads, attributes)), "The heads of a mixture, and who weighs them")
     figure.draw_without_rendering()
     page = figure.bbox
     boxes = [axes.get_tightbbox() for axes in figure.axes] + [text.get_window_extent() for text in figure.texts]
@@ -369,7 +369,7 @@ def test_a_long_sheet_continues_below():
     """Weights stand beside the other panels where they fit, else all below."""
 
     def tops(num_heads, attributes):
-        panels = panels_of(cards.draw(cards.facts(**made(num_heads, attributes)), "title"))
+        panels = panels_of(cards.draw_cards(cards.facts(**made(num_heads, attributes)), "title"))
         return [round(axes.get_position().y1, 6) for axes in panels.values()]
 
     assert len(set(tops(3, ["concise", "formal"]))) == 1
@@ -385,7 +385,7 @@ def luminance(colour):
 
 def test_every_number_can_be_read_on_its_colour():
     found = cards.facts(**made(6, [str(number) for number in range(4)], num_pairs=40))
-    for axes in panels_of(cards.draw(found, "title")).values():
+    for axes in panels_of(cards.draw_cards(found, "title")).values():
         colours = axes.collections[0].to_rgba(axes.collections[0].get_array())
         for text in axes.texts:
             column, row = (int(place) for place in text.get_position())
@@ -410,7 +410,7 @@ def test_colours_are_in_order_for_eyes_that_see_no_hue():
 def test_the_page_says_for_each_head_what_it_is_and_where_it_differs():
     inputs = made(attributes=["concise", "a|b*"])
     found, texts = cards.facts(**inputs), texts_of(inputs)
-    page = cards.markdown(found, "mixture_k4", texts)
+    page = cards.cards_markdown(found, "mixture_k4", texts)
     sections = page.split("\n## Head ")
     assert [section.split("\n")[0] for section in sections[1:]] == [str(number) for number in found["order"]]
     rendered = MarkdownIt("commonmark").enable("table").render(page)
@@ -438,7 +438,7 @@ def test_the_page_says_for_each_head_what_it_is_and_where_it_differs():
 
 def test_the_page_of_vectors_has_numbers_alone():
     found = cards.facts(**made())
-    page = cards.markdown(found, "vectors")
+    page = cards.cards_markdown(found, "vectors")
     assert "prompt:" not in page
     assert page.count("- pair ") == page.count("- prompt ") == 12
     lines = page.split("\n")
@@ -448,7 +448,7 @@ def test_the_page_of_vectors_has_numbers_alone():
 def test_texts_of_other_pairs_are_refused():
     inputs = made()
     with pytest.raises(ValueError, match="there are 119 texts for 120 pairs; give one a pair"):
-        cards.markdown(cards.facts(**inputs), "title", texts_of(inputs)[1:])
+        cards.cards_markdown(cards.facts(**inputs), "title", texts_of(inputs)[1:])
 
 
 @pytest.mark.parametrize("attributes", [[], ["concise"], ["concise", "formal"]])
@@ -457,7 +457,7 @@ def test_a_page_needs_neither_attributes_nor_known_ones_nor_other_heads(attribut
     inputs["attribute_N"][:] = -1
     for weights in inputs["weights_AK"].values():
         weights[:] = np.nan
-    page = cards.markdown(cards.facts(**inputs), "single BT", texts_of(inputs))
+    page = cards.cards_markdown(cards.facts(**inputs), "single BT", texts_of(inputs))
     assert "Most weight" not in page
     assert "highest" not in page
     assert "Nearest" not in page
@@ -472,7 +472,7 @@ def test_the_same_facts_are_the_same_files(tmp_path):
     files = []
     for number in range(2):
         found = cards.facts(**inputs)
-        paths = cards.write(tmp_path / "new" / str(number), found, "A title", texts_of(inputs))
+        paths = cards.write_cards(tmp_path / "new" / str(number), found, "A title", texts_of(inputs))
         assert [path.name for path in paths] == ["heads.png", "heads.svg", "heads.md", "heads.json"]
         files.append([path.read_bytes() for path in paths])
     assert files[0] == files[1]
@@ -485,13 +485,13 @@ def test_the_same_facts_are_the_same_files(tmp_path):
 
 def test_facts_as_read_back_are_drawn_alike(tmp_path):
     found = cards.facts(**made())
-    _, svg, page, facts_json = cards.write(tmp_path, found, "A title")
+    _, svg, page, facts_json = cards.write_cards(tmp_path, found, "A title")
     again = json.loads(facts_json.read_text())
-    _, svg_again, page_again, _ = cards.write(tmp_path / "again", again, "A title")
+    _, svg_again, page_again, _ = cards.write_cards(tmp_path / "again", again, "A title")
     assert svg_again.read_bytes() == svg.read_bytes()
     assert page_again.read_text() == page.read_text()
 
 
 def test_every_file_is_written_whole_or_not_at_all(tmp_path):
     found = cards.facts(**made())
-    assert_whole(lambda: cards.write(tmp_path, found, "A title"), tmp_path)
+    assert_whole(lambda: cards.write_cards(tmp_path, found, "A title"), tmp_path)

@@ -11,7 +11,7 @@ from run_folders import write_run
 from micro_lit.errors import UserError
 from micro_lit.host.files import write_text
 from micro_lit.report import collect as collecting
-from micro_lit.report.collect import collect, look_up, split, split_by_number, values_of
+from micro_lit.report.collect import collect, group_runs, look_up, split_by_number, values_of
 
 
 def labels(folder) -> list[dict]:
@@ -332,7 +332,7 @@ def test_lists_and_truths_are_labels_too(tmp_path):
             settings = {"betas": betas, "data.criteria": criteria}
             write_run(tmp_path / f"{betas}{criteria}", settings=settings)
     runs = collect([str(tmp_path)])
-    assert len(split(runs, *runs[0].labels)) == 4
+    assert len(group_runs(runs, *runs[0].labels)) == 4
     assert {"betas": [0.9, 0.999], "data.criteria": True} in [run.labels for run in runs]
 
 
@@ -365,10 +365,10 @@ def test_runs_are_split_in_words_and_by_number(tmp_path):
             options, settings = {"variant": variant}, {"model.num_heads": heads, "model.link": "probability"}
             write_run(tmp_path / f"{variant}{heads}", nll=heads / 100, options=options, settings=settings)
     runs = collect([str(tmp_path)])
-    assert list(split(runs, "variant", "model.num_heads")) == [
+    assert list(group_runs(runs, "variant", "model.num_heads")) == [
         "mixture, num_heads 8", "mixture, num_heads 16", "single_bt, num_heads 8", "single_bt, num_heads 16",
     ]  # fmt: skip
-    assert {name: len(part) for name, part in split(runs).items()} == {"": 4}
+    assert {name: len(part) for name, part in group_runs(runs).items()} == {"": 4}
     by_number = split_by_number(runs, "model.num_heads")
     assert {number: values_of(part, "test.nll") for number, part in by_number.items()} == {
         8.0: [0.08, 0.08],

@@ -267,7 +267,7 @@ def test_what_does_not_fit_is_named_with_its_place(name, value, message):
 
 
 def page_of(found, title="A title"):
-    return explanations.markdown(found, title, with_figure=True)
+    return explanations.explanations_markdown(found, title, with_figure=True)
 
 
 def test_the_page_says_for_each_target_what_moved_and_why():
@@ -353,7 +353,7 @@ def test_where_nothing_moved_the_page_says_so():
 @pytest.fixture
 def draw():
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
-    return explanations.draw
+    return explanations.draw_explanations
 
 
 def panels_of(figure):
@@ -450,7 +450,7 @@ def test_the_same_facts_are_the_same_files(tmp_path):
     files = []
     for number in range(2):
         found = explain(**made())
-        paths = explanations.write(tmp_path / "new" / str(number), found, "A title")
+        paths = explanations.write_explanations(tmp_path / "new" / str(number), found, "A title")
         assert [path.name for path in paths] == [f"explanations.{suffix}" for suffix in ("png", "svg", "md", "json")]
         files.append([path.read_bytes() for path in paths])
     assert files[0] == files[1]
@@ -462,15 +462,17 @@ def test_the_same_facts_are_the_same_files(tmp_path):
 
 def test_facts_as_read_back_are_shown_alike(tmp_path):
     pytest.importorskip("matplotlib", reason="the extra report is not installed")
-    _, svg, page, facts_json = explanations.write(tmp_path, explain(**made()), "A title")
-    _, svg_again, page_again, _ = explanations.write(tmp_path / "again", json.loads(facts_json.read_text()), "A title")
+    _, svg, page, facts_json = explanations.write_explanations(tmp_path, explain(**made()), "A title")
+    _, svg_again, page_again, _ = explanations.write_explanations(
+        tmp_path / "again", json.loads(facts_json.read_text()), "A title"
+    )
     assert svg_again.read_bytes() == svg.read_bytes()
     assert page_again.read_text() == page.read_text()
 
 
 def test_without_matplotlib_all_but_the_picture_comes(tmp_path, monkeypatch):
     monkeypatch.setattr(explanations, "sheets", None)
-    page, facts_json = explanations.write(tmp_path, explain(**made()), "A title")
+    page, facts_json = explanations.write_explanations(tmp_path, explain(**made()), "A title")
     assert "png" not in page.read_text()
     assert json.loads(facts_json.read_text())["targets"].keys() == {"ada", "bob"}
     assert len(list(tmp_path.iterdir())) == 2
@@ -478,4 +480,4 @@ def test_without_matplotlib_all_but_the_picture_comes(tmp_path, monkeypatch):
 
 def test_every_file_is_written_whole_or_not_at_all(tmp_path):
     found = explain(**made())
-    assert_whole(lambda: explanations.write(tmp_path, found, "A title"), tmp_path)
+    assert_whole(lambda: explanations.write_explanations(tmp_path, found, "A title"), tmp_path)

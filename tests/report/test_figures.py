@@ -22,7 +22,7 @@ OKABE_ITO = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "
 
 def draw(folder, **spec):
     default = {"title": None, "y": ["test.nll"], "x": None, "panels": None, "log": False}
-    return figures.draw(collect([str(folder)]), default | spec)
+    return figures.draw_runs(collect([str(folder)]), default | spec)
 
 
 def series_of(axes):

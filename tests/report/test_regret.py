@@ -30,7 +30,7 @@ def curves(figure):
 
 def test_one_user_is_a_curve_below_its_bound():
     stream = stream_of(["ada"] * 30)
-    drawn = curves(regret.draw(stream))
+    drawn = curves(regret.draw_regret(stream))
     numbers = list(range(1, 31))
     assert drawn == {"regret": (numbers, stream["regret"]), "bound": (numbers, stream["bound"])}
     assert all(low <= high for low, high in zip(drawn["regret"][1], drawn["bound"][1], strict=True))
@@ -38,7 +38,7 @@ def test_one_user_is_a_curve_below_its_bound():
 
 def test_many_users_are_their_mean_and_the_largest_at_every_number_of_labels():
     stream = stream_of(["ada", "bob", "ada", "eve", "bob", "ada"])
-    drawn = curves(regret.draw(stream))
+    drawn = curves(regret.draw_regret(stream))
     assert list(drawn) == ["largest regret of 3 users", "mean regret", "bound"]
     for name, fold, column in zip(drawn, (max, np.mean, max), ("regret", "regret", "bound"), strict=True):
         labels, values = drawn[name]
@@ -52,7 +52,7 @@ def test_a_stream_that_goes_on_from_a_profile_starts_where_that_ended():
     profiles.learn("ada", np.ones((1, 2)))
     learned = profiles.learn("ada", np.ones((1, 2)))
     columns = {"label": learned.label_N, "regret": learned.regret_N, "bound": learned.bound_N}
-    drawn = curves(regret.draw({"user": ["ada"], **{name: column.tolist() for name, column in columns.items()}}))
+    drawn = curves(regret.draw_regret({"user": ["ada"], **{name: column.tolist() for name, column in columns.items()}}))
     assert drawn["regret"][0] == [2]
 
 
@@ -60,5 +60,5 @@ def test_the_same_figure_is_the_same_file(tmp_path):
     written = []
     for folder in (tmp_path / "first", tmp_path / "again"):
         folder.mkdir()
-        written.append([path.read_bytes() for path in figures.save(regret.draw(stream_of(["ada"] * 9)), folder)])
+        written.append([path.read_bytes() for path in figures.save(regret.draw_regret(stream_of(["ada"] * 9)), folder)])
     assert written[0] == written[1]

@@ -30,7 +30,7 @@ def sweep(tmp_path):
 
 def write(sweep, settings=None, **spec):
     default = {"title": None, "metrics": None, "y": ["test.nll"], "x": None, "panels": None, "log": False, "out": None}
-    return runs.write([str(sweep)], default | spec, sweep.parent / "out", settings)
+    return runs.write_report([str(sweep)], default | spec, sweep.parent / "out", settings)
 
 
 def test_all_files_are_written_and_named(sweep, capsys):

@@ -25,12 +25,12 @@ def runs(tmp_path):
 
 
 def cells(runs, *metrics):
-    return tables.shown(tables.summary(runs, metrics), metrics)
+    return tables.shown(tables.summary_table(runs, metrics), metrics)
 
 
 def test_mean_sd_and_n_are_those_by_hand(runs):
     """Of 0.5, 0.6, 0.9: mean 2/3, squares of the distances 1/36 + 1/225 + 49/900 = 13/150, half of that 13/300."""
-    first, second = tables.summary(runs, ["test.nll"]).to_dict("records")
+    first, second = tables.summary_table(runs, ["test.nll"]).to_dict("records")
     assert (first["model.num_heads"], first["n"]) == (1, 3)
     assert first["test.nll.mean"] == pytest.approx(2 / 3, rel=1e-12)
     assert first["test.nll.sd"] == pytest.approx((13 / 300) ** 0.5, rel=1e-12)
@@ -84,8 +84,8 @@ def test_without_labels_there_is_one_row(tmp_path):
 
 
 def test_only_measured_quantities_have_columns(runs):
-    assert tables.measured(runs, None) == ["test.nll"]
-    assert tables.measured(runs, ["floors.oracle", "raters.brier.model"]) == ["floors.oracle"]
+    assert tables.measured_paths(runs, None) == ["test.nll"]
+    assert tables.measured_paths(runs, ["floors.oracle", "raters.brier.model"]) == ["floors.oracle"]
 
 
 def test_a_row_a_run_holds_values_errors_floors_and_time(runs):

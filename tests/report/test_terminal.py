@@ -87,7 +87,7 @@ BASELINES = {
 
 
 def test_baselines_stand_in_the_table_of_scores_beside_the_accuracy_of_the_model():
-    table = terminal.scores(made(baselines=BASELINES))
+    table = terminal.score_table(made(baselines=BASELINES))
     assert rows_of(table) == {
         "all": ["100", "0.500 ± 0.020", "0.750 ± 0.020", "0.200", "0.030"],
         "longer wins": ["100", "", "0.662 ± 0.020", "", ""],
@@ -120,7 +120,7 @@ def test_a_model_that_does_not_beat_the_best_baseline_is_told_so(tmp_path, capsy
 @pytest.mark.parametrize(("rows", "told"), [(29, True), (30, False)])
 def test_the_table_of_few_test_rows_says_that_it_says_nothing(rows, told):
     test = {name: facts(0.5, n=rows) for name in ("nll", "accuracy", "brier", "ece")}
-    text = " ".join(text_of(terminal.scores(made(test=test))).split())
+    text = " ".join(text_of(terminal.score_table(made(test=test))).split())
     assert (f"{rows} test rows, fewer than 30: these numbers say nothing about the model" in text) == told
 
 
@@ -179,7 +179,7 @@ def votes(named: bool):
 @pytest.mark.parametrize("named", [True, False])
 def test_floors_of_raters_are_shown_with_their_intervals_and_warnings(named):
     found = raters.rater_floors(votes(named), replicates=50)
-    table = terminal.rater_floors(found)
+    table = terminal.rater_table(found)
     rows = rows_of(table)
     assert list(rows) == list(terminal.RATER_FLOORS.values())
     for key, name in terminal.RATER_FLOORS.items():
@@ -200,9 +200,9 @@ def test_names_of_the_users_data_are_no_markup(capsys):
     nll = [[0.5, 0.6], [0.7, 0.8]]
     heads = {**made()["heads"], "recovery": {"groups": ["[/b]", "[red]"], "nll": nll, "matching": [0, 1]}}
     results = made(experiment="[/a]", test_by={"source": {"[/b]": cell, "[red]": cell}}, heads=heads)
-    assert "Test scores of [/a] (mixture, K = 2)" in text_of(terminal.scores(results))
+    assert "Test scores of [/a] (mixture, K = 2)" in text_of(terminal.score_table(results))
     for name in ("source [/b]", "source [red]"):
-        assert name in text_of(terminal.scores(results))
+        assert name in text_of(terminal.score_table(results))
     assert "[/b]" in text_of(terminal.heads(results))
     terminal.show_results(results, Path("[/c]"))
     assert "wrote [/c]/ in 12 s" in capsys.readouterr().out
@@ -228,14 +228,14 @@ def clustered(value: float, low: float, high: float, units: str = "users", n_uni
 
 def test_intervals_are_over_units_and_few_of_these_are_said():
     test = {**made()["test"], "nll": clustered(0.5, 0.44, 0.56), "accuracy": clustered(0.75, 0.68, 0.81)}
-    table = terminal.scores(made(test=test))
+    table = terminal.score_table(made(test=test))
     assert rows_of(table)["all"][1:3] == ["0.500 ± 0.060", ".750 [.680 .810]"]
     assert "40 users as independent" in " ".join(text_of(table).split())
-    few = terminal.scores(made(test={**test, "nll": clustered(0.5, 0.44, 0.56, n_units=7)}))
+    few = terminal.score_table(made(test={**test, "nll": clustered(0.5, 0.44, 0.56, n_units=7)}))
     assert "Fewer than 20 users: too few for intervals to be exact" in " ".join(text_of(few).split())
     alone = {**facts(0.5), "units": "users", "n_units": 1}
-    assert "A single unit" in " ".join(text_of(terminal.scores(made(test={**test, "nll": alone}))).split())
-    old = " ".join(text_of(terminal.scores(made())).split())
+    assert "A single unit" in " ".join(text_of(terminal.score_table(made(test={**test, "nll": alone}))).split())
+    old = " ".join(text_of(terminal.score_table(made())).split())
     assert "rows as independent" in old
 
 

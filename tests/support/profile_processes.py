@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from micro_lit.adapt.profile_store import Labels, ProfileStore
+from micro_lit.adapt.profile_store import ProfileLabels, ProfileStore
 from micro_lit.adapt.profiles import Profiles
 
 NUM_HEADS = 4
@@ -17,11 +17,11 @@ def nobody() -> Profiles:
     return Profiles(np.full(NUM_HEADS, 1 / NUM_HEADS), "4-abc")
 
 
-def label(worker: int, number: int) -> Labels:
+def label(worker: int, number: int) -> ProfileLabels:
     """A label of a user that all processes share, or of the process's own user."""
     user = "everybody" if number % 2 else f"user {worker}"
     margins_NK = np.random.default_rng([worker, number]).normal(size=(1, NUM_HEADS))
-    return Labels([user], margins_NK, [f"{worker} {number}".encode()], [None])
+    return ProfileLabels([user], margins_NK, [f"{worker} {number}".encode()], [None])
 
 
 def teach(path: Path, worker: int, count: int | None, acknowledged: Path) -> None:

@@ -21,7 +21,7 @@ from benchmarks.fuzz.pairs.rows import (
     rows_of,
     size,
 )
-from micro_lit.data.records import SCORES
+from micro_lit.data.records import SCORE_COLUMNS
 
 
 def users(chance: Chance) -> Draft:
@@ -163,7 +163,7 @@ def bad_gaps(chance: Chance) -> Draft:
 
 def scores(chance: Chance) -> Draft:
     """A score of each response."""
-    names = chance.choice(SCORES)
+    names = chance.choice(SCORE_COLUMNS)
     style, kind = chance.choice(("whole", "float", "text")), chance.choice(tables.KINDS)
     below = chance.random() < 0.3
     known, rows = [], []

@@ -34,7 +34,7 @@ _TABLES = _fixed(yaml.load(_TEXT, Loader=getattr(yaml, "CSafeLoader", yaml.SafeL
 TOPIC_TABLE: tuple[Topic, ...] = tuple(Topic(name, **parts) for name, parts in _TABLES["topics"].items())
 PROMPT_OPENERS: tuple[str, ...] = _TABLES["prompt_openers"]
 PROMPT_TEMPLATES: tuple[str, ...] = _TABLES["prompt_templates"]
-NAMES: tuple[str, ...] = _TABLES["slots"]["names"]
+PERSON_NAMES: tuple[str, ...] = _TABLES["slots"]["names"]
 YEARS: tuple[str, ...] = tuple(str(year) for year in range(1988, 2024))
 NUMBERS: tuple[str, ...] = _TABLES["slots"]["numbers"]
 WEEKDAYS: tuple[str, ...] = _TABLES["slots"]["weekdays"]

@@ -19,8 +19,8 @@ from scipy.special import cosdg, logsumexp, sindg
 
 from micro_lit.errors import UserError
 from micro_lit.floors import (
-    SUM_TOLERANCE,
-    Estimate,
+    MASS_TOLERANCE,
+    FloorEstimate,
     Solution,
     bt_projection,
     linear_bt,
@@ -69,7 +69,7 @@ class Population:
 
     def __post_init__(self) -> None:
         sums_T = self.group_weights_TK.sum(axis=1)
-        if (self.group_weights_TK < 0).any() or not (abs(sums_T - 1.0) <= SUM_TOLERANCE).all():
+        if (self.group_weights_TK < 0).any() or not (abs(sums_T - 1.0) <= MASS_TOLERANCE).all():
             raise UserError(f"group weights must be at least 0 and sum to 1 for every topic; the sums are {sums_T}")
         unweighted = [
             name for name, most in zip(self.groups, self.group_weights_TK.max(axis=0), strict=True) if most == 0
@@ -227,7 +227,7 @@ class Population:
             for weights_K in self.group_weights_TK
         ]
 
-    def _mean_over_topics(self, quantity: Callable[..., Estimate]) -> float:
+    def _mean_over_topics(self, quantity: Callable[..., FloorEstimate]) -> float:
         """Mean over topics of a function of (weights, probabilities, mass), without groups of weight 0 in the topic."""
         values = []
         for weights_K in self.group_weights_TK:

@@ -150,8 +150,8 @@ def _render_cue(templates: tuple[str, ...], draw: int) -> str:
     draw, template = _pick(templates, draw)
     if "{" not in template:
         return template
-    draw, name = _pick(phrases.NAMES, draw)
-    draw, other = _pick(phrases.NAMES, draw)
+    draw, name = _pick(phrases.PERSON_NAMES, draw)
+    draw, other = _pick(phrases.PERSON_NAMES, draw)
     draw, year = _pick(phrases.YEARS, draw)
     draw, number = _pick(phrases.NUMBERS, draw)
     draw, weekday = _pick(phrases.WEEKDAYS, draw)

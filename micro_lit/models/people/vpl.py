@@ -83,7 +83,7 @@ class VPL(PeopleBT):
         self.kl_weight, self.kl_warmup, self.read_share = kl_weight, kl_warmup, read_share
         self.steps_to_rise = 0.0
         self.noise_seed = torch.initial_seed()
-        self.code_facts = describe(torch.zeros(0, code_width), torch.zeros(0, code_width))
+        self.code_facts = code_statistics(torch.zeros(0, code_width), torch.zeros(0, code_width))
 
     @property
     def code_width(self) -> int:
@@ -114,7 +114,7 @@ class VPL(PeopleBT):
         shown_BE = judgment.context_BD
         user_B, num_users = number_users(pairs.label_N("user_id"))
         read_B, noise_uC = self._draw(len(pairs), num_users)
-        mean_uC, log_variance_uC = posterior(self._vote(shown_BE[read_B]), user_B[read_B], num_users)
+        mean_uC, log_variance_uC = code_posterior(self._vote(shown_BE[read_B]), user_B[read_B], num_users)
         code_uC = mean_uC + (log_variance_uC / 2).exp() * noise_uC
         row_b = torch.nonzero(read_B if read_B.all() else ~read_B)[:, 0]
         terms = super().losses(self._decode(shown_BE[row_b], code_uC[user_B[row_b]]), pairs[row_b])
@@ -139,9 +139,9 @@ class VPL(PeopleBT):
 
     def codes(self, evidence_NE: Float[Tensor, "N V"], user_N: Int64[Tensor, " N"], num_users: int) -> Tensor:
         """The means of the users' codes, [U, C]. Also updates `code_facts` to these users."""
-        mean_UC, log_variance_UC = posterior(evidence_NE, user_N, num_users)
+        mean_UC, log_variance_UC = code_posterior(evidence_NE, user_N, num_users)
         labelled_U = torch.bincount(user_N, minlength=num_users) > 0
-        self.code_facts = describe(mean_UC[labelled_U], log_variance_UC[labelled_U])
+        self.code_facts = code_statistics(mean_UC[labelled_U], log_variance_UC[labelled_U])
         return mean_UC
 
     def on_validation_epoch_end(self) -> None:
@@ -152,7 +152,7 @@ class VPL(PeopleBT):
         return super().test_results() | {"code": self.code_facts}
 
 
-def posterior(
+def code_posterior(
     votes_NV: Float[Tensor, "N V"], user_N: Int64[Tensor, " N"], num_users: int
 ) -> tuple[Float[Tensor, "U C"], Float[Tensor, "U C"]]:
     """Means and log variances of users' codes: mean of the user's votes and one vote for N(0, 1), which is zero."""
@@ -166,7 +166,7 @@ def divergence(mean_UC: Float[Tensor, "U C"], log_variance_UC: Float[Tensor, "U 
     return (mean_UC.square() + log_variance_UC.expm1() - log_variance_UC).sum(dim=-1) / 2
 
 
-def describe(mean_UC: Float[Tensor, "U C"], log_variance_UC: Float[Tensor, "U C"]) -> dict[str, int | float]:
+def code_statistics(mean_UC: Float[Tensor, "U C"], log_variance_UC: Float[Tensor, "U C"]) -> dict[str, int | float]:
     """Statistics of users' codes: dimension, number of active dimensions, and mean KL in nats."""
     count = max(1, len(mean_UC))
     variance_C = (mean_UC - mean_UC.sum(dim=0) / count).square().sum(dim=0) / count
