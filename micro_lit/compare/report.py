@@ -99,22 +99,12 @@ def write_comparison(
             name: explanations.write_explanations(folder / "explanations" / name, found, titled[name])
             for name, found in (explained or {}).items()
         }
-        texts = {
-            file_name: json.dumps(results, indent=2) + "\n",
-            "systems.csv": systems(results).to_csv(index=False),
-            "curves.csv": curves(results).to_csv(index=False),
-            "tables.md": comparison_markdown(results, parts, with_figure=bool(pictures)),
-        }
-        for name, text in texts.items():
-            write_text(folder / name, text)
-        if scores is not None:
-            frame = redact_frame(scores)
-            write_whole(folder / SCORES_FILE, lambda path: frame.to_parquet(path, index=False))
+        written = _write_tables(results, parts, folder, scores, file_name, with_figure=bool(pictures))
         own = Path(settings["paths"]["run_dir"])
         own.mkdir(parents=True, exist_ok=True)
         write_text(own / "config.yaml", yaml.safe_dump(redact(settings), sort_keys=False))
     _show(results, parts)
-    written = [*texts, *([] if scores is None else [SCORES_FILE]), *(path.name for path in pictures)]
+    written += [path.name for path in pictures]
     written += [*(f"cards/{name}" for name in drawn), *(f"explanations/{name}" for name in explanation_paths)]
     _print_outcome(results, settings, folder, written)
     if settings.get("logger"):
@@ -123,6 +113,30 @@ def write_comparison(
         images |= {f"explanations/{name}": paths[0] for name, paths in explanation_paths.items() if cards}
         _publish(results, settings, folder, parts, images, judged)
     return folder
+
+
+def _write_tables(
+    results: Results,
+    parts: Sequence[Section],
+    folder: Path,
+    scores: pd.DataFrame | None,
+    file_name: str,
+    with_figure: bool,
+) -> list[str]:
+    """Writes the results, the tables and the scores; returns the names of the files."""
+    texts = {
+        file_name: json.dumps(results, indent=2) + "\n",
+        "systems.csv": systems(results).to_csv(index=False),
+        "curves.csv": curves(results).to_csv(index=False),
+        "tables.md": comparison_markdown(results, parts, with_figure=with_figure),
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    if scores is None:
+        return list(texts)
+    frame = redact_frame(scores)
+    write_whole(folder / SCORES_FILE, lambda path: frame.to_parquet(path, index=False))
+    return [*texts, SCORES_FILE]
 
 
 def _publish(

@@ -229,7 +229,7 @@ class Command:
     explained: Candidates
     subjects: Annotated[
         Annotated[Mapping[str, Any], MinLen(1)],
-        Takes(f"{HERE}.Subjects"),
+        Takes(f"{HERE}.SubjectSettings"),
         Field(description="attribute, user or all (a group: subjects=user)"),
     ]
     elicitation: Annotated[Mapping[str, Any], Takes(f"{HERE}.Elicitation")]

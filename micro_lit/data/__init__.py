@@ -20,6 +20,7 @@ __getattr__, __all__ = lazy(
         "pairs": ["Pairs", "PreferenceData"],
         "planted.sources": ["PlantedFeatures", "PlantedText"],
         "reader": ["Reader"],
-        "sources": ["Mixture", "PairFiles"],
+        "mixtures": ["Mixture"],
+        "sources": ["PairFiles"],
     },
 )

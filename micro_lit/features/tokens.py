@@ -300,7 +300,8 @@ class TextTokenizer:
         return UserError(
             f"{self.tokenizer.name_or_path}: its chat template refuses the text that begins "
             f"{begins[:SHOWN_CHARACTERS]!r} (turns: {roles[:200]}): {_shown_line(reason)}; "
-            "take such rows out of the data, or give another template with backbone.chat_template=<name, .jinja file or text>"
+            "take such rows out of the data, or give another template with "
+            "backbone.chat_template=<name, .jinja file or text>"
         )
 
 

@@ -82,8 +82,6 @@ def facts(
     num_pairs, num_heads = margins_NK.shape
     correct_NK = scores(WINNER.log_prob(torch.from_numpy(margins_NK).flatten()))[:, 1].reshape(num_pairs, num_heads)
     standard_NK = margins_NK / np.sqrt(np.square(margins_NK).mean(axis=0)).clip(min=1e-12)
-    others_NK = (standard_NK.sum(axis=1, keepdims=True) - standard_NK) / max(num_heads - 1, 1)
-    difference_NK = np.abs(standard_NK - others_NK)
     correlation_KK = standard_NK.T @ standard_NK / num_pairs
     rows = {name: attribute_N == code for code, name in enumerate(attributes)}
     heads = [
@@ -98,7 +96,29 @@ def facts(
         }
         for head, correct_N in enumerate(correct_NK.T)
     ]
-    for head, card in enumerate(heads if num_heads > 1 else []):
+    if num_heads > 1:
+        _add_distinctive_pairs(heads, standard_NK, correlation_KK, prompt_N, [*attributes, None], attribute_N)
+    return {
+        "pairs": num_pairs,
+        "attributes": {name: int(rows_N.sum()) for name, rows_N in rows.items()},
+        "order": _head_order(correlation_KK, [card["accuracy"]["value"] for card in heads]),
+        "heads": heads,
+    }
+
+
+def _add_distinctive_pairs(
+    heads: Sequence[dict[str, Any]],
+    standard_NK: Array,
+    correlation_KK: Array,
+    prompt_N: Integers,
+    attributes: Sequence[str | None],
+    attribute_N: Integers,
+) -> None:
+    """Adds to each card the nearest head, and the pairs and prompts on which the head differs most from the others."""
+    num_heads = len(heads)
+    others_NK = (standard_NK.sum(axis=1, keepdims=True) - standard_NK) / (num_heads - 1)
+    difference_NK = np.abs(standard_NK - others_NK)
+    for head, card in enumerate(heads):
         others = (other for other in range(num_heads) if other != head)
         card["nearest"] = max(others, key=correlation_KK[head].__getitem__)
         card["prompts"] = _furthest_prompts(difference_NK[:, head], prompt_N)
@@ -106,18 +126,12 @@ def facts(
             {
                 "pair": int(row),
                 "prompt": int(prompt_N[row]),
-                "attribute": attributes[attribute_N[row]] if attribute_N[row] >= 0 else None,
+                "attribute": attributes[attribute_N[row]],
                 "own": float(standard_NK[row, head]),
                 "others": float(others_NK[row, head]),
             }
             for row in _furthest_pairs(difference_NK[:, head], prompt_N)
         ]
-    return {
-        "pairs": num_pairs,
-        "attributes": {name: int(rows_N.sum()) for name, rows_N in rows.items()},
-        "order": _head_order(correlation_KK, [card["accuracy"]["value"] for card in heads]),
-        "heads": heads,
-    }
 
 
 def write_cards(

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.special import kl_div, logsumexp
 
 from micro_lit.adapt import labels
+from micro_lit.adapt.labels import Array, Floats, Integers
 from micro_lit.host.files import write_text
 from micro_lit.report import tables
 from micro_lit.report.texts import LONGEST_NAME, TEXT_PARTS, PairTexts, excerpt, shortened
@@ -31,9 +31,6 @@ try:
 except ImportError:  # the extra `report` is not installed: everything but the figure is written
     figures, sheets, Axes, Figure = None, None, Any, Any
 
-Array = NDArray[np.float64]
-Floats = NDArray[np.floating]
-Integers = NDArray[np.integer]
 Facts = Mapping[str, Any]
 
 EXAMPLES = 3  # pairs shown for a head, and as many against it
@@ -131,7 +128,7 @@ def explain(
 
 
 def _of_target(
-    before_K: Floats, after_K: Floats, evidence_LK: Floats, pairs: Sequence[Facts], heads: Sequence[str]
+    before_K: Array, after_K: Array, evidence_LK: Array, pairs: Sequence[Facts], heads: Sequence[str]
 ) -> dict[str, Any]:
     """The facts of one target, from the evidence of its labelled pairs."""
     change_K = after_K - before_K

@@ -43,7 +43,7 @@ def write_report(
         Number of runs.
 
     Raises:
-        UserError: there are no readable runs or quantities, before anything is written; or the folder is not writable.
+        UserError: no runs or quantities can be read, or the folder cannot be written.
     """
     spec, left_out = redact(spec), []
     runs = collect(paths, left_out)
@@ -53,10 +53,12 @@ def write_report(
     valid_runs = [run for run in runs if run.valid]
     save_figure = _figure(valid_runs, spec) if valid_runs else lambda folder: []
     summary = tables.summary_table(runs, metrics)
-    shown = tables.shown(summary, metrics)
-    lines = [tables.interval_line(runs, metrics), tables.floors_line(runs, FLOORS)]
-    notes = [CAPTION, *filter(None, lines), *_slope_lines(runs, spec), *tables.invalid_lines(runs)]
-    notes += [f"No run has measured {path}." for path in spec["metrics"] or () if path not in metrics]
+    shown, lines = (
+        tables.shown(summary, metrics),
+        [tables.interval_line(runs, metrics), tables.floors_line(runs, FLOORS)],
+    )
+    unmeasured = [f"No run has measured {path}." for path in spec["metrics"] or () if path not in metrics]
+    notes = [CAPTION, *filter(None, lines), *_slope_lines(runs, spec), *tables.invalid_lines(runs), *unmeasured]
     texts = {
         "table.md": "\n".join([tables.markdown(shown), *(f"{note}\n" for note in [*notes, *left_out])]),
         "table.tex": tables.latex(shown),
@@ -72,15 +74,16 @@ def write_report(
         raise UserError(f"report.out={folder}: cannot be written ({error.strerror})") from error
     Console(highlight=False, markup=False).print("", _on_terminal(shown, spec["title"]), *notes, sep="\n")
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(*left_out, sep="\n", end="\n" if left_out else "")
     if not pictures and valid_runs:
-        console.print("no figure: matplotlib is not installed (pip install 'micro-lit[report]')")
+        left_out.append("no figure: matplotlib is not installed (pip install 'micro-lit[report]')")
+    for line in left_out:
+        console.print(line)
     console.print(f"wrote {folder}/: {', '.join(sorted([*texts, *(path.name for path in pictures)]))}")
     if settings is not None and settings.get("logger"):
         from micro_lit import track  # slow import
 
-        parts = {"tables": {"table": shown}, "figures": {"figure": pictures[0]} if pictures else {}}
-        track.publish(track.RunRecord("report", "report", folder, settings, **parts, group=group))
+        images = {"figure": pictures[0]} if pictures else {}
+        track.publish(track.RunRecord("report", "report", folder, settings, {}, {"table": shown}, images, group=group))
     return len(runs)
 
 

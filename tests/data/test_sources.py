@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from micro_lit.config import build
 from micro_lit.data.gathering import columns_of
 from micro_lit.data.layouts import LeftOut
+from micro_lit.data.mixtures import Mixture, _apportion
 from micro_lit.data.pairs import Text, from_records
 from micro_lit.data.records import BadRow, Message, Record
 from micro_lit.data.sides import unanimous
-from micro_lit.data.sources import Mixture, PairFiles, _apportion
+from micro_lit.data.sources import PairFiles
 from micro_lit.data.splits import hashed_fraction
 from micro_lit.errors import UserError
 
