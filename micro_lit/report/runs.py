@@ -52,13 +52,8 @@ def write_report(
         raise UserError(f"report.metrics={spec['metrics']}: no run has measured any of these")
     valid_runs = [run for run in runs if run.valid]
     save_figure = _figure(valid_runs, spec) if valid_runs else lambda folder: []
-    summary = tables.summary_table(runs, metrics)
-    shown, lines = (
-        tables.shown(summary, metrics),
-        [tables.interval_line(runs, metrics), tables.floors_line(runs, FLOORS)],
-    )
-    unmeasured = [f"No run has measured {path}." for path in spec["metrics"] or () if path not in metrics]
-    notes = [CAPTION, *filter(None, lines), *_slope_lines(runs, spec), *tables.invalid_lines(runs), *unmeasured]
+    shown = tables.shown(summary := tables.summary_table(runs, metrics), metrics)
+    notes = _notes(runs, spec, metrics)
     texts = {
         "table.md": "\n".join([tables.markdown(shown), *(f"{note}\n" for note in [*notes, *left_out])]),
         "table.tex": tables.latex(shown),
@@ -85,6 +80,13 @@ def write_report(
         images = {"figure": pictures[0]} if pictures else {}
         track.publish(track.RunRecord("report", "report", folder, settings, {}, {"table": shown}, images, group=group))
     return len(runs)
+
+
+def _notes(runs: Sequence[FinishedRun], spec: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
+    """The sentences below the table."""
+    lines = [tables.interval_line(runs, metrics), tables.floors_line(runs, FLOORS)]
+    unmeasured = [f"No run has measured {path}." for path in spec["metrics"] or () if path not in metrics]
+    return [CAPTION, *filter(None, lines), *_slope_lines(runs, spec), *tables.invalid_lines(runs), *unmeasured]
 
 
 def _figure(runs: Sequence[FinishedRun], spec: Mapping[str, Any]) -> Callable[[Path], list[Path]]:

@@ -462,7 +462,7 @@ def test_without_matplotlib_all_but_the_figure_comes(spec, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "micro_lit.compare.figure", raising=False)
     monkeypatch.delattr(micro_lit.compare, "figure", raising=False)
-    folder = runpy.run_path(report.__file__)["write"](made(), spec())
+    folder = runpy.run_path(report.__file__)["write_comparison"](made(), spec())
     assert sorted(path.name for path in folder.iterdir()) == [name for name in FILES if name not in PICTURES]
     assert "no figure: matplotlib is not installed (pip install 'micro-lit[report]')" in capsys.readouterr().out
     assert "figure.png" not in (folder / "tables.md").read_text()
