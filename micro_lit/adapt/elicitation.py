@@ -96,22 +96,15 @@ def elicit(
 
     Raises:
         ValueError: a user has fewer than `num_questions` allowed pairs, or the input is invalid.
+
+    Example:
+        >>> margins_PK = np.array([[0.1, 0.1], [2.0, -2.0], [0.1, -0.1]])  # the heads disagree most on pair 1
+        >>> elicit(margins_PK, np.ones((1, 3), dtype=bool), np.array([[0.5, 0.5]]), disagreement, 2)[0]
+        array([[1, 2]])
     """
     num_users, num_pairs = len(prior_UK), len(margins_PK)
     _check_pool(margins_PK, prior_UK)
-    labels.check_setting("num_questions", num_questions, zero=True)
-    if allowed_UP.shape != (num_users, num_pairs):
-        raise ValueError(
-            f"the allowed pairs have shape {allowed_UP.shape}; give a row each of {num_users} users and a column each "
-            f"of {num_pairs} pairs"
-        )
-    count_U = np.count_nonzero(allowed_UP, axis=1)
-    if (count_U < num_questions).any():
-        user = int(np.argmax(count_U < num_questions))
-        raise ValueError(
-            f"user {user} may be asked {count_U[user]} pairs, and num_questions is {num_questions}; allow more pairs, "
-            "ask fewer questions, or leave out the user"
-        )
+    _check_questions(allowed_UP, (num_users, num_pairs), num_questions)
     shown_PK, label_loss_PK = _turned(labels.clipped(margins_PK)), labels.losses(margins_PK)
     open_UP, everyone_U = allowed_UP.copy(), np.arange(num_users)
     asked_UN = np.empty((num_users, num_questions), dtype=np.int64)
@@ -127,6 +120,24 @@ def elicit(
         loss_UK += label_loss_PK[asked_U]
         asked_UN[:, step], weights_TUK[step + 1] = asked_U, reweigh(prior_UK, loss_UK)
     return Elicited(asked_UN, weights_TUK)
+
+
+def _check_questions(allowed_UP: NDArray[np.bool_], shape: tuple[int, int], num_questions: int) -> None:
+    """Raises `ValueError` unless each user may be asked enough pairs."""
+    num_users, num_pairs = shape
+    labels.check_setting("num_questions", num_questions, zero=True)
+    if allowed_UP.shape != shape:
+        raise ValueError(
+            f"the allowed pairs have shape {allowed_UP.shape}; give a row each of {num_users} users and a column each "
+            f"of {num_pairs} pairs"
+        )
+    count_U = np.count_nonzero(allowed_UP, axis=1)
+    if (count_U < num_questions).any():
+        user = int(np.argmax(count_U < num_questions))
+        raise ValueError(
+            f"user {user} may be asked {count_U[user]} pairs, and num_questions is {num_questions}; allow more pairs, "
+            "ask fewer questions, or leave out the user"
+        )
 
 
 def _check_pool(margins_PK: Floats, weights_UK: Floats) -> None:

@@ -59,6 +59,12 @@ def few_shot_logits(
 
     Raises:
         ValueError: invalid input, or infinite margins with link `reward`, which have no mixed reward.
+
+    Example:
+
+        >>> margins_NK = np.array([[2.0, -2.0], [2.0, -2.0], [-2.0, 2.0]])  # head 0 explains two of three labels
+        >>> few_shot_logits(margins_NK, np.array([0, 0, 0]), np.array([[0.5, 0.5]])).round(2)
+        array([[0.64, 0.36]])
     """
     if link not in ("probability", "reward"):
         raise ValueError(f"link is {link!r}; allowed are 'probability' and 'reward'")
@@ -85,6 +91,12 @@ def mixture_em(
     the proportions of the heads.
 
     Args and Returns as in `few_shot_logits`, except `strength`: number of pseudo-labels of the prior.
+
+    Example:
+
+        >>> margins_NK = np.array([[9.0, -9.0], [9.0, -9.0], [-9.0, 9.0]])  # each label is of one head
+        >>> mixture_em(margins_NK, np.array([0, 0, 0]), np.array([[0.5, 0.5]]), strength=0.0).round(3)
+        array([[0.667, 0.333]])
     """
     return _fit(margins_NK, user_N, prior_UK, "probability", 0.0, strength, tolerance, max_steps)
 

@@ -131,7 +131,13 @@ class OnlineHedge:
 
 
 def online_hedge(margins_NK: Floats, user_N: Integers, prior_UK: Floats, ceiling: float = 2.0) -> Array:
-    """The weights of anytime `OnlineHedge` after each user's last label; the order of labels does not matter."""
+    """The weights of anytime `OnlineHedge` after each user's last label; the order of labels does not matter.
+
+    Example:
+
+        >>> online_hedge(np.array([[2.0, -2.0]]), np.array([0]), np.array([[0.5, 0.5]])).round(2)
+        array([[0.75, 0.25]])
+    """
     labels.check_labels(margins_NK, user_N, prior_UK)
     rule = OnlineHedge(ceiling=ceiling)
     loss_UK = np.zeros(prior_UK.shape)

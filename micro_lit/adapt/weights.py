@@ -29,7 +29,13 @@ def prior(margins_NK: Floats, user_N: Integers, prior_UK: Floats) -> Array:
 
 
 def uniform(margins_NK: Floats, user_N: Integers, prior_UK: Floats) -> Array:
-    """No adaptation and no prior: equal weights on all heads whose prior is above 0."""
+    """No adaptation and no prior: equal weights on all heads whose prior is above 0.
+
+    Example:
+
+        >>> uniform(np.array([[2.0, 0.0]]), np.array([0]), np.array([[0.9, 0.1]]))
+        array([[0.5, 0.5]])
+    """
     labels.check_labels(margins_NK, user_N, prior_UK)
     return _even(prior_UK)
 
@@ -41,6 +47,12 @@ def posterior(margins_NK: Floats, user_N: Integers, prior_UK: Floats, temperatur
 
     It also has a regret bound when used online: the mixture Σ_k w_k σ(Δ_k), with w from the earlier labels, loses at
     most log(1/π_k) nats more than head k over any sequence (the losses telescope to -log Σ_k π_k exp(-Σ_i ℓ_ik)).
+
+    Example:
+
+        >>> margins_NK = np.array([[2.0, -2.0], [1.0, 0.0]])  # two labels of one user, two heads
+        >>> posterior(margins_NK, np.array([0, 0]), np.array([[0.5, 0.5]])).round(3)
+        array([[0.915, 0.085]])
     """
     labels.check_labels(margins_NK, user_N, prior_UK)
     labels.check_setting("temperature", temperature)
@@ -48,7 +60,13 @@ def posterior(margins_NK: Floats, user_N: Integers, prior_UK: Floats, temperatur
 
 
 def hyre(margins_NK: Floats, user_N: Integers, prior_UK: Floats, temperature: float = 1.0) -> Array:
-    """w_k ∝ exp(-Σ_i ℓ_ik): `posterior` from equal weights, on all heads whose prior is above 0  [HyRe, 2412.08812]."""
+    """w_k ∝ exp(-Σ_i ℓ_ik): `posterior` from equal weights, on all heads whose prior is above 0  [HyRe, 2412.08812].
+
+    Example:
+
+        >>> hyre(np.array([[2.0, -2.0]]), np.array([0]), np.array([[0.9, 0.1]])).round(3)
+        array([[0.881, 0.119]])
+    """
     labels.check_prior(prior_UK)
     return posterior(margins_NK, user_N, _even(prior_UK), temperature)
 
@@ -60,6 +78,11 @@ def hedge(margins_NK: Floats, user_N: Integers, prior_UK: Floats, tau: float = 0
     user it is n (w·ℓ̄ + tau KL(w ‖ π)), ℓ̄ the mean loss, and a Lagrange multiplier for Σ_k w_k = 1 gives the formula.
     Only the mean of the losses counts: as n grows the weights converge instead of moving to one head. At tau = 1/n it
     is `posterior`. tau is in nats; the paper sets 1e-3 and 1e-4, which leaves only the head of least loss.
+
+    Example:
+
+        >>> hedge(np.array([[2.0, -2.0]]), np.array([0]), np.array([[0.5, 0.5]]), tau=1.0).round(3)
+        array([[0.881, 0.119]])
     """
     labels.check_labels(margins_NK, user_N, prior_UK)
     labels.check_setting("tau", tau)

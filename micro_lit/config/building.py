@@ -22,6 +22,11 @@ def build(node: Mapping[str, Any], **arguments: Any) -> Any:
 
     Raises:
         UserError: a node has arguments that its object does not accept.
+
+    Example:
+
+        >>> type(build({"_target_": "micro_lit.models.LinearHeads", "width": 4, "num_heads": 2})).__name__
+        'LinearHeads'
     """
     check_objects(node)
     found, settings = find(node["_target_"]), _settings(node)

@@ -37,6 +37,12 @@ def compose(config_name: str, overrides: list[str]) -> Settings:
 
     Raises:
         UserError: invalid settings.
+
+    Example:
+
+        >>> settings = compose("train", ["+experiment=mixture_k8", "seed=7", "paths.run_dir=runs/mine"])
+        >>> settings["model"]["num_heads"], settings["seed"]
+        (8, 7)
     """
     folders = _folders_of_the_command()
     if folders and not any(each.startswith("hydra.searchpath=") for each in overrides):

@@ -79,6 +79,11 @@ def parse_record(row: Mapping[str, Any], coding: Coding | None = None) -> Record
 
     Raises:
         BadRow: when the row is not a valid record, with the reason.
+
+    Example:
+
+        >>> parse_record({"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away", "user_id": "ada"}).chosen
+        'Hello!'
     """
     first_shown, gap = None, _number(row.get("rating_gap"), "rating_gap")
     if "chosen" not in row and "winner" in row:

@@ -7,6 +7,7 @@ Dimension letters: N pairs, K groups, D features, I items, A items that are aske
 asked, each once whatever its order.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -73,6 +74,11 @@ def linear_bt(
 
     Raises:
         NotConverged: the gradient norm stays above `tolerance`.
+
+    Example:
+        >>> solution = linear_bt(np.array([[1.0], [1.0]]), np.array([0.9, 0.7]), mass_N=np.array([0.5, 0.5]))
+        >>> solution.parameters.round(4)  # the log odds of the mean, 0.8
+        array([1.3863])
     """
     check_pairs(probability_N, mass_N)
     num_pairs = len(probability_N)
@@ -152,8 +158,7 @@ def conditional_bt(
 
     Args:
         context_N: number of the context, from 0.
-        first_N: first item, below `num_items`.
-        second_N: second item.
+        first_N, second_N: the two items, below `num_items`.
         probability_N: probability that the first item wins.
         num_items: I.
         mass_N: mass of each pair; None for a sample.
@@ -165,6 +170,11 @@ def conditional_bt(
 
     Raises:
         NotConverged: with the context.
+
+    Example:
+        >>> items = np.array([0]), np.array([0]), np.array([1])
+        >>> round(conditional_bt(*items, np.array([0.8]), 2, np.ones(1)).floor.value, 4)  # h(0.8), in nats
+        0.5004
     """
     check_pairs(probability_N, mass_N)
     _check_items(context_N, first_N, second_N, num_items, len(probability_N))
@@ -174,10 +184,9 @@ def conditional_bt(
         context_N, first_N, second_N = context_N[asked_N], first_N[asked_N], second_N[asked_N]
         probability_N, mass_N = probability_N[asked_N], mass_N[asked_N]
     context_E, edges = _edges_of_pairs(context_N, first_N, second_N, probability_N, num_items, mass_N)
-    quotient, gradient_norm, steps = 0.0, 0.0, 0
+    quotient = gradient_norm = steps = 0
     ends_T = np.searchsorted(context_E, np.arange(len(scores_TI)), side="right")
-    for context, end in enumerate(ends_T):
-        start = ends_T[context - 1] if context else 0
+    for context, (start, end) in enumerate(itertools.pairwise([0, *ends_T])):
         if start == end:
             continue
         own = _Edges(*(column_E[start:end] for column_E in edges))

@@ -15,12 +15,24 @@ from micro_lit.floors.estimates import Array, FloorEstimate, binary_entropy, che
 
 
 def oracle_floor(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> FloorEstimate:
-    """F0 = E[Σ_k γ_k h(σ_k)]: the floor of a predictor that knows the rater's group."""
+    """F0 = E[Σ_k γ_k h(σ_k)]: the floor of a predictor that knows the rater's group.
+
+    Example:
+
+        >>> round(oracle_floor(np.array([[0.5, 0.5]]), np.array([[0.9, 0.1]]), np.ones(1)).value, 4)  # h(0.9), in nats
+        0.3251
+    """
     return _mean_over_pairs(_oracle, weights_NK, probabilities_NK, mass_N)
 
 
 def marginal_floor(weights_NK: Array, probabilities_NK: Array, mass_N: Array | None = None) -> FloorEstimate:
-    """F1 = E[h(Σ_k γ_k σ_k)]: the floor of a predictor that knows everything but the group."""
+    """F1 = E[h(Σ_k γ_k σ_k)]: the floor of a predictor that knows everything but the group.
+
+    Example:
+
+        >>> round(marginal_floor(np.array([[0.5, 0.5]]), np.array([[0.9, 0.1]]), np.ones(1)).value, 4)  # log 2
+        0.6931
+    """
     return _mean_over_pairs(_marginal, weights_NK, probabilities_NK, mass_N)
 
 
@@ -28,6 +40,11 @@ def mutual_information(weights_NK: Array, probabilities_NK: Array, mass_N: Array
     """F1 - F0 = I(group; label | prompt, pair): the most that knowing the person can reduce the loss.
 
     The difference is computed for each pair, so its standard error is smaller than those of the two floors suggest.
+
+    Example:
+
+        >>> round(mutual_information(np.array([[0.5, 0.5]]), np.array([[0.9, 0.1]]), np.ones(1)).value, 4)
+        0.3681
     """
     return _mean_over_pairs(lambda *pair: _marginal(*pair) - _oracle(*pair), weights_NK, probabilities_NK, mass_N)
 

@@ -87,6 +87,12 @@ def gather(pair_N: Integers, first_wins_N: NDArray, rater_N: Integers | None = N
 
     Raises:
         ValueError: lengths differ, there are no votes, or no pair has two raters.
+
+    Example:
+
+        >>> votes = gather(np.array([7, 7, 9, 9]), np.array([True, False, True, True]))
+        >>> votes.rows, votes.single
+        (4, 0)
     """
     rows = len(pair_N)
     lengths = [len(values) for values in (pair_N, first_wins_N, rater_N) if values is not None]

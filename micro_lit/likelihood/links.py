@@ -123,5 +123,12 @@ def link_of(link: str | Link) -> Link:
 def preference_log_prob(
     margins_BK: Float[Tensor, "B K"], log_weights_BK: Float[Tensor, "B K"], link: LinkName | Link = "probability"
 ) -> Float[Tensor, " B"]:
-    """Log-probability that the chosen response is preferred, in nats: `Link.log_prob` of a link given by name."""
+    """Log-probability that the chosen response is preferred, in nats: `Link.log_prob` of a link given by name.
+
+    Example:
+
+        >>> log_weights_BK = torch.tensor([[0.5, 0.5]]).log()
+        >>> preference_log_prob(torch.tensor([[2.0, -2.0]]), log_weights_BK).exp()  # (σ(2) + σ(-2)) / 2
+        tensor([0.5000])
+    """
     return link_of(link).log_prob(margins_BK, log_weights_BK)

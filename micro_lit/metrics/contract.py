@@ -153,5 +153,12 @@ def _metric_column(metric: Any, log_prob_B: Tensor, pairs: Any) -> tuple[Tensor,
 
 
 def scores(log_prob_B: Float[Tensor, " B"]) -> Float[Tensor, "B 3"]:
-    """The built-in scores of each row, [B, 3], in the order of `SCORES`."""
+    """The built-in scores of each row, [B, 3], in the order of `SCORES`.
+
+    Example:
+
+        >>> scores(torch.tensor([0.8, 0.4]).log())  # nll, accuracy, brier
+        tensor([[0.2231, 1.0000, 0.0400],
+                [0.9163, 0.0000, 0.3600]])
+    """
     return torch.stack([metric.values(log_prob_B, None) for metric in BUILT_IN], dim=1)

@@ -285,6 +285,10 @@ def plant(
 
     Raises:
         UserError: for settings out of range.
+
+    Example:
+        >>> sorted(plant(["concise", "formal"], groups={"ada": {"concise": 1.0}, "bob": {"formal": 1.0}}).floors)
+        ['marginal', 'marginal_static', 'oracle', 'single_bt_conditional', 'single_bt_linear']
     """
     generator = np.random.default_rng(seed)
     attributes = tuple(attributes)
