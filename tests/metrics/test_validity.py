@@ -49,5 +49,5 @@ def test_who_is_told_more_may_pass_f1_and_not_f0(knows):
     assert why_impossible(results(marginal=facts(-0.3), oracle=facts(0.1)), {knows}) is None
     reason = why_impossible(results(marginal=facts(-0.3), oracle=facts(-0.1)), {knows})
     assert "below F0" in reason
-    assert f"told {knows}" in reason
+    assert f"reads {knows}" in reason
     assert why_impossible(results(marginal=facts(-0.3), oracle=facts(0.1)), {"source"}) is not None
