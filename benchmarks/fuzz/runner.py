@@ -44,6 +44,8 @@ def call(case: Case, folder: Path) -> None:
             case.act(folder)
         return
     module = importlib.import_module(f"micro_lit.{case.command}")
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{module.__name__}.__main__")
     sys.argv = [f"micro_lit.{case.command}", *(each.replace(FOLDER, str(folder)) for each in case.arguments)]
     module.main()
 

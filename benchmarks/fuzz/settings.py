@@ -24,8 +24,7 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("model._target_=7",), ("~model._target_",), ("~trainer",), ("~data",), ("~backbone",), ("~loader",), ("~paths",),
     ("~loader.batch_size",), ("~trainer.devices",), ("~callbacks.best",), ("logger=nix",), ("+logger.x=7",),
     ("+callbacks.x=7",), ("+callbacks.x._target_=micro_lit.models.LinearHeads",), ("backbone=tiny",), ("model=router",),
-    ("trainer=gpu",), ("trainer=fsdp",), ("+logger.t._target_=pytorch_lightning.loggers.TensorBoardLogger",
-     f"+logger.t.save_dir={FOLDER}/run"), ("model=sparse_moe", "model.top_k=9"), 
+    ("trainer=gpu",), ("trainer=fsdp",), ("model=sparse_moe", "model.top_k=9"), 
     ("model/head=mlp", "+model.head.layers=abc"),
 )  # fmt: skip
 
