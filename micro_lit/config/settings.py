@@ -206,6 +206,7 @@ class Command:
     skip_finished: bool
     overwrite: bool
     own_process: bool
+    share_codes: bool
 
     report: Annotated[Mapping[str, Any], Takes(f"{HERE}.Report")]
     runs: Annotated[
@@ -259,5 +260,10 @@ class Command:
         Field(description="one of posterior, hedge; or an adaptation of your own, as a node with a _target_"),
     ]
     repeated_labels: Literal["skip", "count"]
+
+    select: Literal["all", "best"]
+    part: Annotated[int, Ge(0)]
+    parts: Count
+
     on_bad_row: Literal["error", "skip"]
     columns: Annotated[Mapping[str, Any], Field(description="a mapping from our columns to theirs")]

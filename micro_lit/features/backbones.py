@@ -8,6 +8,7 @@ Dimension letters: B pairs in the batch, R distinct responses, C distinct contex
 D representation width.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,11 +17,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from micro_lit.data.pairs import Pairs, PreferenceData
+from micro_lit.data.records import LABELS
+from micro_lit.data.texts import Text
 from micro_lit.errors import UserError
 from micro_lit.features.network import PooledTransformer
 from micro_lit.features.rows import in_rows
 from micro_lit.features.store import STORE_CHUNK_BYTES, MappedTable
-from micro_lit.features.tokens import Reading, TokenTable
+from micro_lit.features.tokens import Reading, TextTokenizer, TokenTable
 
 
 class Representations(NamedTuple):
@@ -52,6 +55,14 @@ def _distinct_responses(pairs: Pairs) -> tuple[Int64[Tensor, " R"], Int64[Tensor
     return rows_R, place_B2[:, 0], place_B2[:, 1]
 
 
+NO_PAIRS = Pairs(
+    torch.empty(0, 3, dtype=torch.int64),
+    torch.empty(0, len(LABELS), dtype=torch.int64),
+    torch.empty(0),
+    torch.empty(0, 0),
+)
+
+
 class Backbone(nn.Module):
     """Base class of backbones: `forward(pairs, with_context)` returns `Representations`.
 
@@ -63,6 +74,7 @@ class Backbone(nn.Module):
         example: one text as the backbone reads it, after the chat template; None when the data are vectors.
         learned_tokenizer: the tokenizer as JSON if it was trained on these texts and exists nowhere else, else None.
         store_folder: folder of the feature store that holds the features; None without one.
+        live: encodes texts that are given later, see `BackboneFactory.open`; None in a run.
     """
 
     width: int
@@ -72,6 +84,7 @@ class Backbone(nn.Module):
     example: str | None = None
     learned_tokenizer: str | None = None
     store_folder: Path | None = None
+    live: Callable[[Sequence[Text]], Float[Tensor, "M D"]] | None = None
 
 
 class CachedBackbone(Backbone):
@@ -234,6 +247,16 @@ class BackboneFactory:
 
     def prepare(self, data: PreferenceData, features_dir: Path) -> Backbone:
         raise NotImplementedError(f"{type(self).__name__} has no prepare(data, features_dir)")
+
+    def open(self) -> tuple[Backbone, TextTokenizer]:
+        """The backbone without texts, and its tokenizer, for texts that are given later.
+
+        Raises:
+            UserError: the backbone reads vectors, not texts.
+        """
+        raise UserError(
+            f"backbone={type(self).__name__} reads no texts, so that there is nothing to score; train on texts"
+        )
 
 
 class Identity(BackboneFactory):

@@ -19,8 +19,9 @@ from micro_lit.data.pairs import PreferenceData
 from micro_lit.data.texts import Text, text_digests
 from micro_lit.errors import UserError
 from micro_lit.features import fitness
-from micro_lit.features.backbones import BackboneFactory, CachedBackbone, TrainableBackbone
+from micro_lit.features.backbones import NO_PAIRS, BackboneFactory, CachedBackbone, TrainableBackbone
 from micro_lit.features.encoder import encode_into
+from micro_lit.features.live import ANY_TEXT, LiveFeatures
 from micro_lit.features.network import PooledTransformer, Pooling
 from micro_lit.features.store import PARTS, FeatureStore, MappedTable
 from micro_lit.features.tokens import Reading, TextTokenizer, TokenTable
@@ -146,6 +147,16 @@ class Pretrained(BackboneFactory):
         vectors = table.resident() if table.nbytes <= self.resident_bytes else table
         train = data.without_same(reading.digests_M).split("train")
         return CachedBackbone(vectors, self.standardise, train, reading, example, table.folder)
+
+    def open(self) -> tuple[CachedBackbone | TrainableBackbone, TextTokenizer]:
+        tokenizer = self.tokenizer()
+        if not self.frozen:
+            transformer = self.trained()
+            return TrainableBackbone(transformer, tokenizer([ANY_TEXT]), "", self.token_budget), tokenizer
+        network = self.network(self.dtype).to(devices.device())
+        backbone = CachedBackbone(torch.empty(0, network.width), self.standardise, NO_PAIRS)
+        backbone.live = LiveFeatures(tokenizer, network, self.store_dtype, self.token_budget)
+        return backbone, tokenizer
 
     def encode(
         self, texts: list[Text], features_dir: Path, digests_M2: NDArray[np.uint64] | None = None

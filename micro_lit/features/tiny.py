@@ -8,6 +8,7 @@ from annotated_types import Ge
 from micro_lit.data.pairs import PreferenceData, Text
 from micro_lit.errors import UserError
 from micro_lit.features.backbones import BackboneFactory, TrainableBackbone
+from micro_lit.features.live import ANY_TEXT
 from micro_lit.features.network import PooledTransformer, Pooling
 from micro_lit.features.tokens import TextTokenizer
 from micro_lit.ranges import Count
@@ -67,6 +68,12 @@ class Tiny(BackboneFactory):
         example, as_json = tokenizer.show(data.example), learned.backend_tokenizer.to_str()
         network = self.network(tokenizer)
         return TrainableBackbone(network, tokenizer(data.texts), example, self.token_budget, as_json)
+
+    def open(self) -> tuple[TrainableBackbone, TextTokenizer]:
+        if self.tokenizer is None:
+            raise UserError("backbone=tiny without its tokenizer; the folder of its run has it as tokenizer.json")
+        tokenizer = TextTokenizer(self.read_tokenizer(self.tokenizer), self.max_length)
+        return TrainableBackbone(self.network(tokenizer), tokenizer([ANY_TEXT]), "", self.token_budget), tokenizer
 
     def read_tokenizer(self, path: str) -> Any:
         from tokenizers import Tokenizer

@@ -225,8 +225,12 @@ class MixtureBT(TrainedModule):
         return gate_arguments(self.gate, {"prompt": context_BD, **read})
 
     def _make_room(self, names: Mapping[str, list[str]]) -> None:
-        """Sizes the gate by the values of the training data, and maps codes of the current data to the gate's."""
+        """Sizes the gate by the values of the training data."""
         self.gate.make_room({name: len(values) for name, values in self.values.items()})
+        self.map_codes(names)
+
+    def map_codes(self, names: Mapping[str, list[str]]) -> None:
+        """Maps codes of the current data to the gate's. names: values of each label column of the data."""
         for name in COLUMNS.keys() & set(self.gate.reads):
             code_of = {value: code for code, value in enumerate(self.values[name])}
             codes = [code_of.get(value, -1) for value in names.get(COLUMNS[name], [])]
@@ -381,6 +385,7 @@ class MixtureBT(TrainedModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint |= {"settings": redact(self.settings), "sources": self.values["source"]}
+        checkpoint["attributes"] = self.names["attribute"]
         if read := [name for name in ("criterion", "user") if name in self.gate.reads]:
             checkpoint["subjects"] = {name: self.values[name] for name in read}
         for name in [name for name in checkpoint["state_dict"] if not self.saves(name)]:

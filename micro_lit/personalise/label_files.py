@@ -6,11 +6,12 @@ Dimension letters: N labelled pairs.
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from micro_lit.data.pairs import Counts
 from micro_lit.data.readers import read_rows
-from micro_lit.data.records import BadRow, Record, parse_record
+from micro_lit.data.records import BadRow, Record
+from micro_lit.data.responses import response_record
 from micro_lit.data.sources import PairFiles
 from micro_lit.errors import UserError
 
@@ -39,26 +40,12 @@ def read_responses(path: str) -> tuple[list[Record], Counts]:
     records = []
     for place, row in read_rows(path):
         try:
-            records.append(_candidate(row))
+            records.append(response_record(row))
         except BadRow as error:
             raise UserError(f"{place}: {error}") from error
     if not records:
         raise UserError(f"{path}: no responses")
     return records, Counts(rows=len(records))
-
-
-def _candidate(row: dict[str, Any] | BadRow) -> Record:
-    if isinstance(row, BadRow):
-        raise row
-    for name in ("prompt", "response"):
-        if row.get(name) is None:
-            raise BadRow(f"column {name!r} is missing or null")
-    try:
-        # `parse_record` rejects equal responses, so the second one differs until it is replaced below.
-        record = parse_record({**row, "chosen": row["response"], "rejected": f"{row['response']} "})
-    except BadRow as error:
-        raise BadRow(str(error).replace("chosen", "response")) from error
-    return record._replace(rejected=record.chosen)
 
 
 def whose(pairs: Sequence[Record], user: str | None) -> list[str]:

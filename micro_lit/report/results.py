@@ -19,6 +19,7 @@ RECORDED_VERSIONS = ("micro-lit", "torch", "pytorch-lightning", "transformers")
 
 # Settings that differ between repetitions, or do not change results.
 INCIDENTAL = (
+    "share_codes",
     "seed", "name", "ckpt_path", "skip_finished", "overwrite", "own_process", "paths", "report", "logger", "packages",
     "threads", "backbone.token_budget",
 )  # fmt: skip

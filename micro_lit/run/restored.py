@@ -4,10 +4,11 @@ Run folders are untrusted input. Their settings are checked before anything they
 command grants permissions; `packages` and `trust_remote_code` in the folder are ignored.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import yaml
 from torch.nn import Module
 
@@ -17,8 +18,12 @@ from micro_lit.config.renamed import as_now
 from micro_lit.config.targets import ALLOWED_TARGETS, is_public, objects
 from micro_lit.data.pairs import PreferenceData
 from micro_lit.errors import UserError
+from micro_lit.features.backbones import NO_PAIRS, Backbone, CachedBackbone, TrainableBackbone
+from micro_lit.features.live import LiveFeatures
+from micro_lit.features.tokens import TextTokenizer
+from micro_lit.host import devices
 from micro_lit.models import MixtureBT
-from micro_lit.run import checkpoints
+from micro_lit.run import checkpoints, codes
 from micro_lit.run.run_folder import COSTS
 
 TOKENIZER = "tokenizer.json"
@@ -135,6 +140,44 @@ def restore(
     Raises:
         UserError: the folder holds no model, or its checkpoint does not fit its settings.
     """
+    return _restore(folder, data, lambda source: build(source).prepare(data, features_dir), trust, routers)
+
+
+def restore_for_texts(folder: Path, trust: Trust = NO_TRUST) -> MixtureBT:
+    """Restores the tested model of a finished run without data, to score texts that are given later.
+
+    Its backbone looks features up in `features_MD`, which the caller sets; `backbone.live` computes them.
+
+    Args:
+        folder: folder of the run.
+        trust: the code that settings in the folder may run.
+
+    Raises:
+        UserError: as for `restore`; and if the run was trained on vectors.
+    """
+    opened: list[tuple[Backbone, TextTokenizer]] = []
+
+    def prepare(source: Mapping[str, Any]) -> Backbone:
+        opened.append(build(source).open())
+        return opened[0][0]
+
+    model = _restore(folder, None, prepare, trust, ())
+    backbone, tokenizer = opened[0]
+    if isinstance(backbone, TrainableBackbone):
+        backbone.transformer.to(devices.device())
+        own = CachedBackbone(torch.empty(0, backbone.width), False, NO_PAIRS)
+        own.live = LiveFeatures(tokenizer, backbone.transformer, token_budget=backbone.token_budget)
+        model.backbone = own
+    return model.eval()
+
+
+def _restore(
+    folder: Path,
+    data: PreferenceData | None,
+    prepare: Callable[[Mapping[str, Any]], Module],
+    trust: Trust,
+    routers: tuple[Path, ...],
+) -> MixtureBT:
     if folder.resolve() in routers:
         raise UserError(
             f"stage1={folder}: a run cannot be stage 1 of itself; name the run whose heads the router shall weight"
@@ -149,15 +192,26 @@ def restore(
         stage1, source = None, settings["backbone"]
         if (folder / TOKENIZER).is_file():
             source = {**source, "tokenizer": str(folder / TOKENIZER)}
-        backbone = build(source).prepare(data, features_dir)
+        backbone = prepare(source)
     else:
-        stage1 = restore(Path(settings["stage1"]), data, features_dir, trust, (*routers, folder.resolve()))
+        stage1 = _restore(Path(settings["stage1"]), data, prepare, trust, (*routers, folder.resolve()))
         backbone = stage1.backbone
     # Only gates that read criteria or users store their subjects in the checkpoint.
     subjects = {"subjects": checkpoint["subjects"]} if "subjects" in checkpoint else {}
+    data = _no_data(folder, checkpoint) if data is None else data
     model = make_model(settings, data, backbone, stage1, sources=checkpoint.get("sources"), **subjects)
     checkpoints.load(path, model)
     return model.requires_grad_(False).eval()
+
+
+def _no_data(folder: Path, checkpoint: Mapping[str, Any]) -> PreferenceData:
+    """Data without rows, with the names of attributes and users that the model of a run has numbers for."""
+    pooled = checkpoint["state_dict"].get("pooled_losses_AK", ())  # checkpoints of earlier versions have no names
+    names = {
+        "attribute": checkpoint.get("attributes", [f"attribute {number}" for number in range(len(pooled))]),
+        "user_id": list(codes.read_users(folder)),
+    }
+    return PreferenceData([], NO_PAIRS, names, {}, {}, torch.empty(0, dtype=torch.int64))
 
 
 def _check_same(folder: Path, settings: Settings, trained: Any) -> None:

@@ -29,7 +29,7 @@ from micro_lit.metrics.baselines import BaselineMetrics, Baselines
 from micro_lit.models import MixtureBT
 from micro_lit.models.mixture import heads_for
 from micro_lit.report import results
-from micro_lit.run import checkpoints, run_folder, workers
+from micro_lit.run import checkpoints, codes, run_folder, workers
 from micro_lit.run.callbacks import Begun, EnoughBatches
 from micro_lit.run.checkpoints import CheckpointFiles
 from micro_lit.run.restored import REMOTE, TOKENIZER, Trust, make_model, read_settings, restore
@@ -237,6 +237,11 @@ class Run:
             "checkpoint": None if of is None else os.path.relpath(os.path.realpath(of), os.path.realpath(self.folder)),
             "validation": {} if score is None else {measure.removeprefix("val/"): float(score)},
         }
+
+    def keep_codes(self) -> None:
+        """Writes what a model of people has learned of its users, unless `share_codes` is false."""
+        if self.model.by_user and self.settings["share_codes"] and self.data.names["user_id"]:
+            codes.write_codes(self.folder, self.model, self.data.names["user_id"])
 
     def record(self, measured: dict[str, Any]) -> None:
         """Passes results, model and input artifacts to the loggers."""

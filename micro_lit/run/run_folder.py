@@ -44,7 +44,7 @@ CONFIG, INPUTS = "config.yaml", "inputs.json"
 # Files and folders of a run that overwrite=true removes. Others stay, such as wandb/ with runs not yet uploaded.
 MADE = (
     CONFIG, INPUTS, results.FILE_NAME, "results.*.json", "metrics.csv", "metrics.*.csv", "metrics.jsonl",
-    "metrics.*.jsonl", "tensorboard", "tokenizer.json", "checkpoints", "checkpoints.*", "*.ckpt",
+    "metrics.*.jsonl", "tensorboard", "tokenizer.json", "codes.safetensors", "checkpoints", "checkpoints.*", "*.ckpt",
 )  # fmt: skip
 
 # Settings of the training length. If one of them is increased, a finished run can be continued.

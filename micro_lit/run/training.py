@@ -66,6 +66,7 @@ def _train(settings: Settings, folder: Path, brief: bool) -> dict[str, Any]:
         measured = results.assemble(this.settings, this.data, this.test(), this.seconds)
         if this.trainer.is_global_zero:
             results.write_results(measured, folder)
+            this.keep_codes()
             this.record(measured)
             terminal.show_results(measured, folder, brief=brief or in_sweep())
     return measured
