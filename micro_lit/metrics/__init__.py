@@ -7,7 +7,13 @@ units, such as users.
 from micro_lit.metrics.contract import BUILT_IN, NLL, SCORES, Accuracy, Brier, Metric, scores, values, with_built_in
 from micro_lit.metrics.heads import CategoryMetrics, HeadMetrics, WeightMetrics
 from micro_lit.metrics.intervals import LEVEL, Clustered, Crossed, Singles, clustered, crossed, quantile, wilson
-from micro_lit.metrics.preference import NUM_BINS, ExcessMetrics, PreferenceMetrics, bernoulli_divergence
+from micro_lit.metrics.preference import (
+    NUM_BINS,
+    ExcessMetrics,
+    MixedRewardMetrics,
+    PreferenceMetrics,
+    bernoulli_divergence,
+)
 from micro_lit.metrics.raters import RaterMetrics
 from micro_lit.metrics.sums import Estimate, UnitSums, estimate
 from micro_lit.metrics.units import ROWS, Units, units_of
@@ -28,6 +34,7 @@ __all__ = [
     "ExcessMetrics",
     "HeadMetrics",
     "Metric",
+    "MixedRewardMetrics",
     "PreferenceMetrics",
     "RaterMetrics",
     "Singles",

@@ -3,6 +3,7 @@
 Dimension letters: B pairs in the batch, C cells of a breakdown, F reference predictors, S metrics.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from micro_lit.likelihood import WINNER
 from micro_lit.metrics.contract import BUILT_IN, SCORES, values
 from micro_lit.metrics.sums import Estimate, UnitSums
 from micro_lit.metrics.units import ROWS, Units
@@ -103,6 +105,42 @@ class ExcessMetrics(UnitSums):
         """The excess loss over each reference, and the excess risk."""
         *excess, risk = (self.estimate(column) for column in range(self.sums.shape[1]))
         return excess, risk
+
+
+class MixedRewardMetrics(UnitSums):
+    """The mixed reward Σ_k w_k r_k beside the preference of a mixture, Σ_k w_k σ(Δ_k), of which scores are an extract.
+
+    Args:
+        units: independent units of the rows.
+    """
+
+    def __init__(self, units: Units = ROWS) -> None:
+        super().__init__(2, units)
+
+    def update(
+        self,
+        log_prob_B: Float[Tensor, " B"],
+        margins_BK: Float[Tensor, "B K"],
+        log_weights_BK: Float[Tensor, "B K"],
+        pairs: Any = None,
+    ) -> None:
+        """Adds rows.
+
+        Args:
+            log_prob_B: log-probability of the label by the mixture.
+            margins_BK: reward of the chosen minus reward of the rejected response.
+            log_weights_BK: log weights of the heads.
+            pairs: the batch; required by units.
+        """
+        log_prob_B = log_prob_B.double()
+        margin_B = (log_weights_BK.double().exp() * margins_BK.double()).sum(dim=-1)
+        apart_B = (log_prob_B + math.log(2.0)) * margin_B < 0
+        terms_BS = torch.stack([-WINNER.log_prob(margin_B), apart_B.double()], dim=1)
+        self.add(terms_BS, torch.ones_like(terms_BS), pairs)
+
+    def compute(self) -> dict[str, Estimate]:
+        """nll: of σ(Σ_k w_k Δ_k). disagreement: share of rows on which reward and preference choose otherwise."""
+        return {"nll": self.estimate(0), "disagreement": self.estimate(1, proportion=True)}
 
 
 def bernoulli_divergence(log_p_B: Float[Tensor, " B"], log_q_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:

@@ -168,3 +168,9 @@ def _nothing(*_: Any) -> None:
 def _cannot() -> bool:
     """Default for `zero_`: returns False."""
     return False
+
+
+def training_values(names: Mapping[str, list[str]], given: Mapping[str, Sequence[str] | None]) -> dict[str, list[str]]:
+    """The training values of source, criterion and user: those given, otherwise those of the data."""
+    found = {name: given.get(name) for name in COLUMNS}
+    return {name: list(names.get(COLUMNS[name], []) if values is None else values) for name, values in found.items()}

@@ -22,6 +22,8 @@ def measured(model: Any) -> dict[str, Any]:
     for name, metrics in model.test_breakdowns.items():
         cells = dict(zip(model.names[name], metrics.compute(), strict=True))
         results["test_by"][name] = {value: cell for value, cell in cells.items() if cell}
+    if model.mixed_reward_metrics is not None:
+        results["mixed_reward"] = model.mixed_reward_metrics.compute()
     if model.references:
         excess, risk = model.excess_metrics.compute()
         results["excess"] = dict(zip(model.references, excess, strict=True))

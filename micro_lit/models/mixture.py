@@ -23,13 +23,14 @@ from micro_lit.metrics import (
     CategoryMetrics,
     ExcessMetrics,
     HeadMetrics,
+    MixedRewardMetrics,
     PreferenceMetrics,
     RaterMetrics,
     Units,
     WeightMetrics,
 )
 from micro_lit.models.checks import check_log_prob, check_log_weights, check_rewards, check_term, check_weights
-from micro_lit.models.contracts import COLUMNS, as_gate, as_head, as_link, gate_arguments, named_terms
+from micro_lit.models.contracts import COLUMNS, as_gate, as_head, as_link, gate_arguments, named_terms, training_values
 from micro_lit.models.gates import StaticGate
 from micro_lit.models.heads import LinearHeads
 from micro_lit.models.measured import measured
@@ -147,7 +148,7 @@ class MixtureBT(TrainedModule):
         self.name = name
         self.backbone = backbone
         self.strict_loading = not backbone.untrained
-        # Heads are built before the gate: with K = 1 their initial values then do not depend on the gate.
+        # Heads before the gate: with K = 1 their initial values then do not depend on the gate.
         self.head = as_head(head(width=backbone.width, num_heads=num_heads))
         self.gate = as_gate(gate(width=backbone.width, num_heads=num_heads))
         self.knows = type(self).knows | (KNOWN & frozenset(self.gate.reads))
@@ -156,11 +157,9 @@ class MixtureBT(TrainedModule):
         self.num_heads = num_heads
         self.link = as_link(link)
         self.entropy_weight, self.balance_weight = entropy_weight, balance_weight
-        self.label_smoothing = label_smoothing
-        self.rating_gap_weight = rating_gap_weight
+        self.label_smoothing, self.rating_gap_weight = label_smoothing, rating_gap_weight
         self.centring_weight = centring_weight
-        self.make_optimizer = optimizer
-        self.warmup = warmup
+        self.make_optimizer, self.warmup = optimizer, warmup
         self.terms = named_terms(terms)
         # Registers terms that are modules, so that their weights are moved, trained and saved with the model.
         self.term_modules = nn.ModuleList(term for term in self.terms.values() if isinstance(term, nn.Module))
@@ -176,8 +175,7 @@ class MixtureBT(TrainedModule):
         self.rater_metrics = RaterMetrics(len(names.get("pair_id", [])))
         self.references, self.bayes = tuple(references), bayes
         self.measure()
-        # Set by `Run`; only a run has the training pairs that baselines need.
-        self.baseline_metrics: Metric | None = None
+        self.baseline_metrics: Metric | None = None  # set by `Run`, which has the training pairs they need
 
     def measure(self, metrics: Sequence[Any] = BUILT_IN, units: Units = ROWS) -> None:
         """Sets the metrics of validation and test, and the units over which the test's intervals are computed."""
@@ -190,6 +188,7 @@ class MixtureBT(TrainedModule):
                 if values
             }
         )
+        self.mixed_reward_metrics = MixedRewardMetrics(units) if self.num_heads > 1 else None
         if self.references:
             self.excess_metrics = ExcessMetrics(len(self.references), self.references.index(self.bayes), units)
 
@@ -364,6 +363,8 @@ class MixtureBT(TrainedModule):
         for name, metrics in self.category_metrics.items():
             metrics.update(judgment.margins_BK, judgment.log_weights_BK, pairs.label_N(name))
         self.rater_metrics.update(log_prob_B, pairs.label_N("pair_id"), pairs.first_wins_N)
+        if self.mixed_reward_metrics is not None:
+            self.mixed_reward_metrics.update(log_prob_B, judgment.margins_BK, judgment.log_weights_BK, pairs)
         if self.references:
             self.excess_metrics.update(log_prob_B, pairs.reference_log_probs_NF, pairs)
         if self.baseline_metrics is not None:
@@ -390,12 +391,6 @@ class MixtureBT(TrainedModule):
             checkpoint["subjects"] = {name: self.values[name] for name in read}
         for name in [name for name in checkpoint["state_dict"] if not self.saves(name)]:
             del checkpoint["state_dict"][name]
-
-
-def training_values(names: Mapping[str, list[str]], given: Mapping[str, Sequence[str] | None]) -> dict[str, list[str]]:
-    """The training values of source, criterion and user: those given, otherwise those of the data."""
-    found = {name: given.get(name) for name in COLUMNS}
-    return {name: list(names.get(COLUMNS[name], []) if values is None else values) for name, values in found.items()}
 
 
 class SingleBT(MixtureBT):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from micro_lit.adapt import sharpness
 from micro_lit.errors import UserError
 from micro_lit.likelihood import WEIGHTS_TOLERANCE, hedge_log_targets
-from micro_lit.models.contracts import COLUMNS, Gate, as_gate, gate_arguments
+from micro_lit.models.contracts import COLUMNS, Gate, as_gate, gate_arguments, training_values
 from micro_lit.models.gates import LinearGate
-from micro_lit.models.mixture import Judgment, MixtureBT, training_values
+from micro_lit.models.mixture import Judgment, MixtureBT
 from micro_lit.models.training import OptimizerFactory
 from micro_lit.ranges import Positive, Share, Text
 

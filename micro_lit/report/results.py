@@ -95,6 +95,8 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
         `baselines`: accuracy of each baseline that applies, and the model's difference from it.
         `floors`, `excess` and `excess_risk` (known populations): loss above the predictor of each floor on the same
         test rows; expected loss, over labels, above the floor that applies.
+        `mixed_reward` (several heads): NLL of σ(Σ w Δ), and the share of pairs on which the mixed reward
+        and the preference of the mixture disagree.
         `raters` (pairs with several raters): the model's scores and the floor of the raters.
         `code` (models with user codes): statistics of the codes.
     """
@@ -122,6 +124,7 @@ def assemble(settings: Settings, data: PreferenceData, measured: dict[str, Any],
         "floors": {name: {"value": value, "se": 0.0} for name, value in floors.items()},
         "excess": measured.get("excess", {}),
         "excess_risk": measured.get("excess_risk", {}),
+        "mixed_reward": measured.get("mixed_reward", {}),
         "raters": measured["raters"],
         "heads": measured["heads"],
         **({"code": measured["code"]} if "code" in measured else {}),

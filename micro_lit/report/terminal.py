@@ -267,6 +267,11 @@ def heads(results: Mapping[str, Any]) -> Table:
             f" Dead, with less than a tenth of an equal weight: {', '.join(map(str, dead[:MAX_CELLS]))}{more}; raise "
             "model.balance_weight, lower model.num_heads, or give a sparse mixture model.noise."
         )
+    if (mixed := results.get("mixed_reward")) and mixed["disagreement"]["value"]:
+        table.caption += (
+            f" A score is the mixed reward, Σ w r: on {mixed['disagreement']['value']:.1%} of the test pairs it orders "
+            f"responses otherwise than the mixture's preference; NLL of its own preference {mixed['nll']['value']:.4f}."
+        )
     table.add_column("head", justify="right")
     table.add_column("mean weight", justify="right")
     for group in groups:
