@@ -23,6 +23,7 @@ NAMES = (
     "adaptation",
     "people",
     "scaling",
+    "scoring",
     "neighbours",
 )
 
