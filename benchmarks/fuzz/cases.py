@@ -80,7 +80,7 @@ def fault(case: Case, outcome: Outcome, folder: Path) -> str | None:
 
 
 def check_results(path: Path, rows: int | None) -> str | None:
-    """Describes what is wrong with a results.json: impossible numbers, or another number of test rows; None if valid."""
+    """Describes what is wrong with a results.json: impossible numbers, or a wrong number of test rows; else None."""
     try:
         results = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -155,7 +155,7 @@ def _check(draft: Draft, data: PreferenceData) -> None:
     assert len(found) == len(wanted), f"{len(found)} pairs, not {len(wanted)}"
     for number, (ours, theirs) in enumerate(zip(wanted, found, strict=True)):
         prompt = with_criterion(ours.prompt, ours.criterion)
-        ours = ours._replace(prompt=prompt, criterion=None, pair_id=None, label_id=None)  # the criterion is in the prompt
+        ours = ours._replace(prompt=prompt, criterion=None, pair_id=None, label_id=None)  # now in the prompt
         if ours.source is None:
             ours = ours._replace(source="pairs")
         for name in Record._fields:
