@@ -35,7 +35,7 @@ def fill(root: Path) -> Path:
     """Encodes missing texts as `Pretrained.encode` does, in shards of a few texts. Returns the folder of the store."""
     store = FeatureStore(root, SPEC)
     digests_M2 = text_digests(texts())
-    for _ in range(3):  # texts listed in a damaged manifest are found missing only after the first round
+    for _ in range(3):  # a damaged manifest is rebuilt in the first round; its texts count only afterwards
         if store.table(digests_M2) is not None:
             break
         with store.claim(digests_M2, np.arange(TEXTS) % PARTS) as rows:
