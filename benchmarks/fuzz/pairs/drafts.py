@@ -59,5 +59,5 @@ def file_of(rows: Sequence[Row], kind: str, chance: random.Random) -> tuple[Writ
 
 
 def bytes_of(name: str, content: bytes) -> tuple[Write, str]:
-    """A function that writes a file of any content, compressed according to its suffix, and the override that names it."""
+    """A function that writes content to a file, compressed if its suffix says so, and the override that names it."""
     return lambda own, folder: tables.packed(folder / name, content), f"data.train={name}"
