@@ -1,1 +1,1 @@
-"""Speed and memory, measured as ratios within one run: `make bench`."""
+"""Benchmarks of speed and memory, as ratios within one run: `make bench`."""

@@ -1,7 +1,7 @@
-"""Runs every benchmark, each in a process of its own, and prints one table: `python -m benchmarks [name ...]`.
+"""Runs benchmarks, each in its own process, and prints one table: `python -m benchmarks [name ...]`.
 
-`published` and `precisions`, which take long and real data, `coverage`, `fuzz`, and `gpu`, which needs one, are run by
-their names alone. Options go to what is run: `python -m benchmarks fuzz --settings 50 --seed 1`.
+Without names, all of `NAMES` run. These run only by name: `published` and `precisions` (slow, need real data),
+`coverage`, `fuzz`, and `gpu` (needs a GPU). Options are passed on: `python -m benchmarks fuzz --settings 50 --seed 1`.
 """
 
 import itertools
@@ -39,7 +39,7 @@ def main() -> None:
         console.print(f"running {name} ...")
         command = [sys.executable, "-m", f"benchmarks.{name}", *options]
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=name not in ("fuzz", "gpu"))
-        if ended.returncode and not ended.stdout:  # fuzz fails on a miss, and gpu refuses a machine without one
+        if ended.returncode and not ended.stdout:  # fuzz exits with 1 if a case fails, gpu exits without a GPU
             sys.exit(ended.returncode)
         lines = ended.stdout.splitlines()
         for row in map(json.loads, lines):

@@ -1,17 +1,19 @@
-"""How often 95 % intervals cover, where users with tastes of their own judge unequal numbers of rows.
+"""Measures the coverage of 95 % intervals on simulated users with different tastes and unequal numbers of rows.
 
 A row is a pair of responses whose difference x has two features, N(0, 1). User u prefers the first response with
-probability σ(x·θ_u), θ_u ~ N(μ, τ²); how many rows a user has is log-normal. Two systems judge by x·a and by x·b.
-Everything is drawn and scored as arrays, and nothing is trained. Three kinds of means:
+probability σ(x·θ_u), θ_u ~ N(μ, τ²). The number of rows per user is log-normal. Two systems have the margins x·a and
+x·b; nothing is trained. Three kinds of means:
 
-rows: of all rows, as the test of a run has them. users: of the users' own means. users x draws: of the users' own means
-in several draws of their labels, as in a comparison of systems; a draw moves a by N(0, s²), for each user anew.
+- rows: over all rows, as in the test of a run.
+- users: over the means of each user.
+- users x draws: over the means of each user in several draws of the labels, as in a comparison of systems. Each draw
+  adds N(0, s²) to a, independently for each user.
 
-Exact values are expectations over user, x, draw and outcome, the outcome integrated out, over 2^20 Sobol points: their
-error is about a hundredth of the narrowest standard error. Beside each interval stands the usual one: of independent
-rows, of z in place of t, or the percentiles of a bootstrap over users and draws.
+Exact values are expectations over user, x, draw and outcome (integrated analytically), over 2^20 Sobol points. Their
+error is about 1 % of the smallest standard error. Each interval is compared with the usual one: for independent rows,
+with z instead of t, or the percentiles of a bootstrap over users and draws.
 
-`python -m benchmarks coverage` takes some minutes; with `--write` it writes benchmarks/coverage.md too.
+`python -m benchmarks coverage` takes some minutes; `--write` also writes benchmarks/coverage.md.
 
 Dimension letters: U users, N rows, R draws, Q quantities, D features, S resamples.
 """
@@ -45,13 +47,13 @@ USUAL = {"rows": "rows as independent", "users": "z for t", "users x draws": "pe
 
 
 def scores(a_N: Array, b_N: Array) -> Array:
-    """The four quantities [..., Q] from the margins of the outcome."""
+    """The four quantities [..., Q], from the margins of both systems for the outcome."""
     right_N, nll_N = (a_N > 0).astype(np.float64), -log_expit(a_N)
     return np.stack([right_N, nll_N, right_N - (b_N > 0), nll_N + log_expit(b_N)], axis=-1)
 
 
 def exact(moved: float) -> Array:
-    """The expectation of the four quantities."""
+    """The exact expectations of the four quantities, with standard deviation `moved` of the draws."""
     point_N6 = norm.ppf(qmc.Sobol(6, seed=0).random_base2(20))
     x_ND, taste_ND, draw_ND = point_N6[:, :2], TASTE_D + SPREAD * point_N6[:, 2:4], SYSTEM_A + moved * point_N6[:, 4:]
     first_N1 = expit((x_ND * taste_ND).sum(axis=1))[:, None]
@@ -60,7 +62,7 @@ def exact(moved: float) -> Array:
 
 
 def draw(num_users: int, generator: np.random.Generator) -> tuple[NDArray[np.int64], Array, Array]:
-    """Of each row its user and the difference of its responses, chosen minus rejected; of each user how many rows."""
+    """Draws rows: user and feature difference (chosen minus rejected) of each row, and number of rows per user."""
     location = math.log(MEAN_ROWS) - SPREAD_OF_ROWS**2 / 2
     rows_U = np.maximum(LEAST_ROWS, np.rint(generator.lognormal(location, SPREAD_OF_ROWS, num_users))).astype(np.int64)
     user_N = np.repeat(np.arange(num_users), rows_U)
@@ -78,7 +80,7 @@ Ends = tuple[float, float]
 
 
 def of_rows(num_users: int, generator: np.random.Generator) -> list[tuple[Ends, Ends]]:
-    """For each quantity the interval over users and the usual one."""
+    """For each quantity the interval clustered by users, and the usual one."""
     user_N, x_ND, rows_U = draw(num_users, generator)
     values_NQ = scores(x_ND @ SYSTEM_A, x_ND @ SYSTEM_B)
     sums_UQ, squares_Q = sums_by(user_N, values_NQ, num_users), (values_NQ**2).sum(axis=0)
@@ -133,7 +135,7 @@ KINDS: dict[str, Callable[[int, np.random.Generator], list[tuple[Ends, Ends]]]] 
 
 
 def coverage(kind: str, num_users: int, simulations: int, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """For each quantity in which share of simulations its interval covers the exact value, and the usual one does."""
+    """For each quantity the share of simulations in which our interval, and the usual one, cover the exact value."""
     generator = np.random.default_rng([seed, num_users, list(KINDS).index(kind)])
     exact_Q = exact(MOVED if kind == "users x draws" else 0.0)
     hits: Counter[tuple[str, int]] = Counter()
@@ -169,8 +171,8 @@ def main() -> None:
         text = (
             "# Coverage of 95 % intervals\n\n"
             f"`python -m benchmarks coverage --write` writes this table: per cent of {given.simulations:,} simulations "
-            f"in which the interval covers the exact value, in brackets that of the usual interval ({usual}). The bar "
-            f"is {100 * BAR[0]:.0f} to {100 * BAR[1]:.0f}. What is drawn is said in `benchmarks/coverage.py`.\n\n"
+            f"in which the interval covers the exact value; in brackets, the usual interval ({usual}). The target "
+            f"is {100 * BAR[0]:.0f} to {100 * BAR[1]:.0f}. `benchmarks/coverage.py` describes the simulation.\n\n"
             f"| mean over | users | {names} |\n|---|---|{'---|' * len(QUANTITIES)}\n" + "\n".join(lines) + "\n"
         )
         (Path(__file__).parent / "coverage.md").write_text(text)

@@ -1,4 +1,4 @@
-"""The floors of a million sampled pairs: seconds, and memory beyond the start with the pairs themselves counted in."""
+"""Time and memory (pairs included) to compute each floor of a million sampled pairs."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ SINGLE = ("linear_bt", "conditional_bt")
 
 
 def arguments(name: str, generator: np.random.Generator) -> tuple:
-    """Pairs of random items, judged by groups with random rewards and, a pair each, random weights."""
+    """Arguments of a floor function: random pairs, and groups with random rewards and random weights per pair."""
     if name in MIXTURE:
         margins_NK = 3.0 * generator.standard_normal((NUM_PAIRS, NUM_GROUPS))
         return generator.dirichlet(np.ones(NUM_GROUPS), size=NUM_PAIRS), expit(margins_NK)

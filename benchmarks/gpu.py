@@ -1,7 +1,12 @@
-"""What a GPU is used for, each beside what anyone would write, in one run: `python -m benchmarks gpu`.
+"""GPU speed and memory, relative to reference implementations in the same run: `python -m benchmarks gpu`.
 
-A sentence encoder of MiniLM's shape beside sentence-transformers; an epoch over cached features beside the bare torch
-loop; a Llama of 135M weights in training beside `AutoModelForSequenceClassification`. All weights are random.
+| part | reference |
+|---|---|
+| encoding with a sentence encoder of MiniLM's shape | sentence-transformers |
+| an epoch over cached features | a bare torch loop |
+| training a Llama with 135M weights | `AutoModelForSequenceClassification` |
+
+All weights are random.
 
 Dimension letters: B pairs in a batch, L tokens of a row, M texts, N pairs, T texts.
 """
@@ -59,7 +64,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def save_encoder(folder: Path, texts: list[Text]) -> None:
-    """A bidirectional encoder of MiniLM's shape with random weights, and a tokenizer of its own."""
+    """Saves a bidirectional encoder of MiniLM's shape with random weights, and a tokenizer trained on the texts."""
     from transformers import AutoModel, BertConfig
 
     tokenizer = Tiny(vocabulary=4096).learn_tokenizer(texts)
@@ -97,7 +102,7 @@ def measure_encoding(num_texts: int = NUM_TEXTS) -> None:
         except ImportError:
             row("encoding, MiniLM's shape in bfloat16 (no sentence-transformers here)", said, "none", True)
             return
-        # A folder without modules of its own gets the mean of the tokens.
+        # Without modules.json, sentence-transformers uses mean pooling.
         peer = SentenceTransformer(folder, device="cuda", model_kwargs={"dtype": torch.bfloat16})
         peer.max_seq_length = 256
         strings = [encoder.tokenizer().render(text)[0] for text in texts]
@@ -135,7 +140,7 @@ class EpochClock(pl.Callback):
 
 
 class Calls(pl.Callback):
-    """Counts the calls of CUDA that wait or copy in some steps."""
+    """Counts CUDA calls per step, from a profile of `PROFILED` steps."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: object, at: int) -> None:
         if trainer.global_step == WARM:
@@ -154,7 +159,7 @@ class Calls(pl.Callback):
 
 
 def trainer_for(callbacks: list[pl.Callback], **settings: object) -> pl.Trainer:
-    """As `conf/trainer/gpu.yaml` makes it, with nothing to write."""
+    """A Trainer with the settings of `conf/trainer/gpu.yaml` that writes no files."""
     return pl.Trainer(
         accelerator="gpu", devices=1, callbacks=callbacks, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, log_every_n_steps=10,
@@ -163,7 +168,7 @@ def trainer_for(callbacks: list[pl.Callback], **settings: object) -> pl.Trainer:
 
 
 def bare_epoch(data: PreferenceData, batch_size: int) -> float:
-    """Seconds of an epoch of what anyone would write, everything on the GPU."""
+    """Seconds of an epoch of a bare torch loop with all data on the GPU."""
     features_MD, triplets_N3 = data.texts.cuda(), data.pairs.triplets_N3.cuda()
     torch.manual_seed(0)
     head = torch.nn.Linear(trainer.WIDTH, trainer.NUM_HEADS, bias=False).cuda()
@@ -187,7 +192,7 @@ def bare_epoch(data: PreferenceData, batch_size: int) -> float:
 
 
 def epochs_of(data: PreferenceData, batch_size: int) -> tuple[float, Calls]:
-    """Seconds of an epoch through the Trainer, and the calls of its steps."""
+    """Seconds of an epoch through the Trainer, and the CUDA calls of its steps."""
     clock, calls = EpochClock(), Calls()
     fit = trainer_for([clock], precision="bf16-mixed", max_epochs=ROUNDS + 1)
     fit.fit(trainer.make_model(data), PreferenceDataModule(data, batch_size, batch_size, seed=0))
@@ -216,7 +221,7 @@ def measure_cached(num_pairs: int = NUM_PAIRS) -> None:
 
 
 def make_texts() -> tuple[PreferenceData, TokenTable]:
-    """Pairs of random tokens: a long prompt and two short responses each."""
+    """Pairs of random tokens: each has a long prompt and two short responses."""
     draw = torch.Generator().manual_seed(0)
 
     def lengths(bounds: tuple[int, int], *shape: int) -> Tensor:
@@ -248,7 +253,7 @@ def make_texts() -> tuple[PreferenceData, TokenTable]:
 
 
 class StepClock(pl.Callback):
-    """Seconds of a step, once warm, and the peak of memory."""
+    """Measures seconds per step after `WARM` steps, and peak memory."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         if trainer.global_step == WARM:
@@ -264,7 +269,7 @@ class StepClock(pl.Callback):
 def train_ours(
     data: PreferenceData, tokens: TokenTable, budget: int = gpu_budget(LLAMA["hidden_size"]), **settings: object
 ) -> tuple[float, float]:
-    """Seconds a step, and gigabytes: a mixture of eight heads with a gate on the prompt, through the Trainer."""
+    """Seconds per step, and gigabytes, of a mixture of eight heads with a gate on the prompt, through the Trainer."""
     from transformers import AutoModel, LlamaConfig
 
     torch.manual_seed(0)
@@ -281,7 +286,7 @@ def train_ours(
 
 
 def train_theirs(data: PreferenceData, tokens: TokenTable) -> tuple[float, float]:
-    """Seconds a step, and gigabytes: one reward, chosen and rejected texts padded to the longest of their batch."""
+    """Seconds per step, and gigabytes, of one reward; texts are padded to the longest of the batch."""
     from torch.nn.utils.rnn import pad_sequence
     from transformers import AutoModelForSequenceClassification, LlamaConfig
 

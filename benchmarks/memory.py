@@ -1,4 +1,4 @@
-"""Training on a feature store of 2 GB: how much memory the process holds beyond torch's own."""
+"""Resident memory of training on a feature store of 2 GB, minus that of a process that has imported torch."""
 
 import json
 import tempfile
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 import torch
-import transformers.modeling_utils  # noqa: F401  a run imports it too: part of "torch's own"
+import transformers.modeling_utils  # noqa: F401  a run imports it too: part of the baseline
 
 from micro_lit.data.datamodule import PreferenceDataModule
 from micro_lit.data.pairs import Pairs, PreferenceData, Text
@@ -30,7 +30,7 @@ def resident_bytes() -> int:
 
 
 class Peak(threading.Thread):
-    """Watches the resident set, many times a second, until stopped."""
+    """Records the largest resident set, sampled every 20 ms until stopped."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

@@ -1,7 +1,7 @@
-"""Commands beside a busy neighbour: how much slower each is when another process takes one core for itself.
+"""Slow-down of commands when another process (the neighbour) fully uses one of their cores.
 
-All commands, and the neighbour, have two cores; on more the loss of one would hardly show. Beside it
-stands the way of before: two threads that spin at barriers.
+All commands and the neighbour run on two cores; on more, the loss of one would hardly matter. For comparison, commands
+also run with the earlier setting: two threads that spin at barriers.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from pathlib import Path
 BAR = 2.2
 ROUNDS = 2
 
-# Until its parent process ends, however that does.
+# A busy loop that exits when its parent process has ended.
 SPIN = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
 
-# Two threads that wait actively, whatever the work: what torch does by itself.
+# Two threads with active waiting for all work: the default of torch.
 BEFORE = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "OMP_WAIT_POLICY": "ACTIVE", "KMP_BLOCKTIME": "200"}
 
 COMMANDS = {
@@ -40,7 +40,7 @@ COMMANDS = {
 
 @contextlib.contextmanager
 def neighbour(core: int) -> Iterator[None]:
-    """While inside, a process computes on one core without a pause."""
+    """Runs a busy loop on one core during the context."""
     with subprocess.Popen([sys.executable, "-c", SPIN], preexec_fn=lambda: os.sched_setaffinity(0, {core})) as process:
         try:
             yield
@@ -49,7 +49,7 @@ def neighbour(core: int) -> Iterator[None]:
 
 
 def seconds(command: tuple[str, ...], cores: set[int], variables: dict[str, str]) -> float:
-    """How long a command takes on some cores, in a folder of its own."""
+    """Wall time of a command on the given cores, in a temporary folder."""
     asked = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
     environment = {name: value for name, value in os.environ.items() if name not in asked} | variables
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +66,7 @@ def seconds(command: tuple[str, ...], cores: set[int], variables: dict[str, str]
 def main() -> None:
     cores = set(sorted(os.sched_getaffinity(0))[:2])
     for what, command in COMMANDS.items():
-        # The best of each: what else the machine does comes and goes.
+        # The best of some rounds, because the load of the machine varies.
         alone = min(seconds(command, cores, {}) for _ in range(ROUNDS))
         with neighbour(max(cores)):
             beside = min(seconds(command, cores, {}) for _ in range(ROUNDS))

@@ -1,6 +1,6 @@
-"""One iteration of EM for 5,000 users of 16 pairs: a tied mixture of four linear heads on vectors as wide as MiniLM's.
+"""Time of one EM iteration of a tied mixture: 5,000 users with 16 pairs, four linear heads, vectors of MiniLM's width.
 
-The E-step weighs all users; the M-step fits the heads by L-BFGS, 20 rounds, until nothing is left to gain.
+The E-step computes the weights of all users; the M-step fits the heads with L-BFGS, at most 20 iterations.
 """
 
 import json
@@ -18,7 +18,7 @@ ITERATIONS = 3
 
 
 def crowd(num_texts: int) -> tuple[TiedMixture, Pairs]:
-    """Users in four groups who judge pairs of so many texts, and an untrained model."""
+    """Simulates users in four groups who label pairs of `num_texts` texts. Returns an untrained model and the pairs."""
     generator = torch.Generator().manual_seed(0)
     num_pairs = NUM_USERS * NUM_LABELS
     texts_MD = torch.randn(num_texts, WIDTH, generator=generator)

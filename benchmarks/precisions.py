@@ -1,9 +1,9 @@
-"""Whether prior precisions fit data of any size: those of the whole of Polis on a third of its training users.
+"""Tests whether prior precisions transfer to less data: from all of Polis to a third of its training users.
 
-A third of the users of each conversation is drawn, and `tied_polis` is trained on their votes with the precisions of
-the whole, and with each of them a third and three times as large. The best by the NLL of the validation rows is the
-tuned one; what the precisions of the whole lose against it is measured on the test rows, which stay the same.
-MICRO_LIT_DATA says where the real sets lie. It takes about ten minutes on two cores.
+A third of the users of each conversation is drawn. `tied_polis` is trained on their votes with the precisions tuned on
+all of Polis, and with each of them multiplied by 1/3 and by 3. The best by validation NLL counts as tuned. The result
+is the loss in NLL against the tuned precisions, on the test rows, which stay the same. MICRO_LIT_DATA must name the
+folder of the real data sets. It takes about ten minutes on two cores.
 """
 
 import json
@@ -25,7 +25,7 @@ BAR = 0.005  # nats
 
 
 def write_third(source: Path, folder: Path, seed: int) -> None:
-    """Writes Polis with the votes of a third of the training users of each conversation."""
+    """Writes a copy of Polis with the votes of only a third of the training users of each conversation."""
     folder.mkdir(parents=True)
     votes, generator = pd.read_parquet(source / "train.parquet"), np.random.default_rng(seed)
     users_by_source = votes.groupby("source")["user_id"].unique()
@@ -35,7 +35,7 @@ def write_third(source: Path, folder: Path, seed: int) -> None:
 
 
 def train(data_dir: Path, folder: Path, features_dir: Path, precisions: dict[str, float]) -> tuple[float, float]:
-    """The NLL of the validation and of the test rows."""
+    """Trains in a subprocess; returns the NLL of the validation rows and of the test rows."""
     own = [f"model.head.{name}={value}" for name, value in precisions.items()]
     paths = {"data_dir": data_dir, "run_dir": folder, "features_dir": features_dir}
     command = [sys.executable, "-m", "micro_lit.train", "+experiment=tied_polis", *own]

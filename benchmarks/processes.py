@@ -1,4 +1,4 @@
-"""Measurements in processes of their own: a high-water mark of memory does not go down."""
+"""Runs measurements in separate processes, because the peak memory of a process never decreases."""
 
 import json
 import subprocess
@@ -8,13 +8,13 @@ from typing import Any
 
 
 def alone(module: str, name: str) -> dict[str, Any]:
-    """What `python -m module name` prints, one JSON object."""
+    """Runs `python -m module name` and parses its output, one JSON object."""
     command = [sys.executable, "-m", module, name]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def memory(what: str) -> float:
-    """Bytes of the process, from the kernel: VmRSS held now, VmHWM held at most."""
+    """Resident memory of this process in bytes: "VmRSS" for the current value, "VmHWM" for the peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{what}:"):
             return int(line.split()[1]) * 1024

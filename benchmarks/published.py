@@ -1,15 +1,14 @@
-"""Training through the feature store against the loop of the published code, on 5,000 pairs of UKPConvArg1.
+"""Speed of training through the feature store, relative to the loop of the published code, on UKPConvArg1.
 
-The loop keeps MiniLM frozen, yet runs it again, in float32, for every batch of 8 pairs: on both responses of each,
-padded to the longest of the batch, and on the prompts, which the gate reads. All else is the same on both sides: the
-rows, their token ids, mean pooling without standardisation, eight linear heads and a gate of one hidden layer of 128,
-three epochs as in MiCRo [arXiv 2505.24846] (AdamW at 2e-3, 5 % warm-up, 32 pairs a step, entropy 0.5) and a test at
-the end. Seconds are those of whole processes, from the start of Python on.
+The loop keeps MiniLM frozen but runs it again, in float32, for every batch of 8 pairs: on both responses, padded to the
+longest of the batch, and on the prompts, which the gate reads. Everything else is equal: 5,000 pairs, token ids, mean
+pooling without standardisation, eight linear heads, and a gate with one hidden layer of 128. Training is as in MiCRo
+[arXiv 2505.24846]: three epochs, AdamW at 2e-3, 5 % warm-up, 32 pairs per step, entropy 0.5; then a test. Times are
+those of whole processes, including the start of Python.
 
-The loop runs its first epoch and the test of 1,000 pairs for real; the other epochs, which would compute the same
-vectors again, look them up and are charged the time of the first. MICRO_LIT_DATA says where the real sets lie. It takes
-a quarter of an hour on two cores;
-`python -m benchmarks.published 100` tries it on 100 pairs.
+The loop really computes its first epoch and the test of 1,000 pairs. The other epochs would compute the same vectors
+again: they use stored vectors and count with the time of the first. MICRO_LIT_DATA must name the folder of the real
+data sets. It takes 15 minutes on two cores; `python -m benchmarks.published 100` tries it on 100 pairs.
 """
 
 import contextlib
@@ -32,8 +31,8 @@ from torch.nn.utils.rnn import pad_sequence
 from micro_lit.config import Settings, build, compose
 
 NUM_PAIRS, FURTHER_RUNS = 5_000, 5
-TESTED = 1_000  # of the test pairs, by the loop; ours tests all of them
-RUN_EPOCHS = 1  # of the loop; the others look up the same vectors, and are charged what these have taken
+TESTED = 1_000  # number of test pairs of the loop; ours tests all
+RUN_EPOCHS = 1  # epochs that the loop computes; the others use stored vectors and count with the time of these
 BATCH_SIZE, STEP_SIZE, EPOCHS, NUM_HEADS = 8, 32, 3, 8
 LEARNING_RATE, WARMUP, ENTROPY_WEIGHT = 0.002, 0.05, 0.5
 
@@ -55,7 +54,7 @@ def overrides(num_pairs: int, folder: Path) -> list[str]:
 
 
 def loop(settings: Settings, path: Path) -> None:
-    """Trains and tests, leaves the NLL of each test pair at `path` and prints seconds of training."""
+    """Trains and tests the published loop, saves the NLL of each test pair to `path`, and prints the training time."""
     from transformers import AutoModel
 
     data, source = build(settings["data"]).load(settings["seed"]), build(settings["backbone"])
@@ -120,7 +119,7 @@ def loop(settings: Settings, path: Path) -> None:
 
 
 def ours(settings: Settings) -> tuple[Tensor, float]:
-    """The NLL of each test pair, and seconds of training."""
+    """Trains and tests our run; returns the NLL of each test pair and the seconds of training."""
     from micro_lit.run.run import Run
 
     with Run(settings) as run:
@@ -133,7 +132,7 @@ def ours(settings: Settings) -> tuple[Tensor, float]:
 
 
 def process(*command: str) -> tuple[str, float]:
-    """What `python -m command` prints, and seconds from its start to its end."""
+    """Runs `python -m command`; returns its output and its wall time in seconds."""
     started = time.perf_counter()
     printed = subprocess.run([sys.executable, "-m", *command], check=True, stdout=subprocess.PIPE, text=True).stdout
     return printed, time.perf_counter() - started

@@ -1,10 +1,12 @@
-"""From 10,000 to 1,000,000 pairs: reading, then an epoch and a test on cached vectors; each size in its own process.
+"""Growth of time and memory from 10,000 to 1,000,000 pairs: reading, then an epoch and a test on cached vectors.
 
-The pairs go the way of any run: file, records, `PreferenceData`, feature store, datamodule, Trainer. Users judge pairs
-of the eight responses to a prompt, so that distinct texts are a tenth of the pairs; vectors are 384 wide, K = 8,
-batches of 4096. Growth is the exponent from 100,000 to 1,000,000 pairs of what comes on top of the amount at 10,000:
-1 for a constant and so much a pair, 2 for a square. That of time is taken of the processor's, which neighbours disturb
-less than the clock's. Memory is the highest resident set, less that of a process that has imported torch.
+Pairs pass through the stages of any run: file, records, `PreferenceData`, feature store, datamodule, Trainer. Users
+label pairs of the eight responses to a prompt, so there are a tenth as many distinct texts as pairs. Vectors have width
+384, K = 8, batches of 4096. Each size runs in its own process.
+
+Growth is the exponent from 100,000 to 1,000,000 pairs, after subtracting the amount at 10,000: 1 is linear, 2 is
+quadratic. Time is CPU time, which other processes affect less than wall time. Memory is the peak resident set, minus
+that of a process that has imported torch.
 """
 
 import contextlib
@@ -71,14 +73,14 @@ def write_files(folder: Path, num_pairs: int) -> tuple[Path, Path]:
 
 @contextlib.contextmanager
 def timed(spent: dict[str, Any], stage: str) -> Iterator[None]:
-    """Notes seconds of the processor and of the clock under the name of a stage."""
+    """Stores CPU and wall time of the context in `spent[stage]`."""
     processor, clock = time.process_time(), time.perf_counter()
     yield
     spent[stage] = time.process_time() - processor, time.perf_counter() - clock
 
 
 def measure(path: Path) -> None:
-    """Prints seconds of each stage, and bytes that reading, and all stages together, needed."""
+    """Prints CPU and wall time of each stage, and the bytes needed for reading and for all stages."""
     quiet_libraries()
     torch.randn(512, 512) @ torch.randn(512, 512)
     start, spent = memory("VmRSS"), {}

@@ -1,7 +1,7 @@
-"""A step of training a causal transformer: a prompt once for both responses, and rows of like length, against neither.
+"""Speed of a training step of a causal transformer with shared prompts and length grouping, relative to neither.
 
-The plain way encodes chosen and rejected responses each by themselves, padded to the longest of their batch. It has the
-same network and attention, and no mask: padding on the right needs none.
+The plain baseline encodes chosen and rejected texts separately, padded to the longest of the batch. It has the same
+network and attention, without a mask: padding on the right needs none.
 
 Dimension letters: B pairs in a batch, L tokens, D representation width.
 """
@@ -35,7 +35,7 @@ def make_network() -> PooledTransformer:
 
 
 def make_backbone(prompts: Int64[Tensor, " N"], responses: Int64[Tensor, "N 2"]) -> TrainableBackbone:
-    """Pairs of random tokens; pair n has the texts 2n and 2n + 1, and a prompt that no other has."""
+    """Pairs of random tokens; pair n has the texts 2n and 2n + 1, and a unique prompt."""
     generator = torch.Generator().manual_seed(0)
     ids = []
     for prompt, both in zip(prompts.tolist(), responses.tolist(), strict=True):
@@ -74,7 +74,7 @@ def plain(backbone: TrainableBackbone, rows_B: Int64[Tensor, " B"]) -> Float[Ten
 
 
 def seconds(backbone: TrainableBackbone, difference) -> float:
-    """Of forward and backward passes over all pairs."""
+    """Wall time of forward and backward passes over all pairs."""
     started = time.perf_counter()
     for rows_B in torch.arange(NUM_PAIRS).split(BATCH_SIZE):
         step(backbone, difference, rows_B)
@@ -82,14 +82,14 @@ def seconds(backbone: TrainableBackbone, difference) -> float:
 
 
 def step(backbone: TrainableBackbone, difference, rows_B: Int64[Tensor, " B"]) -> Float[Tensor, " weights"]:
-    """The gradient of Bradley-Terry's loss with a reward that is the sum of the representation."""
+    """The gradient of the Bradley-Terry loss, where the reward is the sum of the representation."""
     backbone.zero_grad()
     (-logsigmoid(difference(backbone, rows_B).sum(dim=1)).mean()).backward()
     return torch.cat([weight.grad.flatten() for weight in backbone.parameters()])
 
 
 def ratio(backbone: TrainableBackbone) -> tuple[float, float]:
-    """How many times as fast as the plain way, the two taken in turn; and our seconds."""
+    """Speed relative to the plain baseline, from alternating rounds, and our seconds."""
     for difference in (ours, plain):
         step(backbone, difference, torch.arange(BATCH_SIZE))
     rounds = [(seconds(backbone, plain), seconds(backbone, ours)) for _ in range(ROUNDS)]
@@ -110,7 +110,7 @@ def main() -> None:
             "met": times >= 1.5 and apart <= 1e-6,
         }
     ]
-    # Lengths over a factor of 16, and prompts so short that sharing them is of no help.
+    # Lengths vary by a factor of 16; prompts of one token, so that sharing does not help.
     generator = torch.Generator().manual_seed(1)
     responses = (16 * 16 ** torch.rand(NUM_PAIRS, 2, generator=generator)).long()
     times, took = ratio(make_backbone(torch.ones(NUM_PAIRS, dtype=torch.int64), responses))

@@ -1,4 +1,4 @@
-"""How long a user waits for help, and for the news of a mistake."""
+"""Time until `--help`, or an error in the config, is printed."""
 
 import json
 import subprocess

@@ -1,8 +1,8 @@
-"""A transformer in training, through the Trainer: pairs and tokens a second, and MFU.
+"""Throughput of training a transformer through the Trainer: pairs and tokens per second, and MFU.
 
-With a GPU a Llama of 3B weights in bfloat16, by one device and by FSDP on one; without, one of 25M on the CPU.
-MFU: floating-point operations that the model asks for, 6 for each weight and token and those of attention, over what
-a large matrix product reaches on the same device in the same run. Work that prompt sharing saves is not counted.
+With a GPU, a Llama with 3B weights in bfloat16, on one device and with FSDP on one; without, one with 25M on the CPU.
+MFU (model FLOPs utilisation): operations that the model needs (6 per weight and token, and those of attention), divided
+by the rate of a large matrix product on the same device in the same run. Work saved by prompt sharing is not counted.
 """
 
 import json
@@ -34,7 +34,7 @@ PRECISION = "bf16-mixed" if GPU else "32-true"
 
 
 def make_data() -> tuple[PreferenceData, TokenTable]:
-    """Pairs of random tokens: a prompt and two responses each."""
+    """Pairs of random tokens: each has a prompt and two responses."""
     draw = torch.Generator().manual_seed(0)
     prompts_P = torch.randint(1, SHAPE["vocab_size"], (NUM_PAIRS, PROMPT), generator=draw)
     responses_P2 = torch.randint(1, SHAPE["vocab_size"], (NUM_PAIRS, 2, RESPONSE), generator=draw)
@@ -59,7 +59,7 @@ def make_data() -> tuple[PreferenceData, TokenTable]:
 
 
 class Clock(pl.Callback):
-    """Seconds of all steps but the first two."""
+    """Measures the seconds of all steps except the first two."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         if GPU:
@@ -70,7 +70,7 @@ class Clock(pl.Callback):
 
 
 def train(strategy: str | pl.strategies.Strategy) -> tuple[float, int, int]:
-    """Seconds a step, weights, and tokens of a step."""
+    """Trains; returns seconds per step, number of weights without embeddings, and tokens per step."""
     data, tokens = make_data()
     torch.manual_seed(0)
     dtype = torch.bfloat16 if GPU else torch.float32
@@ -95,7 +95,7 @@ def train(strategy: str | pl.strategies.Strategy) -> tuple[float, int, int]:
 
 
 def matrix_product() -> float:
-    """Operations a second of a large matrix product."""
+    """Operations per second of a large matrix product."""
     size = 8192 if GPU else 1536
     left = torch.randn(size, size, dtype=torch.bfloat16 if GPU else torch.float32, device="cuda" if GPU else "cpu")
     rates = []

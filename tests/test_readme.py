@@ -17,6 +17,7 @@ from micro_lit.compare import __main__ as compare
 from micro_lit.floors import __main__ as floors
 from micro_lit.personalise import __main__ as personalise
 from micro_lit.report import __main__ as report
+from micro_lit.score import __main__ as score
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
@@ -28,6 +29,7 @@ ENTRIES = {
     "micro_lit.floors": floors,
     "micro_lit.compare": compare,
     "micro_lit.personalise": personalise,
+    "micro_lit.score": score,
 }
 CANDIDATES = {"single_bt": ["model=single_bt"], "mixture": []}
 SMALL = ["data.train=2000", "data.validation=200", "data.test=500", "trainer.max_epochs=1"]
@@ -96,6 +98,16 @@ def newcomer(tmp_path, monkeypatch) -> Path:
     HydraConfig.instance().cfg = None
 
 
+def test_the_python_that_scores_runs_as_it_is_written(newcomer):
+    [snippet] = [block for kind, block in BLOCKS if kind == "python" and "micro_lit.load" in block]
+    train.run(config.compose("train", [*EARLIER["runs/mixture"], "paths.run_dir=runs/mixture"]))
+    found: dict = {}
+    exec(snippet, found)
+    assert found["rewards"].shape == (2, 8)
+    assert found["mixed"].shape == (2,)
+    assert 0 < found["chosen"][0] < 1
+
+
 def test_the_readme_has_commands():
     assert len(COMMANDS) > 10
 
@@ -106,6 +118,7 @@ def test_the_readme_has_commands():
         pytest.param(each, marks=[pytest.mark.full] * bool(set(TRIED_ELSEWHERE) & set(each.split())))
         for each in COMMANDS
     ],
+    ids=lambda command: re.sub(r"\W+", "-", command)[:80],
 )
 def test_command(command, newcomer, monkeypatch, request):
     program, *arguments = shlex.split(command)

@@ -1,5 +1,5 @@
 """A seeded, bounded fuzzer of the commands: settings, restored run folders, feature stores, data.
 
-Each case declares what has to come of it (`cases.Expect`), so that neither a traceback nor a silent success of nonsense
-counts as done. Cases run in forked children: torch is imported once, and no case sees what another has left.
+Each case declares its expected outcome (`cases.Expect`), so that a traceback fails, and so does the silent success of
+an invalid case. Cases run in forked child processes: torch is imported only once, and cases do not affect each other.
 """

@@ -1,7 +1,7 @@
-"""`python -m benchmarks fuzz --settings 500 --data 500 --seed 0`: tries what nobody means to type or to have on disk.
+"""`python -m benchmarks fuzz --settings 500 --data 500 --seed 0`: runs commands on invalid and unusual inputs.
 
-Prints one JSON object for each kind of case. Cases that did not do what they declare are listed on stderr, each with
-the options that repeat it: `--case settings:17 --seed 0`.
+Prints one JSON object for each kind of case. Failed cases are listed on stderr, with the options to repeat each of
+them: `--case settings:17 --seed 0`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.fuzz.cases import Case, Expect, fault
 from benchmarks.fuzz.runner import call, run
 from benchmarks.fuzz.runs import Runs, make_runs
 
-# Of each kind: the cases of a seed, in a folder with what they share, and how many are run when nobody says.
+# For each kind: a function (seed, folder of shared files, runs) -> cases, and the default number of cases.
 KINDS: dict[str, tuple[Callable[[int, Path, Runs], Sequence[Case]], int]] = {
     "settings": (settings.cases, 500),
     "folders": (folders.cases, 200),
@@ -34,9 +34,9 @@ KINDS: dict[str, tuple[Callable[[int, Path, Runs], Sequence[Case]], int]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks fuzz", description=__doc__)
     for kind, (_, number) in KINDS.items():
-        parser.add_argument(f"--{kind}", type=int, default=number, help=f"how many cases of {kind}")
-    parser.add_argument("--seed", type=int, default=0, help="of what the cases are")
-    parser.add_argument("--case", help="one case alone, as settings:17, with all that it prints")
+        parser.add_argument(f"--{kind}", type=int, default=number, help=f"number of cases of {kind}")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the cases")
+    parser.add_argument("--case", help="run only this case, such as settings:17, and print its output")
     given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
@@ -46,7 +46,7 @@ def main() -> None:
             kinds = [given.case.split(":")[0]] if given.case else [kind for kind in KINDS if getattr(given, kind)]
             runs: Runs = {}
             if set(kinds) - {"data"}:
-                # Loads what commands import late, too: the children find it loaded.
+                # Also imports the modules that commands import late, so that child processes inherit them.
                 call(settings.base_run(shared / "first"), shared)
                 runs = make_runs(shared)
         failed = [report(kind, given, shared, runs, Path(place) / kind) for kind in kinds]
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def report(kind: str, given: argparse.Namespace, shared: Path, runs: Runs, place: Path) -> int:
-    """Runs the cases of one kind; the number of those that did something else than they declare."""
+    """Runs the cases of one kind and prints a summary; returns the number of failed cases."""
     all_cases = KINDS[kind][0](given.seed, shared, runs)
     wanted = [int(given.case.split(":")[1])] if given.case else range(min(getattr(given, kind), len(all_cases)))
     counts, failed = dict.fromkeys(Expect, 0), 0

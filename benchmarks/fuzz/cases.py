@@ -1,4 +1,4 @@
-"""What a case of the fuzzer is, and what is wrong with how it ended."""
+"""Cases of the fuzzer, and checks of their outcomes."""
 
 import json
 import math
@@ -8,15 +8,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-# What stands between a folder's own path and the arguments and files that name it.
+# Placeholder for the path of a case's folder in its arguments and files.
 FOLDER = "{folder}"
 
 
 class Expect(StrEnum):
-    """What a case declares.
+    """Expected outcome of a case.
 
-    FAIL: a status other than 0 and one line `error: ...`, which is no internal error and holds the note of the case.
-    WARN: success, and the note of the case. PASS: success, and results that can be.
+    FAIL: exit status other than 0, and one line `error: ...` that contains the note and is not an internal error.
+    WARN: success, and the note is printed. PASS: success, and possible results.
     """
 
     FAIL = "must_fail"
@@ -26,12 +26,16 @@ class Expect(StrEnum):
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to try in a folder of its own.
+    """A test case, run in its own folder.
 
-    what: in words, as the list of failures names it. command: a module of `micro_lit` that is run as a command with
-    `arguments`, where `{folder}` stands for the folder of the case. act: runs instead of a command; it is given the
-    folder. prepare: makes what the folder holds before. note: a part of the output of WARN, of the line of FAIL. check:
-    what is wrong with the folder after a success, or None.
+    Attributes:
+        what: description in the list of failures.
+        command: module of `micro_lit` that is run as a command.
+        arguments: its arguments; `{folder}` is replaced by the folder of the case.
+        act: function of the folder that is called instead of a command.
+        prepare: fills the folder before the case runs.
+        note: required part of the output (WARN) or of the error line (FAIL).
+        check: describes what is wrong with the folder after a success; None if nothing is.
     """
 
     what: str
@@ -46,7 +50,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended. status: None when it was stopped because its time was up."""
+    """Outcome of a case; status is None after a timeout."""
 
     status: int | None
     output: str
@@ -54,7 +58,7 @@ class Outcome:
 
 
 def fault(case: Case, outcome: Outcome, folder: Path) -> str | None:
-    """What a case did that it had not declared; None when it did what it declared."""
+    """Describes how the outcome differs from the expected one; None if it does not."""
     if outcome.status is None:
         return "it did not end"
     if "Traceback (most recent call last)" in outcome.output + outcome.errors:
@@ -76,7 +80,7 @@ def fault(case: Case, outcome: Outcome, folder: Path) -> str | None:
 
 
 def check_results(path: Path, rows: int | None) -> str | None:
-    """What is wrong with a results.json: numbers that cannot be, or other numbers of rows than those tested."""
+    """Describes what is wrong with a results.json: impossible numbers, or a wrong number of test rows; else None."""
     try:
         results = json.loads(path.read_text())
     except (OSError, ValueError) as error:

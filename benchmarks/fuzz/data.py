@@ -1,6 +1,6 @@
-"""Cases of data: small generated files and folders, of which it is known what `data=pairs` has to make of them.
+"""Cases of data: small generated files and folders with a known correct result of `data=pairs`.
 
-Each is read as a command reads it, then row by row, in small pieces, and through the cache; all of these must agree.
+Each is read as a command reads it, then row by row, in small chunks, and through the cache. All results must be equal.
 """
 
 import contextlib
@@ -34,12 +34,12 @@ NUMBER = 100_000
 
 
 def cases(seed: int, shared: Path, runs: Runs) -> "Cases":
-    """All cases of a seed: kinds take turns."""
+    """All cases of a seed; kinds alternate."""
     return Cases(seed)
 
 
 class Cases(Sequence[Case]):
-    """Cases that are made when they are asked for."""
+    """Sequence of cases, each generated on access."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -50,7 +50,7 @@ class Cases(Sequence[Case]):
     def __getitem__(self, number: int) -> Case:
         kind = KINDS[number % len(KINDS)]
         draft = kind(random.Random(f"data {self.seed} {number}"))
-        # Files are written in the child; what is drawn for them is the case's own too.
+        # Files are written in the child process, with a generator seeded for this case.
         chance = random.Random(f"files {self.seed} {number}")
         return Case(
             f"{kind.__name__}: {draft.what}",
@@ -63,7 +63,7 @@ class Cases(Sequence[Case]):
 
 @functools.cache
 def composed(overrides: tuple[str, ...]) -> dict[str, Any] | Exception:
-    """The settings `data` of a command line, or what comes of it instead: the slowest part of a case, made once."""
+    """The node `data` of a composed config, or the exception raised. Cached: it is the slowest part of a case."""
     try:
         return compose("train", ["data=pairs", "paths.run_dir=run", "data.cache_dir=null", *overrides])["data"]
     except Exception as error:
@@ -71,11 +71,11 @@ def composed(overrides: tuple[str, ...]) -> dict[str, Any] | Exception:
 
 
 def use(draft: Draft, node: dict[str, Any] | Exception, seed: int, folder: Path) -> None:
-    """Reads the data of a case in every way, and compares what comes of it.
+    """Reads the data of a case in every way, and compares the results.
 
     Raises:
-        UserError: they cannot be read, for which all ways have the same reason.
-        AssertionError: they are read wrong, or the ways differ.
+        UserError: the data cannot be read, with the same message in all ways.
+        AssertionError: the result is wrong, or differs between the ways.
     """
     if isinstance(node, Exception):
         raise node
@@ -89,7 +89,7 @@ def use(draft: Draft, node: dict[str, Any] | Exception, seed: int, folder: Path)
     plain, ways = load(), {}
     with mock.patch.object(parsed, "LEAST_BYTES", 0):
         cache = str(folder / "cache")
-        ways["the cache, when it is made,"], ways["the cache"] = load(cache_dir=cache), load(cache_dir=cache)
+        ways["the cache, on its first use,"], ways["the cache"] = load(cache_dir=cache), load(cache_dir=cache)
     with row_by_row():
         ways["row by row"] = load()
     with in_pieces():
@@ -110,7 +110,7 @@ def use(draft: Draft, node: dict[str, Any] | Exception, seed: int, folder: Path)
 
 @contextlib.contextmanager
 def row_by_row() -> Iterator[None]:
-    """While inside, every row is parsed as a dictionary."""
+    """Makes the reader parse every row as a dictionary, during the context."""
     with (
         mock.patch.object(gathering.Gathered, "add_plain", lambda self, table, *_: np.arange(len(table))),
         mock.patch.object(formats, "_parse_block", return_value=None),
@@ -120,7 +120,7 @@ def row_by_row() -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_pieces() -> Iterator[None]:
-    """While inside, a chunk has a few rows."""
+    """Makes the reader use chunks of a few rows, during the context."""
     small = {"CHUNK_ROWS": 7, "SLICE_ROWS": 3, "PEEKED": 5, "CHUNK_BYTES": 2**14}
     with mock.patch.multiple(formats, **small), mock.patch.object(gathering, "CHUNK_ROWS", 7):
         yield
@@ -149,13 +149,13 @@ def _brief(value: Any) -> str:
 
 
 def _check(draft: Draft, data: PreferenceData) -> None:
-    """Compares data with what the generator of their files knows."""
+    """Compares the data read with the records from which the files were generated."""
     wanted = [*draft.train, *draft.test]
     found = list(_records(data))
     assert len(found) == len(wanted), f"{len(found)} pairs, not {len(wanted)}"
     for number, (ours, theirs) in enumerate(zip(wanted, found, strict=True)):
         prompt = with_criterion(ours.prompt, ours.criterion)
-        ours = ours._replace(prompt=prompt, criterion=None, pair_id=None, label_id=None)  # theirs is in the prompt
+        ours = ours._replace(prompt=prompt, criterion=None, pair_id=None, label_id=None)  # now in the prompt
         if ours.source is None:
             ours = ours._replace(source="pairs")
         for name in Record._fields:
@@ -186,7 +186,7 @@ def _check_splits(draft: Draft, data: PreferenceData) -> None:
 
 
 def _records(data: PreferenceData) -> Iterator[Record]:
-    """The pairs of data as records; the prompt is the context, with the criterion."""
+    """Converts pairs to records; the prompt includes the criterion."""
     pairs = data.pairs
     for row in range(len(pairs)):
         context, chosen, rejected = (data.texts[at] for at in pairs.triplets_N3[row].tolist())

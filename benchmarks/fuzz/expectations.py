@@ -1,7 +1,7 @@
-"""What settings may hold, declared by hand and apart from the annotations in the code: values as a user types them.
+"""Valid and invalid values of settings, as a user types them, written by hand independently of the code's annotations.
 
-Each key has values that must work in a run of two training batches of one epoch, and values that must be refused. What
-is in neither list is not tried.
+Each key has values that must work in a run of two training batches and one epoch, and values that must be refused.
+Values in neither list are not tested.
 """
 
 from collections.abc import Sequence
@@ -22,34 +22,34 @@ NO_NUMBER = (*NEITHER_NUMBER_NOR_WORD, *WORDS, *UNBOUNDED)
 
 
 def whole(least: int, *right: str, null: bool = False, wrong: Sequence[str] = ()) -> Values:
-    """Whole numbers from `least` on."""
+    """Integers of at least `least`."""
     refused = (str(least - 1), "-7", "1.5", "true", *NO_NUMBER, *wrong)
     return Values((*right, *(["null"] * null)), refused if null else (*refused, "null"))
 
 
 def number(*right: str, wrong: Sequence[str] = (), null: bool = False) -> Values:
-    """Numbers of at least 0, or as `wrong` says."""
+    """Numbers of at least 0; `wrong` adds values that must be refused."""
     refused = ("-0.1", "true", *NO_NUMBER, *wrong)
     return Values((*right, *(["null"] * null)), refused if null else (*refused, "null"))
 
 
 def yes_or_no(*right: str) -> Values:
-    """true or false; what null stands for is the library's own choice."""
+    """true or false; null is not tested, because its meaning depends on the library."""
     return Values(right or ("true", "false"), ("7", "0.5", *NEITHER_NUMBER_NOR_WORD, *WORDS, "nan"))
 
 
 def one_of(*right: str, wrong: Sequence[str] = ()) -> Values:
-    """A few words."""
+    """One of a few words."""
     return Values(right, ("7", "0.5", "true", *NEITHER_NUMBER_NOR_WORD, *WORDS, "nan", *wrong))
 
 
 HUGE = "1" + 21 * "0"
 PART = ("0", "0.0", "-1", "1.5", "-0.5")
 NODE = Values((), ("7", "abc", "''", "[a]", "[]", "nan", "true"))
-# Of a group that may be left out: [] chooses none of it.
+# For an optional config group: [] selects no option.
 LEFT_OUT = Values(("[]",), tuple(each for each in NODE.wrong if each != "[]"))
 
-# Of `train.py +experiment=planted_floors_k8` with 64 training pairs in batches of 32, 32 validation and 48 test pairs.
+# For `train.py +experiment=planted_floors_k8` with 64 training pairs in batches of 32, 32 validation and 48 test pairs.
 TRAIN: dict[str, Values] = {
     "seed": whole(0, "0", "7", "4294967295", wrong=("4294967296", HUGE)),
     "skip_finished": yes_or_no(),
@@ -193,7 +193,7 @@ TRAIN: dict[str, Values] = {
 NO_CANDIDATES = ("7", "abc", "[]", "{}", "{a: 7}", "null", "nan", "{a: nix}", "{a: [seed=-1]}", "[a]")
 NO_COUNTS = ("7", "abc", "[]", "[a]", "{a: 1}", "null", "nan", "[1.5]", "[true]")
 
-# Of the other commands: top-level keys, and some below. What is refused only; the base of each works.
+# For the other commands: top-level keys, and some nested keys. The base arguments of each command work.
 OTHERS: dict[str, dict[str, Values]] = {
     "floors": {
         "seed": whole(0, "0", "3"),

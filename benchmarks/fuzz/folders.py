@@ -1,6 +1,6 @@
-"""Cases of run folders that were damaged, changed or moved, and are then used.
+"""Cases of run folders that are damaged, changed or moved before a command uses them.
 
-A finished run is copied into the folder of the case, something is done to the copy, and a command is to use it.
+A finished run is copied into the folder of the case, the copy is changed, and a command is run on it.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from benchmarks.fuzz.cases import FOLDER, Case, Expect, check_results
 from benchmarks.fuzz.runs import BASE, Runs
 from benchmarks.fuzz.settings import RUN, interleaved
 
-# What is done to a copy: given its folder, and a place beside it.
+# A change of a copy: a function of its folder.
 Change = Callable[[Path], Any]
 
 COPY = f"{FOLDER}/copy"
@@ -29,8 +29,13 @@ COPY = f"{FOLDER}/copy"
 
 @dataclass(frozen=True)
 class Use:
-    """A command that uses a run folder. run: which of the finished runs. files: of that run, which it needs whole.
-    other: a run of another model."""
+    """A command that uses a run folder.
+
+    Attributes:
+        run: name of the finished run that is copied.
+        files: files of the run that the command needs.
+        other: folder of a run of another model.
+    """
 
     name: str
     command: str
@@ -45,7 +50,7 @@ CONFIG, RESULTS, BEST, LAST = "config.yaml", "results.json", "checkpoints/best.c
 
 
 def uses(runs: Runs) -> list[Use]:
-    """Every way to use a folder."""
+    """All commands that use a run folder."""
     compare, people, given = (
         _without(("candidates=", "run="), runs[name]) for name in ("evaluate", "people", "personalise")
     )
@@ -69,7 +74,7 @@ def _without(beginnings: tuple[str, ...], arguments: tuple[str, ...]) -> tuple[s
 
 
 def cases(seed: int, shared: Path, runs: Runs) -> list[Case]:
-    """All cases of a seed: uses take turns."""
+    """All cases of a seed; uses alternate."""
     chance = random.Random(f"folders {seed}")
     columns = []
     for use in uses(runs):
@@ -81,7 +86,7 @@ def cases(seed: int, shared: Path, runs: Runs) -> list[Case]:
 
 
 def _warned(shared: Path) -> list[Case]:
-    """What works, and is to say what it does."""
+    """Cases that succeed and must print a note."""
 
     def beside(folder: Path) -> None:
         for name, run in (("good", "vectors"), ("bad", "plain")):
@@ -113,7 +118,7 @@ def _copied(run: Path, finished: bool, folder: Path) -> None:
 def _case(use: Use, shared: Path, what: str, expect: Expect, change: Change) -> Case:
     def prepare(folder: Path) -> None:
         shutil.copytree(shared / use.run, folder / "copy", symlinks=True)
-        if use.name == "resume":  # one that has finished is not trained again
+        if use.name == "resume":  # a finished run is not trained again
             (folder / "copy" / RESULTS).unlink()
         change(folder / "copy")
 
@@ -125,7 +130,7 @@ Made = list[tuple[str, Expect, Change]]
 
 
 def _broken_files(use: Use, chance: random.Random) -> Made:
-    """Each file that is needed, broken in each way."""
+    """Each required file, damaged in each way."""
     ways: dict[str, Callable[[Path], None]] = {
         "empty": lambda path: path.write_bytes(b""),
         "cut": partial(_cut, share=chance.uniform(0.05, 0.8)),
@@ -147,7 +152,7 @@ def _broken_files(use: Use, chance: random.Random) -> Made:
         for way, change in ways.items():
             gone = ("missing", "a link to nothing", "a link to itself", "a folder", "a device")
             if name == BEST and way in gone:
-                continue  # then the last checkpoint may stand in
+                continue  # then the last checkpoint is used instead
             made.append((f"{name} {way}", Expect.FAIL, partial(_at, name, change)))
         if os.geteuid() != 0:
             made.append((f"{name} unreadable", Expect.FAIL, partial(_at, name, lambda path: path.chmod(0))))
@@ -155,7 +160,7 @@ def _broken_files(use: Use, chance: random.Random) -> Made:
 
 
 def _checkpoints(use: Use, chance: random.Random) -> Made:
-    """Bits of weights changed, and checkpoints of other models."""
+    """Flipped bits of weights, and checkpoints of other models."""
     name = next((each for each in use.files if each in (BEST, LAST)), None)
     if name is None:
         return [("no checkpoints", Expect.PASS, lambda folder: shutil.rmtree(folder / "checkpoints"))]
@@ -175,7 +180,7 @@ def _checkpoints(use: Use, chance: random.Random) -> Made:
 
 
 def _wrong_settings(use: Use, chance: random.Random) -> Made:
-    """config.yaml with a wrong value in a key that the use reads."""
+    """config.yaml with an invalid value of a key that the command reads."""
     values: dict[str, tuple[Any, ...]] = {
         "data": (None, 7, [], "abc", {}),
         "data._target_": (None, 7, "os.system", "micro_lit.nix", "nix", "micro_lit.models.LinearHeads"),
@@ -196,11 +201,11 @@ def _wrong_settings(use: Use, chance: random.Random) -> Made:
     }
     if use.name == "report":
         values = {"paths": (None, 7, [], "abc", {}), "paths.run_dir": (None, 7, []), "paths.data_dir": ([], {"a": 1})}
-    if use.name == "resume":  # reads the command's settings
+    if use.name == "resume":  # it reads the settings of the command line instead
         return []
     if use.name == "people":
         del values["data.nix"]
-    if use.name == "stage1":  # the data are the command's
+    if use.name == "stage1":  # the data come from the command line
         values = {key: each for key, each in values.items() if not key.startswith(("data.", "seed"))}
     if use.name == "personalise":
         values = {key: each for key, each in values.items() if key.split(".")[0] not in ("data", "seed")}
@@ -214,7 +219,7 @@ def _wrong_settings(use: Use, chance: random.Random) -> Made:
 
 
 def _wrong_results(use: Use, chance: random.Random) -> Made:
-    """results.json, .hydra of other types, for what reads them."""
+    """results.json and .hydra files with values of wrong types, for the command that reads them."""
     if use.name != "report":
         return []
     values: dict[str, tuple[Any, ...]] = {
@@ -237,7 +242,7 @@ def _wrong_results(use: Use, chance: random.Random) -> Made:
 
 
 def _harmless(use: Use, chance: random.Random) -> Made:
-    """What changes nothing."""
+    """Changes without effect on the result."""
     if use.name == "resume":
         return []
     made: Made = [
@@ -265,7 +270,7 @@ def _write(content: bytes, path: Path) -> None:
 
 def _cut(path: Path, share: float) -> None:
     content = path.read_bytes()
-    if path.suffix == ".yaml":  # inside a line, of which the rest is missed
+    if path.suffix == ".yaml":  # an unclosed bracket: a YAML file cut between lines would be valid
         content = content.replace(b"\npaths:", b"\npaths: [").replace(b"\nmodel:", b"\nmodel: [")
     path.write_bytes(content[: int(len(content) * share)])
 
@@ -310,7 +315,7 @@ def _as_linked_folder(folder: Path) -> None:
 
 
 def _flip(share: float, bit: int, path: Path) -> None:
-    """Changes a bit of the weights: what a zip file holds between its records is nobody's."""
+    """Flips a bit inside an entry of the zip file: bytes between entries have no effect."""
     with zipfile.ZipFile(path) as file:
         entries = [each for each in file.infolist() if each.file_size]
     content = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Runs cases, each in a forked child of this process."""
+"""Runs cases, each in a forked child process."""
 
 import contextlib
 import importlib
@@ -13,14 +13,14 @@ from pathlib import Path
 from benchmarks.fuzz.cases import FOLDER, Case, Outcome
 from micro_lit.config import failures
 
-# Far more than any case needs: what takes longer hangs.
+# Timeout of a case, far more than any case needs.
 SECONDS = 120.0
 
 
 def run(case: Case, folder: Path) -> Outcome:
-    """Runs a case in a folder that it makes, in a child process with that folder as working directory.
+    """Creates the folder and runs the case there, in a child process with that working directory.
 
-    The child is the leader of a process group, all of which ends with it.
+    The child leads a process group, which is killed when the child exits.
     """
     folder.mkdir(parents=True)
     output, errors = folder.with_suffix(".out"), folder.with_suffix(".err")
@@ -30,13 +30,13 @@ def run(case: Case, folder: Path) -> Outcome:
     if child == 0:
         os._exit(_in_child(case, folder, output, errors))
     status = _wait(child)
-    with contextlib.suppress(ProcessLookupError):  # nothing is left of the group
+    with contextlib.suppress(ProcessLookupError):  # the group has no processes left
         os.killpg(child, signal.SIGKILL)
     return Outcome(status, output.read_text(errors="replace"), errors.read_text(errors="replace"))
 
 
 def call(case: Case, folder: Path) -> None:
-    """Does what a case is about, in this process. Raises `SystemExit` as its command does."""
+    """Runs a case in this process. Raises `SystemExit` like its command."""
     if case.prepare is not None:
         case.prepare(folder)
     if case.act is not None:
@@ -64,7 +64,7 @@ def _in_child(case: Case, folder: Path, output: Path, errors: Path) -> int:
 
 
 def _status(act: Callable[[], None]) -> int:
-    """The exit status that Python would give what `act` does."""
+    """Calls `act` and returns the exit status that Python would have."""
     try:
         act()
     except SystemExit as stop:

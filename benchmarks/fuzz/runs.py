@@ -1,4 +1,4 @@
-"""Small runs that the cases use: made once, in this process."""
+"""Small runs used by the cases, trained once in this process."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ SIZES = ("data.train=64", "data.validation=32", "data.test=48", "loader.batch_si
 BASE = ("+experiment=planted_floors_k8", *SIZES, "model.num_heads=2")
 TEST_ROWS = 48
 
-# Arguments with which each command but `train` works.
+# Valid arguments of each command except `train`.
 Runs = dict[str, tuple[str, ...]]
 
 
 def make_runs(shared: Path) -> Runs:
-    """Arguments of each command but `train` with which it works, on runs in `shared` that are made here."""
+    """Trains small runs in `shared`; returns valid arguments of each command except `train`."""
     vectors = make(shared / "vectors", *BASE, "data.criteria=hidden", "data.users_per_group=2", "data.test=120")
     text = make(
         shared / "text",
@@ -42,6 +42,6 @@ def make_runs(shared: Path) -> Runs:
 
 
 def make(folder: Path, *overrides: str) -> Path:
-    """Trains a run in a folder, as the command does."""
+    """Trains a run in a folder with the train command."""
     call(Case("a run", Expect.PASS, "train", (*overrides, f"hydra.run.dir={folder}")), folder)
     return folder

@@ -1,4 +1,4 @@
-"""Cases of settings: each value of `expectations` alone, some together, and command lines that are none."""
+"""Cases of settings: single values of `expectations`, combinations of values, and invalid command lines."""
 
 import random
 from pathlib import Path
@@ -9,10 +9,10 @@ from benchmarks.fuzz.runs import BASE, TEST_ROWS, Runs
 
 RUN = f"hydra.run.dir={FOLDER}/run"
 
-# Every so many cases is of two or three keys together, of another command, of a command line that is none.
+# One in so many cases combines two or three keys, is of another command, or is an invalid command line.
 COMBINED, OTHER, LINE = 6, 4, 25
 
-# Whatever is wrong beyond a value.
+# Invalid command lines, apart from invalid values.
 LINES: tuple[tuple[str, ...], ...] = (
     ("--experiment", "x"), ("--seed=4",), ("x",), ("=",), ("seed=[1",), ("name=a b(",), ("+experiment=nix",), ("seed",),
     ("experiment=mixture_k8",), ("model=[mixture,single_bt]",), ("model/head=nix",), ("~nix",), ("seed.x=1",),
@@ -30,12 +30,12 @@ LINES: tuple[tuple[str, ...], ...] = (
 
 
 def base_run(folder: Path) -> Case:
-    """The run that all others differ from in one or a few settings."""
+    """The base run; other cases differ from it in one or a few settings."""
     return Case("the base", Expect.PASS, "train", (*BASE, f"hydra.run.dir={folder}/run"))
 
 
 def cases(seed: int, shared: Path, runs: Runs) -> list[Case]:
-    """All cases of a seed, in the order in which they are tried: keys take turns."""
+    """All cases of a seed, in the order in which they run; keys alternate."""
     chance = random.Random(f"settings {seed}")
     found: list[Case] = []
     singles = [_train({key: value}, right) for key, value, right in _turns(TRAIN, chance)]
@@ -63,7 +63,7 @@ def cases(seed: int, shared: Path, runs: Runs) -> list[Case]:
 
 
 def _turns(table: dict[str, Values], chance: random.Random) -> list[tuple[str, str, bool]]:
-    """Every key with every value, keys in turn; whether the value must work."""
+    """Every key with every value and whether the value must work; keys alternate."""
     columns = []
     for key, values in table.items():
         column = [(key, value, True) for value in values.right] + [(key, value, False) for value in values.wrong]
@@ -74,7 +74,7 @@ def _turns(table: dict[str, Values], chance: random.Random) -> list[tuple[str, s
 
 
 def interleaved(columns: list[list]) -> list:
-    """The first of each list, the second of each, and so on."""
+    """Concatenates the first items of all lists, then the second items, and so on."""
     longest = max(map(len, columns))
     return [column[row] for row in range(longest) for column in columns if row < len(column)]
 
@@ -96,7 +96,7 @@ def _train(settings: dict[str, str], right: bool) -> Case:
 
 
 def _combined(chance: random.Random) -> Case:
-    """Two or three settings of which one is wrong."""
+    """Two or three settings, one of which is invalid."""
     keys = chance.sample([key for key in TRAIN if TRAIN[key].right], chance.choice([1, 2]))
     bad = chance.choice([key for key in TRAIN if key not in keys and TRAIN[key].wrong])
     settings = {key: chance.choice(TRAIN[key].right) for key in keys} | {bad: chance.choice(TRAIN[bad].wrong)}

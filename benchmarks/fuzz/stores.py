@@ -1,4 +1,4 @@
-"""Cases of damaged feature stores: what comes back are the right features, or one line."""
+"""Cases of damaged feature stores: the result must be the right features, or a one-line error."""
 
 import json
 import random
@@ -27,15 +27,15 @@ def texts() -> list[Text]:
 
 
 def features(numbers: np.ndarray) -> torch.Tensor:
-    """Those of some texts, by their numbers."""
+    """Features of texts, by their numbers."""
     return torch.from_numpy(numbers).float()[:, None] + torch.arange(WIDTH) / 10
 
 
 def fill(root: Path) -> Path:
-    """Encodes what a store lacks, as `Pretrained.encode` does, a shard for every few texts. Returns its folder."""
+    """Encodes missing texts as `Pretrained.encode` does, in shards of a few texts. Returns the folder of the store."""
     store = FeatureStore(root, SPEC)
     digests_M2 = text_digests(texts())
-    for _ in range(3):  # what is named by a broken manifest counts after the first
+    for _ in range(3):  # a damaged manifest is rebuilt in the first round; its texts count only afterwards
         if store.table(digests_M2) is not None:
             break
         with store.claim(digests_M2, np.arange(TEXTS) % PARTS) as rows:
@@ -46,7 +46,7 @@ def fill(root: Path) -> Path:
 
 
 def use(folder: Path) -> None:
-    """Opens the store of a case, encodes what is missing, and compares what it gives."""
+    """Opens the store of a case, encodes missing texts, and compares its features with the right ones."""
     fill(folder / "store")
     table = FeatureStore(folder / "store", SPEC).table(text_digests(texts()))
     order = np.random.default_rng(0).permutation(TEXTS)
@@ -55,7 +55,7 @@ def use(folder: Path) -> None:
 
 
 def cases(seed: int, shared: Path, runs: Runs) -> list[Case]:
-    """All cases of a seed, in an order of their own."""
+    """All cases of a seed, in random order."""
     chance = random.Random(f"stores {seed}")
     whole = shared / "store"
     fill(whole)
@@ -81,7 +81,7 @@ def _case(whole: Path, what: str, change: Change, expect: Expect, note: str = ""
 
 
 def _healed(chance: random.Random) -> list[tuple[str, Change]]:
-    """Damage after which all features come back."""
+    """Damage after which all features are restored."""
     shard = partial(_shard, chance.randrange(TEXTS // SHARD))
     found: list[tuple[str, Change]] = [
         ("nothing done to it", lambda folder: None),
@@ -113,7 +113,7 @@ def _healed(chance: random.Random) -> list[tuple[str, Change]]:
 
 
 def _together(chance: random.Random) -> tuple[str, Change]:
-    """Two or three damages at once."""
+    """Three kinds of damage at once."""
     alone = (
         "nothing in it",
         "no folder",
@@ -134,7 +134,7 @@ def _together(chance: random.Random) -> tuple[str, Change]:
     return " and ".join(what for what, _ in several), change
 
 
-# Damage that nobody can mend but the user: one line says so.
+# Damage that only the user can repair: a one-line error is expected.
 REFUSED: dict[str, Change] = {
     "a folder in place of the manifest": lambda folder: _as_folder(folder / "manifest.json"),
     "a folder in place of a shard": lambda folder: _as_folder(_shard(0, folder)),
@@ -149,7 +149,7 @@ REFUSED: dict[str, Change] = {
 }  # fmt: skip
 
 
-# Damage that is mended, and named.
+# Damage that is repaired, with a note.
 SAID: dict[str, tuple[Change, str]] = {
     "a shard gone": (lambda folder: _shard(1, folder).unlink(), "its 6 texts are to be encoded again"),
     "a shard cut in half": (
@@ -195,7 +195,7 @@ def _swap(folder: Path) -> None:
 
 
 def _foreign(folder: Path) -> None:
-    """A shard of another encoder, under the name of one of ours."""
+    """Replaces a shard by a shard of another encoder."""
     other = FeatureStore(folder.parent / "other", OTHER)
     with other.claim(text_digests(texts()), np.arange(TEXTS) % PARTS):
         other.add(texts(), features(np.arange(TEXTS)) + 1, torch.zeros(TEXTS, dtype=torch.bool))
@@ -214,7 +214,7 @@ def _damage(name: str, how: str, share: float, bit: int, folder: Path) -> None:
     path = folder / "manifest.json" if name == "manifest" else _shard(int(share * 4), folder)
     content = bytearray(path.read_bytes())
     at = int(share * len(content))
-    if not content:  # what was done before has left nothing
+    if not content:  # emptied by earlier damage
         return
     if how == "flip":
         content[at] ^= 1 << bit

@@ -110,9 +110,9 @@ def show_results(results: Mapping[str, Any], folder: Path, brief: bool = False) 
     kept = [name for name in KEPT if (folder / name).exists()]
     console.print(f"wrote {folder}/ in {results['seconds']:.0f} s: {', '.join(kept)}", markup=False, soft_wrap=True)
     if results["model"] == "router":
-        console.print("next: python -m micro_lit.evaluate +experiment=micro, a router among its rivals")
+        console.print("next: python -m micro_lit.compare +experiment=micro, a router among its rivals")
     elif "user" in results["test_by"]:
-        console.print("next: python -m micro_lit.people +experiment=people_planted, models of people and their rivals")
+        console.print("next: python -m micro_lit.compare +experiment=people_planted, models of people and their rivals")
     else:
         console.print(f"next: the same command with model={'mixture' if single else 'single_bt'}, to compare")
 

@@ -1,1 +1,1 @@
-"""Generators of pairs, each of one kind: files, what reads them, and what has to come of it."""
+"""Generators of data cases, one per kind: files, overrides that read them, and the expected result."""

@@ -1,4 +1,4 @@
-"""Rows that break the contract, and lines that are broken."""
+"""Invalid rows, and broken lines."""
 
 import json
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ BAD_ROWS: dict[str, dict[str, Any]] = {
 
 
 def bad_rows(chance: Chance) -> Draft:
-    """Rows that break the contract, among good ones."""
+    """Invalid rows among valid ones."""
     what = chance.choice(list(BAD_ROWS))
     change = BAD_ROWS[what]
     is_text = all(value is None or isinstance(value, str) for value in change.values())
@@ -54,7 +54,7 @@ def bad_rows(chance: Chance) -> Draft:
 
 
 def broken_lines(chance: Chance) -> Draft:
-    """Lines of JSON, or rows of a table, that are broken."""
+    """Broken lines of JSON, or broken rows of a table."""
     known = records(chance, size(chance), plain=True)
     is_table = chance.random() < 0.4
     lines = (tables.table(rows_of(known), "csv", chance) if is_table else tables.lines(rows_of(known), chance)).split(
@@ -91,7 +91,7 @@ def broken_lines(chance: Chance) -> Draft:
 
 
 def parquet_bytes(chance: Chance) -> Draft:
-    """Texts that are no UTF-8 in a parquet file."""
+    """Texts in a parquet file that are not UTF-8."""
     known = records(chance, size(chance), plain=True)
     at, name = chance.randrange(4, len(known)), chance.choice(("prompt", "chosen", "rejected"))
     columns = {each: [row[each].encode() for row in rows_of(known)] for each in ("prompt", "chosen", "rejected")}
@@ -120,7 +120,7 @@ def parquet_bytes(chance: Chance) -> Draft:
 
 
 def odd_json(chance: Chance) -> Draft:
-    """JSON that is allowed and rare."""
+    """Valid but unusual JSON."""
     known = records(chance, chance.choice((size(chance), 250)), plain=True)
     written = []
     train = []
@@ -140,7 +140,7 @@ def odd_json(chance: Chance) -> Draft:
     )
     for number, (record, row) in enumerate(zip(known, rows_of(known), strict=True)):
         line = json.dumps(row)
-        if what == "twice":  # the last one counts, to Python
+        if what == "twice":  # Python's json keeps the last of equal keys
             line = line.replace('{"prompt"', '{"chosen": "another", "prompt"', 1)
         elif what == "deep":
             depth = chance.choice((10, 200, 900))
@@ -173,7 +173,7 @@ def odd_json(chance: Chance) -> Draft:
 
 
 def _inside(line: str) -> Sequence[tuple[str, bool]]:
-    """Characters of a JSON object of texts, and whether one is inside of a text, and no part of an escape."""
+    """Characters of a JSON object, each with whether it is inside a string; never for a line with escapes."""
     found, inside = [], False
     for char in line:
         if char == '"':

@@ -1,4 +1,4 @@
-"""Columns of labels, rating gaps, scores and verdicts, and columns of other names."""
+"""Columns of labels, rating gaps, scores and verdicts, and columns with other names."""
 
 import datetime
 import decimal
@@ -25,7 +25,7 @@ from micro_lit.data.records import SCORE_COLUMNS
 
 
 def users(chance: Chance) -> Draft:
-    """Users as text, whole numbers and numbers with a point, with gaps."""
+    """User ids as text, integers and floats, with missing values."""
     style = chance.choice(("text", "zeros", "whole", "float", "huge", "mixed", "text and null", "categories"))
     kind = chance.choice(("jsonl", "json", "jsonl.gz") if style in ("huge", "mixed") else tables.KINDS)
     known, rows = [], []
@@ -42,7 +42,7 @@ def users(chance: Chance) -> Draft:
         named = None if value is None or (isinstance(value, str) and not value.strip()) else str(value)
         if isinstance(value, float):
             named = str(int(value))
-            if kind in tables.CSVS:  # a table has text alone
+            if kind in tables.CSVS:  # a table contains only text
                 value, named = str(number), str(number)
         known.append(record._replace(user_id=named))
         rows.append(row_of(record) | {"user_id": value})
@@ -51,7 +51,7 @@ def users(chance: Chance) -> Draft:
 
 
 def bad_labels(chance: Chance) -> Draft:
-    """Values that are no labels."""
+    """Invalid values of labels."""
     name = chance.choice(("user_id", "group", "attribute", "pair_id", "criterion"))
     value = chance.choice((1.5, True, [1], ["a"], {"a": 1}, [], 0.1))
     known = records(chance, size(chance), plain=True)
@@ -67,7 +67,7 @@ def bad_labels(chance: Chance) -> Draft:
 
 
 def types_of_parquet(chance: Chance) -> Draft:
-    """Users and gaps of the types that parquet has."""
+    """User ids of all types of parquet."""
 
     known = records(chance, size(chance), plain=True)
     number = [chance.randrange(1, 99) for _ in known]
@@ -144,7 +144,7 @@ def gaps(chance: Chance) -> Draft:
 
 
 def bad_gaps(chance: Chance) -> Draft:
-    """Rating gaps that are none."""
+    """Invalid rating gaps."""
     value = chance.choice(BAD_GAPS)
     is_json = isinstance(value, list | dict) or value == 10**400 or chance.random() < 0.5
     kind = chance.choice(("jsonl", "json") if is_json else tables.KINDS)
@@ -162,7 +162,7 @@ def bad_gaps(chance: Chance) -> Draft:
 
 
 def scores(chance: Chance) -> Draft:
-    """A score of each response."""
+    """Columns with a score of each response."""
     names = chance.choice(SCORE_COLUMNS)
     style, kind = chance.choice(("whole", "float", "text")), chance.choice(tables.KINDS)
     below = chance.random() < 0.3
@@ -197,7 +197,7 @@ NAMED = (
 
 
 def verdicts(chance: Chance) -> Draft:
-    """Two responses and which was preferred, in every coding."""
+    """Two responses and a verdict, in every coding."""
     style = chance.choice(("names", "numbers", "floats", "texts", "strength", "bool", "words"))
     kind = chance.choice(tables.KINDS)
     own = chance.random() < 0.5
@@ -259,7 +259,7 @@ OTHER_NAMES = (
 
 
 def other_names(chance: Chance) -> Draft:
-    """Columns of other names, mapped or not."""
+    """Columns with other names, mapped or not."""
     kind = chance.choice(tables.KINDS)
     theirs = dict(zip(("prompt", "chosen", "rejected"), chance.choice(OTHER_NAMES), strict=True))
     known = records(chance, size(chance), ("user_id",))
@@ -293,7 +293,7 @@ def other_names(chance: Chance) -> Draft:
 
 
 def fields(chance: Chance) -> Draft:
-    """Labels inside a column of objects, or of their JSON text."""
+    """Labels inside a column of objects, or of objects as JSON text."""
     style = chance.choice(("objects", "JSON", "JSON"))
     kind = chance.choice(tables.NESTED if style == "objects" else tables.KINDS)
     known = records(chance, size(chance), ("group",))
@@ -317,7 +317,7 @@ def fields(chance: Chance) -> Draft:
 
 
 def sources(chance: Chance) -> Draft:
-    """Source as a list, columns of nulls, columns that nobody reads."""
+    """Source as a list, columns of nulls, columns that are not read."""
     what = chance.choice(("lists", "nulls", "unread", "weights", "images"))
     kind = chance.choice(("jsonl", "json", "parquet", "saved"))
     known = records(chance, size(chance))

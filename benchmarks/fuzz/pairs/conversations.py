@@ -1,4 +1,4 @@
-"""Conversations in all their forms."""
+"""Conversations in all supported forms."""
 
 import json
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def conversations(chance: Chance) -> Draft:
 
 
 def transcripts(chance: Chance) -> Draft:
-    """Dialogues as HH-RLHF writes them."""
+    """Dialogues in the format of HH-RLHF."""
     kind = chance.choice(tables.KINDS)
     known = [stripped(with_turns(record, chance)) for record in records(chance, size(chance))]
     rows = [{name: transcript(each, getattr(each, name)) for name in ("chosen", "rejected")} for each in known]
@@ -57,7 +57,7 @@ def transcripts(chance: Chance) -> Draft:
 
 
 def mixed_forms(chance: Chance) -> Draft:
-    """Text and conversations in lines of one file."""
+    """Texts and conversations in one file."""
     kind = chance.choice(("jsonl", "json", "jsonl.gz"))
     known, rows = [], []
     for record in records(chance, size(chance)):
@@ -68,7 +68,7 @@ def mixed_forms(chance: Chance) -> Draft:
             record = with_turns(record, chance)
             rows.append(FORMS[form](record))
         known.append(record)
-    if chance.random() < 0.5:  # the first lines tell nothing of the others
+    if chance.random() < 0.5:  # the first lines have another form than the others
         order = sorted(range(len(rows)), key=lambda at: not isinstance(rows[at].get("prompt"), str))
         known, rows = [known[at] for at in order], [rows[at] for at in order]
     write, named = file_of(rows, kind, chance)
@@ -76,7 +76,7 @@ def mixed_forms(chance: Chance) -> Draft:
 
 
 def beside_prompt(chance: Chance) -> Draft:
-    """Conversations that say more or less than the prompt beside them."""
+    """Conversations that differ from the prompt column beside them."""
     what = chance.choice(("a system turn", "a trailing space", "system column", "another prompt", "two system turns"))
     kind = chance.choice(("jsonl", "json", "parquet", "saved"))
     known, rows = [], []
@@ -111,7 +111,7 @@ def beside_prompt(chance: Chance) -> Draft:
 
 
 def tools(chance: Chance) -> Draft:
-    """Calls of tools, in the conversation before or in a response."""
+    """Tool calls, in the prompt or in a response."""
     kind = chance.choice(("jsonl", "json", "parquet"))
     call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"for": "a"}'}}
     known, rows = [], []
@@ -141,7 +141,7 @@ def tools(chance: Chance) -> Draft:
 
 
 def bad_conversations(chance: Chance) -> Draft:
-    """Conversations that are none."""
+    """Invalid conversations."""
     known = records(chance, size(chance), plain=True)
     rows = [FORMS["conversations and no prompt"](record) for record in known]
     bad = rows[chance.randrange(len(rows))]

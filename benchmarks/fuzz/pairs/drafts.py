@@ -1,4 +1,4 @@
-"""What a case of data is made of: files to write, the command line that names them, and what has to come of them."""
+"""Drafts of data cases: files to write, overrides that name them, and the expected result."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -18,9 +18,13 @@ Write = Callable[[random.Random, Path], None]
 class Draft:
     """A case of data.
 
-    write: makes its files in a folder, which is the working directory of what reads them. train, test: the records
-    that come of it, in order; test: those of a test file. note: of WARN part of the output, of FAIL part of the error.
-    counts: what became of the rows. by_prompt: whether rows are split by their prompts.
+    Attributes:
+        write: writes its files in a folder, the working directory of the reader.
+        train: expected records of the training file, in order.
+        test: expected records of the test file.
+        note: required part of the output (WARN) or of the error (FAIL).
+        counts: expected counts of rows.
+        by_prompt: whether rows are split by prompt.
     """
 
     what: str
@@ -48,12 +52,12 @@ def fails(what: str, note: str, write: Write, *overrides: str) -> Draft:
 
 
 def file_of(rows: Sequence[Row], kind: str, chance: random.Random) -> tuple[Write, str]:
-    """What writes rows to one file (or folder) of a kind, and the override that names it."""
+    """A function that writes rows to one file (or folder) of a kind, and the override that names the file."""
     name = chance.choice((*["pairs"] * 9, "my pairs", "Päärchen", "a=b", "(1)")) + tables.ending(kind)
     named = f"data.train={name}" if name.startswith("pairs") else f'data.train="{name}"'
     return lambda own, folder: tables.write(folder / name, rows, kind, own), named
 
 
 def bytes_of(name: str, content: bytes) -> tuple[Write, str]:
-    """What writes a file of any content, compressed as its name says."""
+    """A function that writes content to a file, compressed if its suffix says so, and the override that names it."""
     return lambda own, folder: tables.packed(folder / name, content), f"data.train={name}"

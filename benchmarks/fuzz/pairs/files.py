@@ -1,4 +1,4 @@
-"""Kinds of files, sound and damaged."""
+"""Kinds of files, valid and damaged."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from benchmarks.fuzz.pairs.rows import (
 
 
 def plain(chance: Chance) -> Draft:
-    """Texts that readers trip over, in every kind of file."""
+    """Texts that are difficult for readers, in every kind of file."""
     labels, kind = some_labels(chance), chance.choice(tables.KINDS)
     known = records(chance, size(chance), labels)
     write, named = file_of(rows_of(known, labels), kind, chance)
@@ -26,7 +26,7 @@ def plain(chance: Chance) -> Draft:
 
 
 def nullish(chance: Chance) -> Draft:
-    """Answers that look like nothing, or like numbers."""
+    """Answers that look like missing values or numbers."""
     kind = chance.choice((*tables.CSVS, "jsonl", "parquet"))
     known = records(chance, size(chance), plain=True)
     known = [
@@ -44,7 +44,7 @@ def nullish(chance: Chance) -> Draft:
 
 
 def damaged(chance: Chance) -> Draft:
-    """Files that are no such files, or have nothing in them."""
+    """Files with the content of another format, or without content."""
     rows = rows_of(records(chance, size(chance), plain=True))
     header = b"prompt,chosen,rejected\n"
     twice = _parquet(pyarrow.table([["a"], ["b"], ["c"], ["d"]], names=["prompt", "chosen", "rejected", "chosen"]))
@@ -95,7 +95,7 @@ def _parquet(table: pyarrow.Table) -> bytes:
 
 
 def cut_short(chance: Chance) -> Draft:
-    """Compressed files and parquet files of which the end is missing."""
+    """Truncated compressed files and parquet files."""
     kind = chance.choice(("jsonl.gz", "json.zst", "parquet", "csv.gz", "tsv.zst"))
     rows = rows_of(records(chance, 70, plain=True))
     name = f"a{tables.ending(kind)}"
@@ -110,7 +110,7 @@ def cut_short(chance: Chance) -> Draft:
 
 
 def paths(chance: Chance) -> Draft:
-    """Paths that name nothing that can be read."""
+    """Paths that cannot be read."""
 
     def write(own: Chance, folder: Path) -> None:
         (folder / "empty").mkdir()

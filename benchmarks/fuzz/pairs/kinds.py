@@ -1,4 +1,4 @@
-"""All kinds of generated pairs, in the order in which they take turns."""
+"""All kinds of generated pairs, in the order in which they alternate."""
 
 from benchmarks.fuzz.pairs.bad_rows import bad_rows, broken_lines, odd_json, parquet_bytes
 from benchmarks.fuzz.pairs.columns import (

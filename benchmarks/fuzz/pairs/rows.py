@@ -1,4 +1,4 @@
-"""Pairs that are known before they are written: records, the rows that stand for them, and forms of conversations."""
+"""Random records, the rows that represent them, and forms of conversations."""
 
 import json
 import random
@@ -12,30 +12,30 @@ Row = dict[str, Any]
 
 TEXT_COLUMNS = ("user_id", "group", "attribute", "source", "pair_id", "label_id", "criterion")
 
-# Beginnings and endings that readers of tables, JSON and conversations trip over; each text has a number in it.
+# Beginnings and endings of texts that are difficult for readers of tables, JSON and conversations.
 BEFORE = (
     "", "", "", "Tell me, ", '"', "'", "a,b;c\td ", "two\nlines ", "old\r\nlines ", "a\rb ", " ", "\n", "=1+",
     "#", "é ", "🦜 ", "[note] ", '["a" ', '{"role": "x" ', "{x} ", "[", "\u2028", "\x85", "\x1e", "\x1f", "\u200b",
     "\ufeff", "\\n \\", "NaN ", "<b>", "%s ", "\xa0", "\u3000", "Human: ",
 )  # fmt: skip
 AFTER = ("", "", "", "?", '"', ",", ";", "\n", "  ", "\t", "\\", '"}', "]", "\r\n", "é", "🦜", "\u2029", "'", '""')
-# Answers that some readers of tables take for nothing.
+# Answers that some readers of tables treat as missing values.
 NULLISH = ("None", "N/A", "null", "nan", "NaN", "NA", "true", "False", "0", "1", "1.5", "n/a", "NULL", "#N/A", "inf")
 NAMES = ("ann", "001", "1", "Bo é", "7.0", "None", "nan-na", "x y", " z", "a,b", "1e3", "0x1", "true", "2024-01-01")
 
 
 def size(chance: random.Random) -> int:
-    """How many rows a file has."""
+    """Random number of rows of a file."""
     return chance.randrange(10, 80)
 
 
 def some_labels(chance: random.Random) -> list[str]:
-    """Columns of text that a file has."""
+    """Random text columns of a file."""
     return chance.sample(TEXT_COLUMNS, chance.randrange(5))
 
 
 def text(chance: random.Random, number: int, plain: bool = False) -> str:
-    """A text that no other number gives."""
+    """Random text that is unique to the number."""
     words = f"{chance.choice(('word', 'say', 'the cat'))} {number}"
     if plain:
         return words
@@ -46,7 +46,7 @@ def text(chance: random.Random, number: int, plain: bool = False) -> str:
 def records(
     chance: random.Random, number: int, labels: Sequence[str] = (), plain: bool = False, first: int = 0
 ) -> list[Record]:
-    """Records of some prompts of one turn each, with values in some columns of text. first: of their numbers."""
+    """Random records with single-turn prompts and values of `labels`; other values of `first` give other texts."""
     asked = (text(chance, 10_000 * (first + 1) + each, plain) for each in range(max(number // 2, 4)))
     prompts = [(Message("user", each),) for each in asked]
     found = []
@@ -60,17 +60,17 @@ def records(
 
 
 def row_of(record: Record) -> Row:
-    """The row that stands for a record with a prompt of one turn."""
+    """The row of a record with a single-turn prompt."""
     return {"prompt": record.prompt[0].content, "chosen": record.chosen, "rejected": record.rejected}
 
 
 def rows_of(all_records: Sequence[Record], labels: Sequence[str] = ()) -> list[Row]:
-    """Rows of records with prompts of one turn; with columns of text."""
+    """Rows of records with single-turn prompts, with text columns."""
     return [row_of(record) | {name: getattr(record, name) for name in labels} for record in all_records]
 
 
 def with_turns(record: Record, chance: random.Random, least: int = 1) -> Record:
-    """A record after a longer conversation: perhaps with a system turn, and turns before."""
+    """Adds earlier turns, and sometimes a system turn, to the prompt of a record."""
     before: list[Message] = []
     if chance.random() < 0.3:
         before.append(Message("system", text(chance, 5)))
@@ -80,7 +80,7 @@ def with_turns(record: Record, chance: random.Random, least: int = 1) -> Record:
 
 
 def turns(prompt: Prompt) -> list[Row]:
-    """A conversation as objects."""
+    """Converts a conversation to a list of objects."""
     return [{"role": turn.role, "content": turn.content} for turn in prompt]
 
 
@@ -93,7 +93,7 @@ def _listed(record: Record) -> Row:
 
 
 def _both(make: Callable[[Record, str], Any], prompt: Callable[[Record], Any] | None = None) -> Callable[[Record], Row]:
-    """A row with both responses made alike."""
+    """A function that makes a row, with the same form for both responses."""
 
     def row(record: Record) -> Row:
         asked = {} if prompt is None else {"prompt": prompt(record)}
@@ -103,12 +103,12 @@ def _both(make: Callable[[Record, str], Any], prompt: Callable[[Record], Any] | 
 
 
 def whole(record: Record, words: str) -> list[Row]:
-    """A conversation with its last answer."""
+    """The conversation of a record followed by a response."""
     return [*turns(record.prompt), _answer(words)]
 
 
 def parts(conversation: Any) -> Any:
-    """Turns whose contents are parts of text."""
+    """Converts contents to lists of text parts."""
     if isinstance(conversation, list):
         return [parts(turn) for turn in conversation]
     content = conversation["content"]
@@ -118,7 +118,7 @@ def parts(conversation: Any) -> Any:
 
 
 def other_roles(conversation: Any, name: str) -> Any:
-    """Turns with other names of their roles."""
+    """Replaces role names by aliases."""
     if isinstance(conversation, list):
         return [other_roles(turn, name) for turn in conversation]
     others = [alias for alias, role in ALIASES.items() if role == conversation["role"]]
@@ -126,14 +126,14 @@ def other_roles(conversation: Any, name: str) -> Any:
 
 
 def shared(conversation: Any) -> Any:
-    """Turns as ShareGPT writes them."""
+    """Converts turns to the format of ShareGPT."""
     if isinstance(conversation, list):
         return [shared(turn) for turn in conversation]
     of = {"user": "human", "assistant": "gpt"}
     return {"from": of.get(conversation["role"], conversation["role"]), "value": conversation["content"]}
 
 
-# How a record is written: forms of a row that are lists and objects.
+# Forms of a row with lists and objects.
 FORMS: dict[str, Callable[[Record], Row]] = {
     "a prompt of messages": _listed,
     "all three as messages": _both(lambda record, words: [_answer(words)], lambda record: turns(record.prompt)),
@@ -153,22 +153,22 @@ FORMS: dict[str, Callable[[Record], Row]] = {
 
 
 def as_text(row: Row, how: Callable[[Any], str]) -> Row:
-    """A row whose lists and objects are written as text."""
+    """Converts lists and objects of a row to text."""
     return {name: value if isinstance(value, str) or value is None else how(value) for name, value in row.items()}
 
 
 def transcript(record: Record, words: str) -> str:
-    """A dialogue as HH-RLHF writes it; its texts have no white space around them."""
+    """A dialogue in the format of HH-RLHF; texts must have no surrounding white space."""
     of = {"user": "Human", "assistant": "Assistant"}
     return "".join(f"\n\n{of[turn.role]}: {turn.content}" for turn in (*record.prompt, Message("assistant", words)))
 
 
 def stripped(record: Record) -> Record:
-    """A record that a transcript can hold."""
+    """Removes what a transcript cannot represent: system turns and surrounding white space."""
     prompt = tuple(turn._replace(content=turn.content.strip()) for turn in record.prompt if turn.role != "system")
     return record._replace(prompt=prompt, chosen=record.chosen.strip(), rejected=record.rejected.strip())
 
 
 def json_text(value: Any) -> str:
-    """JSON as other programs write it."""
+    """JSON without ASCII escapes."""
     return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Folders, splits, leaks and the settings of them."""
+"""Folders, splits and leaks, and their settings."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from micro_lit.data.records import Record
 
 
 def folders(chance: Chance) -> Draft:
-    """Folders of files, with splits as the hub names them."""
+    """Folders of files, with the hub's names of splits."""
     kind = chance.choice(("parquet", "jsonl", "csv", "json", "jsonl.gz", "tsv"))
     style = chance.choice(("shards", "words", "prefs", "data", "splits", "dict", "parts"))
     train, test = records(chance, size(chance)), records(chance, 20, first=3)
@@ -128,7 +128,7 @@ def few(chance: Chance) -> Draft:
 
 
 def leaks(chance: Chance) -> Draft:
-    """Test files with rows of the training file."""
+    """Test files that contain rows of the training file."""
     train, test = records(chance, 40), records(chance, 20, first=3)
     share = chance.choice((0, 5, 9, 12, 15, 20))
     test = [*train[:share], *test[share:]]
@@ -155,7 +155,7 @@ def leaks(chance: Chance) -> Draft:
 
 
 def settings(chance: Chance) -> Draft:
-    """Settings that bound or change what is read."""
+    """Settings that limit or change the rows read."""
     kind = chance.choice(tables.KINDS)
     known = records(chance, size(chance), ("user_id", "attribute"), plain=True)
     write, named = file_of(rows_of(known, ("user_id", "attribute")), kind, chance)

@@ -1,4 +1,4 @@
-"""Files of pairs in every kind that can be read: rows as dictionaries go in, a file or a folder comes out."""
+"""Writes rows (dictionaries) to a file or folder of every kind that can be read."""
 
 import csv
 import gzip
@@ -23,12 +23,12 @@ KINDS = (*NESTED, *CSVS)
 
 
 def ending(kind: str) -> str:
-    """What the name of a file of a kind ends in; nothing for a folder."""
+    """Suffix of a file of a kind; empty for a folder."""
     return "" if kind == "saved" else f".{kind.split()[0]}"
 
 
 def write(path: Path, rows: Rows, kind: str, chance: random.Random) -> None:
-    """Writes rows to a file of a kind; what the kind leaves open is drawn."""
+    """Writes rows to a file of a kind; details of the format are random."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "parquet":
         _parquet(path, rows, chance)
@@ -44,7 +44,7 @@ def write(path: Path, rows: Rows, kind: str, chance: random.Random) -> None:
 
 
 def packed(path: Path, content: bytes) -> None:
-    """Writes bytes, compressed as the name of the file says."""
+    """Writes bytes, compressed according to the suffix of the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.name.endswith(".gz"):
         content = gzip.compress(content)
@@ -56,7 +56,7 @@ def packed(path: Path, content: bytes) -> None:
 
 
 def lines(rows: Rows, chance: random.Random) -> bytes:
-    """JSON lines, with Windows line ends, blank lines, or no last newline as it happens."""
+    """JSON lines with, at random, Windows line ends, blank lines, or no last newline."""
     end = chance.choice(("\n", "\n", "\r\n"))
     is_ascii, mixed, blank = (chance.random() < 0.4 for _ in range(3))
     written = []
@@ -73,7 +73,7 @@ def lines(rows: Rows, chance: random.Random) -> bytes:
 
 
 def table(rows: Rows, kind: str, chance: random.Random) -> bytes:
-    """A table of text: what is null is an empty cell, lists and objects are JSON."""
+    """A table of text: null is an empty cell, lists and objects are JSON."""
     delimiter = ";" if ";" in kind else "\t" if "tab" in kind or kind.startswith("tsv") else ","
     names = list(dict.fromkeys(name for row in rows for name in row))
     if delimiter != "," and not kind.startswith("tsv"):
