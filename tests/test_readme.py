@@ -160,6 +160,8 @@ def test_command(command, newcomer, monkeypatch, request):
         assert [path.name for path in written if path.suffix == ".json"] == ["floors.json"]
     elif entry is compare:
         assert {"compare.json", "scores.parquet", "tables.md", "figure.png"} <= {path.name for path in written}
+    elif entry is score:
+        assert (newcomer / "scores.csv").is_file()
     elif entry is personalise:
         assert (newcomer / "me.sqlite").is_file() == ("pairs=pairs.jsonl" in arguments)
     else:
