@@ -84,7 +84,7 @@ class LoadedModel:
         user: Any = None,
         criterion: Any = None,
         weights: Any = None,
-        head: int | str | None = None,
+        head: Any = None,
     ) -> Array:
         """Rewards of responses.
 
@@ -119,7 +119,7 @@ class LoadedModel:
         user: Any = None,
         criterion: Any = None,
         weights: Any = None,
-        head: int | str | None = None,
+        head: Any = None,
     ) -> Array:
         """Probabilities [N] that the first response is preferred to the second, by the link of the model.
 
@@ -223,7 +223,7 @@ class LoadedModel:
         near = ", ".join(map(repr, self.users[:5]))
         raise UserError(f"user={user!r}: not among the {len(self.users):,} users of {self.folder}, such as {near}")
 
-    def _weights(self, judged: Judgment, weights: Any, head: int | str | None) -> Tensor:
+    def _weights(self, judged: Judgment, weights: Any, head: Any) -> Tensor:
         """Weights [N, K] in float64."""
         num_rows, num_heads = judged.chosen_BK.shape
         if head is not None:
@@ -242,7 +242,7 @@ class LoadedModel:
             )
         return found.expand(num_rows, num_heads)
 
-    def _head(self, head: int | str) -> int:
+    def _head(self, head: Any) -> int:
         if isinstance(head, str) and head in self.heads:
             return self.heads.index(head)
         if isinstance(head, int) and not isinstance(head, bool) and 0 <= head < len(self.heads):

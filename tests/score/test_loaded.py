@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 import micro_lit
 from micro_lit import config
@@ -199,6 +202,32 @@ def test_nothing_is_written_and_a_known_text_is_not_encoded_again(fitted, monkey
 def test_what_cannot_be_scored_is_named(call, message, fitted):
     with pytest.raises(UserError, match=message):
         call(fitted("backbone=minilm", *MODELS["mixture"]).model)
+
+
+ODD = st.sampled_from(
+    ["", " ", "a", "\x00", "\ud800", "é" * 3, "a\nb", "<|end|>", None, 5, 1.5, float("nan"), True, b"a", [], {}, ["a"],
+     ("a",), [{"role": "user", "content": "hm"}], [{"role": "nix"}], [{"content": None}], {"role": "user"}]
+)  # fmt: skip
+
+
+@given(
+    prompts=ODD | st.lists(ODD, max_size=3),
+    responses=ODD | st.lists(ODD, max_size=3),
+    named=st.dictionaries(st.sampled_from(["user", "criterion", "weights", "head"]), ODD | st.lists(ODD, max_size=3)),
+)
+@hypothesis_settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+def test_whatever_is_given_there_are_finite_rewards_or_one_line(prompts, responses, named, fitted):
+    model = fitted("backbone=minilm", *MODELS["mixture"]).model
+    reason = None
+    try:
+        found = model.score(prompts, responses, **named)
+    except UserError as error:
+        reason = str(error)
+    if reason is None:
+        assert len(found) == len(responses)
+        assert np.isfinite(found).all()
+    else:
+        assert "\n" not in reason
 
 
 def test_a_text_of_ten_million_characters_is_cut_as_in_training(fitted):
