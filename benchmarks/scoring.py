@@ -3,8 +3,10 @@
 The second needs `pip install sentence-transformers`; without it only the first is measured.
 """
 
+import contextlib
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -73,7 +75,7 @@ def peers(model: LoadedModel, texts: list) -> list[dict]:
 
 
 def main() -> None:
-    texts = [text for _ in range(4) for text in make_texts()]
+    texts = [text for _ in range(2) for text in make_texts()]
     texts = [text._replace(response=f"{number} {text.response}") for number, text in enumerate(texts)]
     with tempfile.TemporaryDirectory() as folder:
         rows = [
@@ -83,7 +85,8 @@ def main() -> None:
         labels.write_text("\n".join(map(json.dumps, rows)))
         small = ["trainer.max_epochs=1", "logger=none", "model.num_heads=4"]
         paths = [f"data.train={labels}", f"paths.run_dir={folder}/run", f"paths.features_dir={folder}/features"]
-        done = micro_lit.fit(["data=pairs", "backbone=minilm", *small, *paths])
+        with contextlib.redirect_stdout(sys.stderr):
+            done = micro_lit.fit(["data=pairs", "backbone=minilm", *small, *paths])
         model = done.model
         bare(model, texts)
         ratios, rates = [], []
