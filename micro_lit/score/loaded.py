@@ -200,7 +200,11 @@ class LoadedModel:
         if len(sources := model.values["source"]) == 1:  # a gate that reads sources then knows one; files name no other
             records = [record._replace(source=sources[0]) for record in records]
         data = from_records(records, ["test"] * len(records), {"": Counts(rows=len(records))})
-        model.backbone.features_MD = model.backbone.live(data.texts)
+        reads_prompt = "prompt" in model.gate.reads or model.head.reads_context
+        rows_T = data.pairs.triplets_N3[:, 0 if reads_prompt else 1 :].unique()  # contexts cost as much as responses
+        features_MD = torch.zeros(len(data.texts), model.backbone.width)
+        features_MD[rows_T] = model.backbone.live([data.texts[row] for row in rows_T.tolist()])
+        model.backbone.features_MD = features_MD
         model.map_codes(data.names)
         if not model.by_user:
             if users is not None:
