@@ -25,6 +25,7 @@ NAMES = (
     "scaling",
     "scoring",
     "neighbours",
+    "lines",
 )
 
 
