@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from small_models import save_llama
 
 import micro_lit
 from micro_lit import config
@@ -107,6 +108,33 @@ def test_texts_get_the_rewards_and_probabilities_of_the_runs_own_test(name, back
         return
     nll = -np.log(done.model.prefer(prompts, chosen, rejected, **known)).mean()
     assert nll == pytest.approx(done.results["test"]["nll"]["value"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("backbone.frozen=false",),
+        ("backbone.frozen=false", "backbone.lora.rank=2"),
+        ("backbone.store_dtype=float16",),
+        ("backbone.standardise=false", "backbone.pooling=mean"),
+    ],
+)
+def test_a_causal_backbone_scores_as_it_was_tested(options, labels, tmp_path):
+    """Frozen, trained, and with low-rank updates, of a chat model whose pad token ends a turn too."""
+    if "backbone.lora.rank=2" in options:
+        pytest.importorskip("peft", reason="the extra peft is not installed")
+    backbone = ["backbone=hf", f"backbone.model={save_llama(tmp_path / 'llama')}", "backbone.dtype=float32", *options]
+    small = [f"data.train={labels}", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "model.num_heads=3"]
+    paths = [f"paths.run_dir={tmp_path}/run", f"paths.features_dir={tmp_path}/features"]
+    done = micro_lit.fit(["data=pairs", *backbone, *small, "model/gate=linear", *paths])
+    records, log_prob_B, rewards_BK = judged(done.folder, tmp_path)
+    prompts = [[message.as_turn() for message in record.prompt] for record in records]
+    criterion = [record.criterion for record in records]
+    chosen, rejected = [record.chosen for record in records], [record.rejected for record in records]
+    found = done.model.prefer(prompts, chosen, rejected, criterion=criterion)
+    np.testing.assert_allclose(found, np.exp(log_prob_B), atol=1e-5)
+    np.testing.assert_allclose(done.model.score(prompts, chosen), rewards_BK, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["tied", "lore", "pal_a", "vpl"])
