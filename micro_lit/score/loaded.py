@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from micro_lit.adapt.profile_files import open_store
+from micro_lit.adapt.profiles import RULES
 from micro_lit.compare import judges
 from micro_lit.data.counts import Counts
 from micro_lit.data.messages import BadRow
@@ -169,16 +170,15 @@ class LoadedModel:
         if profile is None:
             self._code_of(user)
             return PersonalModel(self, user, None)
-        path = Path(profile).expanduser()
-        with open_store(path, judges.empty_profiles(self._model, self._rule_of(path)), make=False) as store:
+        with open_store(Path(profile).expanduser(), None, make=False) as store:
+            if store.heads != judges.heads_fingerprint(self._model):
+                raise UserError(f"profile={profile}: its profiles are of other heads than those of {self.folder}")
+            if store.rule not in RULES:
+                raise UserError(f"profile={profile}: kept by {store.rule}, an adaptation of your own; use personalise")
             if user not in store.users:
                 raise UserError(f"user={user}: no profile in {store.path}; known: {', '.join(store.users[:5])}")
             weights_J = store.profiles([user]).weights([user])[0]
         return PersonalModel(self, user, weights_J)
-
-    def _rule_of(self, path: Path) -> str:
-        with open_store(path, None, make=False) as store:
-            return store.rule
 
     def _judge(self, records: Sequence[Record], users: Sequence[str] | None) -> Judgment:
         """The judgment of all records, on the CPU, in chunks of rows."""

@@ -287,3 +287,7 @@ def test_a_profile_of_personalise_gives_the_weights_of_a_person(fitted, labels, 
     assert one.prefer("hm", ["a"], ["a"])[0] == pytest.approx(0.5)
     with pytest.raises(UserError, match="no profile"):
         done.model.for_user("nobody", profile=tmp_path / "me.sqlite")
+    with pytest.raises(UserError, match="of other heads"):
+        fitted("backbone=minilm", *MODELS["sparse_moe"]).model.for_user("user 1", profile=tmp_path / "me.sqlite")
+    with pytest.raises(UserError, match="no such file"):
+        done.model.for_user("user 1", profile=tmp_path / "none.sqlite")
