@@ -28,7 +28,7 @@ def command(*arguments: str, cwd: Path, imports: bool = False) -> subprocess.Com
             "error: budget_from='validation' is not allowed; give one of train, test",
         ),
         (["+experiment=micro", "draws=1"], "error: draws=1 is not allowed; give a whole number of at least 2"),
-        (["+experiment=micro", "router.tau=0"], "error: router.tau=0 is not allowed; give a number of at least 1e-06"),
+        (["+experiment=micro", "router.tau=0"], "error: router.tau=0 is not allowed; give a number above 0"),
         (
             ["candidates=mixture", "baseline=mixture"],
             "error: candidates='mixture' is not allowed; give a mapping from names to the folder of a run or a list of "
