@@ -342,7 +342,7 @@ def test_a_run_says_how_seen_and_unseen_users_fare(settings, capsys):
     seen = torch.isin(data.split("test").label_N("user_id"), data.split("train").label_N("user_id"))
     assert found["seen"]["nll"]["n"] == int(seen.sum())
     assert found["unseen"]["nll"]["n"] == int((~seen).sum())
-    assert "next: python -m micro_lit.people +experiment=people_planted" in capsys.readouterr().out
+    assert "next: python -m micro_lit.compare +experiment=people_planted" in capsys.readouterr().out
 
 
 def test_a_killed_em_that_is_resumed_within_an_epoch_ends_where_the_whole_one_does(settings):
