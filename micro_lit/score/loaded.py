@@ -145,15 +145,13 @@ class LoadedModel:
         """Rewards of checked rows: of all heads [N, K], and mixed [N] for the criterion and the user of each row.
 
         Args:
-            records: from `micro_lit.data.responses.response_record`; users count if the model learned users.
+            records: from `micro_lit.data.responses.response_record`. The user of a row counts if the model learns
+                users; a row without one is scored as for a new user.
 
         Raises:
             UserError: a user is not known.
         """
-        users = [record.user_id for record in records] if self.users else None
-        if users is not None and None in users:
-            users = None
-        judged = self._judge(records, users)
+        judged = self._judge(records, [record.user_id for record in records] if self._learns_users else None)
         rewards_NK = judged.chosen_BK.double()
         return rewards_NK.numpy(), (judged.log_weights_BK.double().exp() * rewards_NK).sum(dim=1).numpy()
 
@@ -180,9 +178,13 @@ class LoadedModel:
             weights_J = store.profiles([user]).weights([user])[0]
         return PersonalModel(self, user, weights_J)
 
-    def _judge(self, records: Sequence[Record], users: Sequence[str] | None) -> Judgment:
+    @property
+    def _learns_users(self) -> bool:
+        return self._model.by_user or "user" in self._model.gate.reads
+
+    def _judge(self, records: Sequence[Record], users: Sequence[str | None] | None) -> Judgment:
         """The judgment of all records, on the CPU, in chunks of rows."""
-        if users is not None and not self._model.by_user and "user" not in self._model.gate.reads:
+        if users is not None and not self._learns_users:
             raise UserError("user: this model learned no users; give weights=, or a profile to for_user()")
         parts = []
         for start in range(0, len(records), ROWS_AT_ONCE):
@@ -193,7 +195,7 @@ class LoadedModel:
         return Judgment(margins_BK, log_weights_BK, chosen_BK, chosen_BK, None, log_weights_BK)
 
     @torch.no_grad()
-    def _judge_rows(self, records: Sequence[Record], users: Sequence[str] | None) -> Judgment:
+    def _judge_rows(self, records: Sequence[Record], users: Sequence[str | None] | None) -> Judgment:
         model = self._model
         if users is not None:
             records = [record._replace(user_id=user) for record, user in zip(records, users, strict=True)]
@@ -206,15 +208,11 @@ class LoadedModel:
         features_MD[rows_T] = model.backbone.live([data.texts[row] for row in rows_T.tolist()])
         model.backbone.features_MD = features_MD
         model.map_codes(data.names)
-        if not model.by_user:
-            if users is not None:
-                for user in dict.fromkeys(users):
-                    self._code_of(user)
+        code_of = {user: self._code_of(user) for user in dict.fromkeys(users or ()) if user is not None}
+        if not model.by_user or users is None:
             return model(data.pairs)
-        if users is None:
-            return model(data.pairs)
-        code_of = {user: self._code_of(user) for user in dict.fromkeys(users)}
-        return model(data.pairs, torch.stack([code_of[user] for user in users]))
+        new = torch.zeros(model.code_width)  # the code of a user without labels
+        return model(data.pairs, torch.stack([code_of.get(user, new) for user in users]))
 
     def _code_of(self, user: str) -> Tensor | None:
         """The code of a user of a model of people. Raises `UserError` for an unknown user."""

@@ -87,6 +87,14 @@ def test_parts_hold_each_row_once_and_all_responses_to_a_prompt(score, capsys):
     assert "finished before" in capsys.readouterr().out
 
 
+def test_a_row_without_a_user_is_scored_as_for_a_new_one_and_changes_no_other(score, run):
+    rows = [{**row, "user_id": None} if number == 3 else row for number, row in enumerate(ROWS)]
+    whole, found = score(out="a.parquet"), score(rows=rows, out="b.parquet")
+    np.testing.assert_allclose(found["reward"].drop(3), whole["reward"].drop(3), atol=1e-6)
+    new = micro_lit.load(run).score([ROWS[3]["prompt"]], [ROWS[3]["response"]], criterion="Be kind.")
+    assert found["reward"][3] == pytest.approx(new[0], abs=1e-6)
+
+
 def test_columns_of_other_names_are_mapped(score):
     rows = [{"q": row["prompt"], "a": row["response"]} for row in ROWS]
     assert len(score("+columns.prompt=q", "+columns.response=a", rows=rows)) == 20
